@@ -19,19 +19,19 @@ from ..files.reading import printable, quoted
 from ..html.charts import check_library
 from ..sweep import Result, run
 from ..sweep import open as opened
-from ..sweep.display import summary
+from ..sweep.display import best_trials
 from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import make_plan
-from ..sweep.report import prepared
+from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
 from ..sweep.search import Observation, new_trials
 from ..sweep.settings import Budget, Settings
-from ..sweep.storage import resume_command as resume_text
+from ..sweep.storage import command_to_resume as resume_text
 from ..sweep.structure import space_of
 from ..validation import integer
-from .parsing import folder_option, library, parse, read_options, refuse
+from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     return _run(call, experiment, folder, resources)
 
 
-def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
+def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted, or change one."""
     folder, changes, known, resources, option = read_options(
         experiment,
@@ -141,7 +141,7 @@ def _given(settings: Settings) -> dict[str, Any]:
 
 def _known() -> type[Any]:
     """Return a class of options: configurations to try first, and earlier sweeps."""
-    tyro = library()
+    tyro = import_tyro()
     first = tyro.conf.arg(
         name="try",
         metavar="PATH=VALUE,...",
@@ -207,7 +207,7 @@ def _run(
     """Begin or continue a sweep, print its results, and write its report; return the status."""
     check_library()
     executor, workers = resources.executor, resources.workers or None
-    with prepared():
+    with drawing_imports():
         try:
             result = call(experiment, folder=folder, executor=executor, workers=workers)
         except KeyboardInterrupt as stopped:
@@ -225,7 +225,7 @@ def finish(result: Result) -> None:
     Args:
         result: the result.
     """
-    print(f"\n{summary(result.sweep)}", flush=True)  # the report takes a moment
+    print(f"\n{best_trials(result.sweep)}", flush=True)  # the report takes a moment
     try:
         print(f"\nReport: {printable(str(result.report()), lines=True)}")
     except Exception as error:  # any error of the drawing: the ledger has all results

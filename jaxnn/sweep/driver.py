@@ -27,7 +27,7 @@ from ..executors import TRIES, create, result_of, worker_died
 from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
-from .cohort import Outcome, Way, Work, regrouped, work
+from .cohort import Way, Work, WorkResult, regrouped, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -47,11 +47,11 @@ from .display import watched
 from .known import Known
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .progress import Progress, Reporter, Watch
+from .progress import Reporter, SweepProgress, Watch
 from .search import new_trials, size_of
 from .settings import Settings
 from .space import Values
-from .storage import LedgerError, damaged, resume_command
+from .storage import LedgerError, command_to_resume, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
 __all__ = ["Driver", "decide", "drive"]
@@ -246,7 +246,7 @@ class Driver:
         """Train the lanes of a step, and commit each cohort when it ends."""
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
-        running: dict[Future[Outcome], tuple[Part, Work, int]] = {}
+        running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
                 free = 0 if self._used_up() else self.workers - len(running)
@@ -309,7 +309,7 @@ class Driver:
         return regrouped(pieces, np.argsort(order).tolist())
 
     def _write(
-        self, step: Train, part: Part, sent: Work, outcome: Outcome, history: History
+        self, step: Train, part: Part, sent: Work, outcome: WorkResult, history: History
     ) -> None:
         """Commit the outcome of a cohort; if its program raised, run each of its trials alone."""
         if outcome.error is not None:
@@ -385,7 +385,7 @@ def drive(
         came = stack.enter_context(_signals())
         watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
 
-        def show(progress: Progress) -> None:
+        def show(progress: SweepProgress) -> None:
             if came.is_set():
                 raise KeyboardInterrupt
             watch(progress)
@@ -409,7 +409,7 @@ def drive(
             stop()
             raise ChildProcessError(
                 f"workers of {executor} died repeatedly ({error}): {whole}; continue with "
-                f"{resume_command(ledger.folder, sources.module_of(experiment))}"
+                f"{command_to_resume(ledger.folder, sources.module_of(experiment))}"
             ) from error
 
 

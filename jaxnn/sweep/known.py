@@ -22,8 +22,8 @@ from ..html.page import count
 from ..train.metrics import badness
 from .dimensions import Int
 from .ledger import Ledger
-from .reading import Sweep, read
 from .search import Observation, distinct, identity
+from .snapshot import Sweep, read
 from .space import Space, SweptField, Values
 from .tables import OPEN, Trial
 

@@ -17,17 +17,17 @@ import jax
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, loaded
-from ..experiment.run import versions
+from ..experiment.training_run import versions
 from ..files.reading import quoted
-from ..fingerprint import differences
+from ..fingerprint import fingerprint_differences
 from ..html.page import count
 from .known import Known, default_try, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
-from .reading import read
 from .search import distinct, identity
 from .settings import CHANGEABLE, OBJECT, Settings
-from .storage import resume_command
+from .snapshot import read
+from .storage import command_to_resume
 from .structure import space_of
 from .tables import OPEN, to_text
 
@@ -208,7 +208,7 @@ def _check_resumable(
     if meta["experiment"] != sources.module_of(experiment):
         raise ValueError(
             f"{folder} is a sweep of {meta['experiment']}: write "
-            f"{resume_command(folder, meta['experiment'])}"
+            f"{command_to_resume(folder, meta['experiment'])}"
         )
     asked: dict[str, Any] = {"space": _by_name(space_of(experiment).to_plain())}
     recorded = {"space": _by_name(meta["space"])}
@@ -223,7 +223,7 @@ def _check_resumable(
     if folders:
         asked["warm_start"] = [str(folder) for folder in folders]
         recorded["warm_start"] = meta.get("warm_start", {}).get("folders", [])
-    differ = differences(recorded, asked)
+    differ = fingerprint_differences(recorded, asked)
     before, trials = meta["settings"], settings.get("trials", meta["settings"]["trials"])
     if before["halving"] == "population" and trials != before["trials"]:
         differ.append("settings/trials: the number of members of a population is fixed")

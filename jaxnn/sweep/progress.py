@@ -1,6 +1,6 @@
 """The progress of a sweep, and the time that is left.
 
-The driver reports its `Progress` after each cohort, for `display` to show.
+The driver reports its `SweepProgress` after each cohort, for `display` to show.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ PATIENCE = 1.0
 """Seconds between two reports of the progress: counting takes long after many trials."""
 
 
-class Progress(NamedTuple):
+class SweepProgress(NamedTuple):
     """The progress of a sweep.
 
     Args:
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
     left: float | None = None
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[SweepProgress], None]
 
 
 class Reporter:
@@ -95,7 +95,7 @@ class Reporter:
             self._last = time.perf_counter()
             self.watch(self.progress(rung))
 
-    def progress(self, rung: int) -> Progress:
+    def progress(self, rung: int) -> SweepProgress:
         """Return the progress.
 
         Args:
@@ -127,7 +127,7 @@ class Reporter:
             time_left *= min(1.0, max(0.0, budget.epochs - epochs) / sum(left.values()))
         if budget.time is not None and time_left is not None:
             time_left = min(time_left, max(0.0, float(budget.time) - self.seconds))
-        return Progress(
+        return SweepProgress(
             asked=len(trials),
             trials=settings.trials,
             statuses=Counter(trial.status for trial in trials),

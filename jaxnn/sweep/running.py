@@ -32,9 +32,9 @@ from ..validation import function
 from .driver import drive
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .reading import read
 from .results import Result
 from .settings import OBJECT, Settings
+from .snapshot import read
 from .storage import FILE
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))

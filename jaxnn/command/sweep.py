@@ -17,7 +17,7 @@ from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
 from ..html.charts import check_library
-from ..sweep import Result, run
+from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
 from ..sweep.known import Known
@@ -28,9 +28,11 @@ from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
 from ..sweep.search import Observation, new_trials
 from ..sweep.settings import Budget, Settings
+from ..sweep.snapshot import described
 from ..sweep.storage import command_to_resume as resume_text
-from ..sweep.structure import space_of
+from ..sweep.structure import space_of, with_recorded_space
 from ..validation import integer
+from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
 
@@ -77,7 +79,7 @@ class Changes:
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print what a sweep would do."""
-    config, settings, _, known, resources = _requested(
+    experiment, config, settings, _, known, resources = _requested(
         experiment, arguments, "plan", "Show what a sweep would do."
     )
     folders = known.warm_start
@@ -96,7 +98,9 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
 def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
-    config, settings, folder, known, resources = _requested(experiment, arguments, "sweep", title)
+    experiment, config, settings, folder, known, resources = _requested(
+        experiment, arguments, "sweep", title
+    )
     if folder is None:
         folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(folder)
@@ -119,6 +123,8 @@ def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     budget, epochs = given.pop("budget"), given.pop("epochs", None)
     with Ledger.open(folder) as ledger:
         meta = ledger.meta
+        described(folder, meta)  # which checks the rows
+        experiment = with_recorded_space(experiment, meta["space"])
     if budget:
         limits = {name: limit for name, limit in vars(budget).items() if limit is not None}
         old = from_plain(Budget, meta["settings"]["budget"], f"{folder}: budget")
@@ -185,8 +191,13 @@ def configuration_of(experiment: Experiment[Any], text: str) -> Any:
 
 def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
-) -> tuple[Any, Settings, Path | None, Any, Resources]:
-    """Return what the arguments of `plan` and `sweep` request."""
+) -> tuple[Experiment[Any], Any, Settings, Path | None, Any, Resources]:
+    """Return what the arguments of `plan` and `sweep` request; `--sweep` replaces the space."""
+    texts, arguments = sweeps_of(arguments)
+    if texts:
+        where = getattr(experiment.space, "where", ())
+        space = Space(experiment.config, swept_paths(experiment.config, texts), where)
+        experiment = dataclasses.replace(experiment, space=space)
     space = space_of(experiment)
     lines = "\n".join(f"    {line}" for line in str(space).splitlines())
     config, settings, where, known, resources = parse(
@@ -194,11 +205,14 @@ def _requested(
         arguments,
         [Settings, folder_option(f"sweeps/{experiment.name}-DATE-TIME"), _known(), Resources],
         command=command,
-        text=[f"{title}\n\nIt sweeps:\n{lines}\n\nThe options below set everything else.\n"],
+        text=[
+            f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
+            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+        ],
         swept=space.fields,
     )
     resources.prepare()
-    return config, settings, where.folder, known, resources
+    return experiment, config, settings, where.folder, known, resources
 
 
 def _run(

@@ -7,13 +7,16 @@ trials, which bounds the cost of asking. An `OptunaSampler` keeps one study, as 
 import abc
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from ..explain.text import suggestion
 from ..installation import required
-from .dimensions import Choice, Dimension, Grid, Int, Scalar
-from .search import STARTUP, Observation, SobolSearch, identity
+from .dimensions import Choice, Dimension, Grid
+from .ranges import Int, LogNormal, Normal
+from .search import PROPOSALS, STARTUP, Observation, SobolSearch, identity
 from .space import Space, Values
 
 TPE_HISTORY = 1000
@@ -45,27 +48,30 @@ class _OptunaSearch(SobolSearch):
         scored = [one for one in history if one.is_scored]
         if len(scored) < STARTUP:
             return super().ask(count, round, history)
-        optuna, dimensions = optuna_library(), self.space.dimensions
-        kinds = {name: distribution(one, by_index=True) for name, one in dimensions.items()}
+        optuna = optuna_library()
+        kinds = {name: parameter(one) for name, one in self.space.dimensions.items()}
         with quiet():
             study = optuna.create_study(sampler=self.sampler(self._random_seed(round)))
             for one in best_and_newest(scored, self.most()):
-                indexed = {
-                    name: getattr(dimensions[name], "index", lambda value: value)(value)
-                    for name, value in one.values.items()
-                }
-                used = {name: kinds[name] for name in indexed}
+                params = {name: kinds[name].there(value) for name, value in one.values.items()}
+                used = {name: kinds[name].distribution for name in params}
                 trial = optuna.trial.create_trial(
-                    value=one.score, params=indexed, distributions=used
+                    value=one.score, params=params, distributions=used
                 )
                 study.add_trial(trial)
-            return [self._suggested(study.ask()) for _ in range(count)]
+            instead = self._instead(round)
+            return [
+                self.space.allowed_or(
+                    lambda: self._suggested(study.ask(), kinds), PROPOSALS, instead
+                )
+                for _ in range(count)
+            ]
 
-    def _suggested(self, trial: Any) -> Values:
+    def _suggested(self, trial: Any, kinds: Mapping[str, "Parameter"]) -> Values:
         values: Values = {}
-        for name, dimension in self.space.dimensions.items():
+        for name, (distribution, _, back) in kinds.items():
             if self.space.active(name, values):
-                values[name] = suggest(trial, name, dimension)
+                values[name] = back(suggest(trial, name, distribution))
         return values
 
 
@@ -120,8 +126,7 @@ class OptunaSampler:
 
     def __init__(self, space: Space, sampler: Any) -> None:
         self.space = space
-        kinds = space.dimensions.items()
-        self._kinds = {name: distribution(one, by_index=True) for name, one in kinds}
+        self._kinds = {name: parameter(one) for name, one in space.dimensions.items()}
         with quiet():
             self._study = optuna_library().create_study(sampler=sampler)
         self._asked: dict[Any, list[Any]] = {}
@@ -132,17 +137,27 @@ class OptunaSampler:
         Args:
             count: The number of trials.
         """
-        found = []
-        for _ in range(count):
-            values: Values = {}
-            with quiet():
-                trial = self._study.ask()
-                for name, dimension in self.space.dimensions.items():
-                    if self.space.active(name, values):
-                        values[name] = suggest(trial, name, dimension)
+        with quiet():
+            return [
+                self.space.allowed_or(self._proposed, PROPOSALS, self._instead)
+                for _ in range(count)
+            ]
+
+    def _proposed(self) -> Values:
+        """Return the next trial of the study; one that `where` forbids fails at once."""
+        trial, values = self._study.ask(), {}
+        for name, (distribution, _, back) in self._kinds.items():
+            if self.space.active(name, values):
+                values[name] = back(suggest(trial, name, distribution))
+        if self.space.allows(values):
             self._asked.setdefault(identity(values), []).append(trial)
-            found.append(values)
-        return found
+        else:
+            self._study.tell(trial, state=optuna_library().trial.TrialState.FAIL)
+        return values
+
+    def _instead(self) -> Values:
+        """Return a random trial, for when all proposals are forbidden."""
+        return self.space.sample(np.random.default_rng(len(self._study.trials)))
 
     def tell(self, values: Values, score: float | None) -> None:
         """Complete a trial with these values, or add one; without a score, as failed.
@@ -163,16 +178,13 @@ class OptunaSampler:
     def _finished(self, values: Values, score: float | None) -> Any:
         """Return a trial that another search asked."""
         library = optuna_library()
-        indexed = {
-            name: getattr(self.space.dimensions[name], "index", lambda value: value)(value)
-            for name, value in values.items()
-        }
+        params = {name: self._kinds[name].there(value) for name, value in values.items()}
         state = library.trial.TrialState
         return library.trial.create_trial(
             value=score,
             state=state.FAIL if score is None else state.COMPLETE,
-            params=indexed,
-            distributions={name: self._kinds[name] for name in indexed},
+            params=params,
+            distributions={name: self._kinds[name].distribution for name in params},
         )
 
 
@@ -231,36 +243,66 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def distribution(dimension: Dimension, by_index: bool = False) -> Any:
-    """Return a dimension as a distribution of Optuna.
+class Parameter(NamedTuple):
+    """A dimension as a parameter of Optuna.
+
+    Optuna does not distinguish 1 from True, so options are their indices. It has no priors and no
+    logarithmic steps: their parameter is the place on the unit line, where a prior is uniform.
+
+    Args:
+        distribution: A distribution of Optuna.
+        there: Returns the value of the parameter for a value of the dimension.
+        back: Returns the value of the dimension for a value of the parameter.
+    """
+
+    distribution: Any
+    there: Callable[[Any], Any]
+    back: Callable[[Any], Any]
+
+
+def parameter(dimension: Dimension) -> Parameter:
+    """Return a dimension as a parameter of Optuna.
 
     Args:
         dimension: The dimension.
-        by_index: Whether options are their indices: Optuna does not distinguish 1 from True.
-            Default: False, options are categories.
     """
-    distributions = optuna_library().distributions
-    if isinstance(dimension, Grid) and by_index:
-        return distributions.IntDistribution(0, len(dimension.options) - 1)
+    kinds = optuna_library().distributions
     if isinstance(dimension, Choice | Grid):
-        options = range(len(dimension.options)) if by_index else dimension.options
-        return distributions.CategoricalDistribution(options)
-    kind = "IntDistribution" if isinstance(dimension, Int) else "FloatDistribution"
-    return getattr(distributions, kind)(dimension.low, dimension.high, dimension.log)
+        numbers = range(len(dimension.options))
+        kind = kinds.CategoricalDistribution(numbers)
+        if isinstance(dimension, Grid):
+            kind = kinds.IntDistribution(0, numbers[-1])
+        return Parameter(kind, dimension.index, dimension.options.__getitem__)
+    if isinstance(dimension, Normal | LogNormal) or (
+        dimension.log and dimension.step not in (None, 1)
+    ):
+        return Parameter(kinds.FloatDistribution(0.0, 1.0), dimension.unit, dimension.at)
+    return Parameter(distribution(dimension), lambda value: value, dimension.nearest)
 
 
-def suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
-    """Return the value that a trial of Optuna has for a dimension, with options by index.
+def suggest(trial: Any, name: str, distribution: Any) -> Any:
+    """Return the value that a trial of Optuna suggests for a parameter with a distribution."""
+    if hasattr(distribution, "choices"):
+        return trial.suggest_categorical(name, distribution.choices)
+    whole = isinstance(distribution, optuna_library().distributions.IntDistribution)
+    suggested = trial.suggest_int if whole else trial.suggest_float
+    ends = distribution.low, distribution.high
+    return suggested(name, *ends, step=distribution.step, log=distribution.log)
+
+
+def distribution(dimension: Dimension) -> Any:
+    """Return a dimension as a distribution of Optuna that contains its values.
 
     Args:
-        trial: The trial.
-        name: Name of the dimension.
         dimension: The dimension.
     """
-    match dimension:
-        case Choice(options=options):
-            return options[trial.suggest_categorical(name, range(len(options)))]
-        case Grid(options=options):
-            return options[trial.suggest_int(name, 0, len(options) - 1)]
-    suggest = trial.suggest_int if isinstance(dimension, Int) else trial.suggest_float
-    return suggest(name, dimension.low, dimension.high, log=dimension.log)
+    kinds = optuna_library().distributions
+    if isinstance(dimension, Choice | Grid):
+        options = [str(one) if isinstance(one, tuple) else one for one in dimension.options]
+        return kinds.CategoricalDistribution(options)
+    if isinstance(dimension, Normal | LogNormal):
+        return kinds.FloatDistribution(dimension.at(0.0), dimension.at(1.0), dimension.log)
+    if isinstance(dimension, Int):
+        step = 1 if dimension.log else dimension.step  # with `log` Optuna has no other steps
+        return kinds.IntDistribution(dimension.low, dimension.last, dimension.log, step)
+    return kinds.FloatDistribution(dimension.low, dimension.last, dimension.log, dimension.step)

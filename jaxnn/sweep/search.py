@@ -24,16 +24,21 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .dimensions import Choice, Grid, Int, Scalar
+from .dimensions import Choice, Dimension, Grid
+from .ranges import Int
 from .space import Space, Values
 
 STARTUP = 10
 """The least number of scores to learn from; a Sobol sequence is asked before."""
+
+
+PROPOSALS = 50
+"""How often a search that learns proposes a trial before a random one that `where` allows."""
 
 
 class Observation(NamedTuple):
@@ -84,6 +89,11 @@ class Search(abc.ABC):
             history: All trials of earlier sweeps, of earlier rounds, and those of this round that
                 the search does not choose.
         """
+
+    def _instead(self, round: int) -> Callable[[], Values]:
+        """Return a function that draws a random trial, for when all proposals are forbidden."""
+        rng = np.random.default_rng([self.seed, round, 1])
+        return lambda: self.space.sample(rng)
 
     def _random_seed(self, round: int) -> int:
         """Return a seed of 32 bits for a round."""
@@ -136,13 +146,21 @@ class SobolSearch(Search):
         """Return the next trials."""
         from scipy.stats import qmc
 
-        sequence = qmc.Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
-        if before := asked_before(history):
-            sequence.fast_forward(before)
-        with warnings.catch_warnings():  # of a first batch that is not a power of two
-            warnings.simplefilter("ignore", UserWarning)
-            points = sequence.random(count)
-        return [self.space.from_unit(point) for point in points]
+        space, asked = self.space, asked_before(history)
+        sequence = qmc.Sobol(len(space.dimensions), rng=np.random.default_rng(self.seed))
+        if asked and not space.where:
+            sequence.fast_forward(asked)
+            asked = 0
+
+        def points() -> Iterator[Any]:
+            size = count
+            while True:  # a second batch is needed only if `where` forbids trials
+                with warnings.catch_warnings():  # of a first batch that is not a power of two
+                    warnings.simplefilter("ignore", UserWarning)
+                    yield from sequence.random(size)
+
+        allowed = space.allowed(map(space.from_unit, points()))
+        return list(itertools.islice(allowed, asked, asked + count))
 
 
 class CMAESSearch(SobolSearch):
@@ -168,7 +186,14 @@ class CMAESSearch(SobolSearch):
         strategy = self._replayed(max(4, batch // 3, min(batch, 16)), earlier, trials)
         strategy.reseed_rng(self._random_seed(round))
         below_1 = np.nextafter(1.0, 0.0)
-        return [self.space.from_unit(np.minimum(strategy.ask(), below_1)) for _ in range(count)]
+        return [
+            self.space.allowed_or(
+                lambda: self.space.from_unit(np.minimum(strategy.ask(), below_1)),
+                PROPOSALS,
+                self._instead(round),
+            )
+            for _ in range(count)
+        ]
 
     def _replayed(
         self, size: int, earlier: Sequence[Observation], trials: Sequence[Observation]
@@ -225,7 +250,7 @@ DRAWS = 100
 """How often a sample is drawn again until it is a new one, if the space has more points."""
 
 
-def identity(values: Values) -> frozenset[tuple[str, type, Scalar]]:
+def identity(values: Values) -> frozenset[Any]:
     """Return a key that is equal for equal trials only: 1 is neither True nor 1.0."""
     return frozenset((name, type(value), value) for name, value in values.items())
 
@@ -260,18 +285,21 @@ def size_of(space: Space) -> float:
     >>> size_of(Space(SGD, {"momentum": Uniform(0.5, 0.9)}))
     inf
     """
-    sizes = [
-        len(one.options)
-        if isinstance(one, Choice | Grid)
-        else one.high - one.low + 1
-        if isinstance(one, Int)
-        else math.inf
-        for one in space.dimensions.values()
-    ]
+    sizes = [_size(one) for one in space.dimensions.values()]
     if max(sizes, default=1) > LARGEST:
         return math.inf
     size = space.grid_size(LARGEST + 1)
+    if space.where and size <= LARGEST:
+        size = sum(1 for _ in space.grid(LARGEST + 1))
     return size if size <= LARGEST else math.inf
+
+
+def _size(dimension: Dimension) -> float:
+    """Return the number of values of a dimension."""
+    if isinstance(dimension, Choice | Grid):
+        return len(dimension.options)
+    stepped = isinstance(dimension, Int) or getattr(dimension, "step", None) is not None
+    return dimension.size if stepped else math.inf  # type: ignore[union-attr]
 
 
 def new_trials(
@@ -306,7 +334,7 @@ def new_trials(
     found = distinct(asked, known)
     missing, space = len(asked) - len(found), search.space
     if missing:
-        rng = np.random.default_rng([search.seed, round, 1])
+        rng = np.random.default_rng([search.seed, round, 2])
         if size_of(space) < math.inf:
             left = distinct(list(space.grid(LARGEST + 1)), known)
             rng.shuffle(left)  # type: ignore[arg-type]

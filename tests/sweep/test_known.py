@@ -377,7 +377,9 @@ def said(capsys, *arguments):
 
 
 def test_the_command_line_has_all_of_them(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxnn.sweep.results.write_report", lambda sweep: sweep.folder / "report.html")
+    monkeypatch.setattr(
+        "jaxnn.sweep.results.write_report", lambda sweep: sweep.folder / "report.html"
+    )
     fixed = ["--lanes", "2", "--by", "map", "--minimize", "validation_distance"]
     tried = ["--try", "scale=0.5", "--try", "optimizer.learning-rate=0.5,scale=1"]
     budget = ["--budget.time", "2h", "--budget.target", "1e-9"]

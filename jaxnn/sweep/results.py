@@ -61,10 +61,15 @@ class Result:
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
-        self.folder, self.sweep, self.experiment = sweep.folder, sweep, experiment
-        self.metric, self.maximize = sweep.metric, sweep.maximize
-        self.trials = [TrialResult(sweep, trial, experiment) for trial in sweep.trials]
-        self.ranking = [self.trials[trial.number] for trial in sweep.ranking]
+        self.folder: Path = sweep.folder
+        self.sweep: Sweep = sweep
+        self.experiment: Experiment[Any] | None = experiment
+        self.metric: str = sweep.metric
+        self.maximize: bool = sweep.maximize
+        self.trials: list[TrialResult] = [
+            TrialResult(sweep, trial, experiment) for trial in sweep.trials
+        ]
+        self.ranking: list[TrialResult] = [self.trials[trial.number] for trial in sweep.ranking]
 
     @property
     def best(self) -> "TrialResult":
@@ -117,10 +122,12 @@ class TrialResult:
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
         self._sweep, self._experiment = sweep, experiment
-        self.number, self.status, self.error = trial.number, trial.status, trial.error
-        self.values = dict(trial.values)
+        self.number: int = trial.number
+        self.status: str = trial.status
+        self.error: str | None = trial.error
+        self.values: dict[str, Any] = dict(trial.values)
         found = sweep.scores.get(trial.number)
-        self.score = None if found is None else found.mean
+        self.score: float | None = None if found is None else found.mean
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, float]]:

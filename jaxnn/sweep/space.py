@@ -27,17 +27,17 @@ from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fie
 
 Values = dict[str, Any]  # of scalars, by dimension
 EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
-a_dataclass = Accepts(
+a_dataclass: Accepts = Accepts(
     "a dataclass", lambda v: dataclasses.is_dataclass(v) and isinstance(v, type), hint=EXAMPLE
 )
-some_paths = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
-functions = Accepts(
+some_paths: Accepts = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
+functions: Accepts = Accepts(
     "a function of the configuration, or a tuple of them",
     lambda v: isinstance(v, tuple) and all(map(callable, v)),
     TypeError,
     "write Space(Config, {{...}}, where=lambda config: config.model.width < 512)",
 )
-a_bool = instance((bool, np.bool_), "True or False")
+a_bool: Accepts = instance((bool, np.bool_), "True or False")
 MOST_DRAWS = 10_000
 """How many trials in a row that `where` forbids are drawn before giving up."""
 

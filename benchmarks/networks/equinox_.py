@@ -208,7 +208,7 @@ def _sides(model: Any, state: Any, donate: Any) -> Sides:
         return value
 
     def lower(x: Any, y: Any) -> dict[str, Any]:
-        step = compiled.lower((x, y), model, state, opt_state)
-        return {"forward": outputs.lower(still, begun, x), "step": step}
+        step = compiled.lower((x, y), model, state, opt_state).lowered
+        return {"forward": outputs.lower(still, begun, x).lowered, "step": step}
 
     return Sides(lambda x: outputs(still, begun, x)[0], step, lower)

@@ -472,6 +472,22 @@ class Ledger:
             unused = tables.release(db)
         storage.remove_states(self.folder, unused)
 
+    def restart(self, meta: Mapping[str, Any]) -> None:
+        """Ask all trials again, from the beginning, in a sweep with other meta data.
+
+        All results are removed, in the transaction that changes the meta data.
+
+        Args:
+            meta: Entries to replace, plain data by name.
+        """
+        rows = [(name, tables.to_text(plain)) for name, plain in meta.items()]
+        with self._transaction() as db:
+            for table in ("results", "lanes", "changes", "cohorts"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("UPDATE trials SET status = 'asked', rung = NULL, error = NULL")
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        storage.clean(self.folder, [])
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         self._check_writes()

@@ -122,7 +122,7 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     if len(rest) == 1 and (Path(rest[0]) / CONFIG).is_file():
         config, options = load_unfinished(experiment, Path(rest[0]))
         return _trained(experiment, config, Path(rest[0]), options, "--force" in arguments)
-    return _sweeping("resume", experiment, arguments)
+    return _sweeping("resume_sweep", experiment, arguments)
 
 
 def _trained(
@@ -179,13 +179,13 @@ def _further(command: Command, experiment: Experiment[Any], arguments: list[str]
 def _sweeping(name: str, experiment: Experiment[Any], arguments: list[str]) -> int:
     from . import sweep  # its imports take as long as all others
 
-    return getattr(sweep, f"{name}_command")(experiment, arguments)
+    return getattr(sweep, name)(experiment, arguments)
 
 
 COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
     "run": run_command,
     "predict": predict_command,
-    "plan": functools.partial(_sweeping, "plan"),
-    "sweep": functools.partial(_sweeping, "sweep"),
+    "plan": functools.partial(_sweeping, "plan_command"),
+    "sweep": functools.partial(_sweeping, "sweep_command"),
     "resume": resume_command,
 }

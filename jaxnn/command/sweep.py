@@ -123,8 +123,8 @@ def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     budget, epochs = given.pop("budget"), given.pop("epochs", None)
     with Ledger.open(folder) as ledger:
         meta = ledger.meta
-        described(folder, meta)  # which checks the rows of the space
-    experiment = with_recorded_space(experiment, meta["space"])
+        described(folder, meta)  # which checks the rows
+        experiment = with_recorded_space(experiment, meta["space"])
     if budget:
         limits = {name: limit for name, limit in vars(budget).items() if limit is not None}
         old = from_plain(Budget, meta["settings"]["budget"], f"{folder}: budget")

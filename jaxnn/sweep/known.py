@@ -24,8 +24,9 @@ from .ledger import Ledger
 from .ranges import Int
 from .search import Observation, distinct, identity
 from .snapshot import Sweep, read
-from .space import Space, SweptField, Values
-from .tables import OPEN, Trial
+from .space import Space, Values
+from .swept import SweptField
+from .tables import OPEN, Trial, frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Known:
         """
         earlier = meta.get("warm_start", {}).get("trials", [])
         searches = meta.get("searches", [["", 0]])
-        observations = [Observation(values, score, None, False) for values, score in earlier]
-        return cls(meta.get("tries", []), observations, searches[-1][1])
+        observations = [Observation(_frozen(one), score, None, False) for one, score in earlier]
+        return cls([*map(_frozen, meta.get("tries", []))], observations, searches[-1][1])
 
     def waiting(self, trials: Sequence[Trial]) -> list[Values]:
         """Return the configurations that are not among these trials, in order.
@@ -92,6 +93,11 @@ class Known:
         ]
         rows = zip(trials, scores, own, strict=True)
         return [*self.earlier, *(Observation(t.values, s, t.round, own) for t, s, own in rows)]
+
+
+def _frozen(values: Mapping[str, Any]) -> Values:
+    """Return values that JSON held."""
+    return {name: frozen(value) for name, value in values.items()}
 
 
 # Configurations as values of a space
@@ -133,6 +139,8 @@ def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None)
             f"{where} sets {name}, which a trial with {values} does not sweep; "
             f"{suggestion(name, [*values])}"
         )
+    if not (space if base is None else space.around(base)).allows(values):
+        raise ValueError(f"{where} is {values}, which the `where` of the space does not allow")
     return values
 
 
@@ -143,7 +151,7 @@ def _fitting(swept: SweptField, value: Any, where: str) -> Any:
         kind = value if isinstance(value, type) else type(value)
         value = value if isinstance(value, str) else "None" if value is None else kind.__name__
         value = next((one for one in dimension.grid(1) if str(one).lower() == value.lower()), value)
-    value = value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else frozen(value)
     found = _as_option(value, dimension.options) if hasattr(dimension, "options") else value  # type: ignore[union-attr]
     if type(found) is int and not hasattr(dimension, "options") and not isinstance(dimension, Int):
         found = float(found)

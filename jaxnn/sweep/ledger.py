@@ -65,7 +65,7 @@ _ANY = _Content("anything", lambda plain: True)
 _DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
 _VALUES = _Content(
     "a dict of values",
-    lambda plain: isinstance(plain, dict) and all(map(tables.is_value, plain.values())),
+    lambda plain: isinstance(plain, dict) and all(map(tables.is_stored, plain.values())),
 )
 _LANES = _Content(
     "a list of lanes",

@@ -110,7 +110,7 @@ def resumed(
     new, space = dataclasses.replace(old, **settings), space_of(experiment)
     config = from_plain(experiment.config, dict(meta["config"]), f"{ledger.folder}: config")
     facts: dict[str, Any] = {}
-    known = Known(meta.get("tries", []))
+    known = Known.of(meta)
     asked = tries_of(space, config, tries, new.repeat)
     if new.defaults and not old.defaults:
         asked += default_try(space, config)[0]

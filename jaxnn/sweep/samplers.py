@@ -6,7 +6,6 @@ trials, which bounds the cost of asking. An `OptunaSampler` keeps one study, as 
 
 import abc
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -60,11 +59,20 @@ class _OptunaSearch(SobolSearch):
                     value=one.score, params=params, distributions=used
                 )
                 study.add_trial(trial)
-            instead, space = self._instead(round), self.space
+            instead = self._instead(round)
             return [
-                space.allowed_or(lambda: suggested(study.ask(), space, kinds), PROPOSALS, instead)
+                self.space.allowed_or(
+                    lambda: self._suggested(study.ask(), kinds), PROPOSALS, instead
+                )
                 for _ in range(count)
             ]
+
+    def _suggested(self, trial: Any, kinds: Mapping[str, "Parameter"]) -> Values:
+        values: Values = {}
+        for name, (distribution, _, back) in kinds.items():
+            if self.space.active(name, values):
+                values[name] = back(suggest(trial, name, distribution))
+        return values
 
 
 class TPESearch(_OptunaSearch):
@@ -122,7 +130,6 @@ class OptunaSampler:
         with quiet():
             self._study = optuna_library().create_study(sampler=sampler)
         self._asked: dict[Any, list[Any]] = {}
-        self._count = 0
 
     def ask(self, count: int) -> list[Values]:
         """Return the next trials.
@@ -130,23 +137,27 @@ class OptunaSampler:
         Args:
             count: The number of trials.
         """
-        found = []
-        for _ in range(count):
-            random = functools.partial(self.space.sample, np.random.default_rng(self._count))
-            with quiet():
-                found.append(self.space.allowed_or(self._next, PROPOSALS, random))
-            self._count += 1
-        return found
+        with quiet():
+            return [
+                self.space.allowed_or(self._proposed, PROPOSALS, self._instead)
+                for _ in range(count)
+            ]
 
-    def _next(self) -> Values:
-        """Return the next trial of the study; one that `where` forbids failed."""
-        trial = self._study.ask()
-        values = suggested(trial, self.space, self._kinds)
+    def _proposed(self) -> Values:
+        """Return the next trial of the study; one that `where` forbids fails at once."""
+        trial, values = self._study.ask(), {}
+        for name, (distribution, _, back) in self._kinds.items():
+            if self.space.active(name, values):
+                values[name] = back(suggest(trial, name, distribution))
         if self.space.allows(values):
             self._asked.setdefault(identity(values), []).append(trial)
         else:
             self._study.tell(trial, state=optuna_library().trial.TrialState.FAIL)
         return values
+
+    def _instead(self) -> Values:
+        """Return a random trial, for when all proposals are forbidden."""
+        return self.space.sample(np.random.default_rng(len(self._study.trials)))
 
     def tell(self, values: Values, score: float | None) -> None:
         """Complete a trial with these values, or add one; without a score, as failed.
@@ -267,21 +278,6 @@ def parameter(dimension: Dimension) -> Parameter:
     ):
         return Parameter(kinds.FloatDistribution(0.0, 1.0), dimension.unit, dimension.at)
     return Parameter(distribution(dimension), lambda value: value, dimension.nearest)
-
-
-def suggested(trial: Any, space: Space, kinds: Mapping[str, Parameter]) -> Values:
-    """Return the values that a trial of Optuna suggests.
-
-    Args:
-        trial: The trial.
-        space: The search space.
-        kinds: Its dimensions as parameters.
-    """
-    values: Values = {}
-    for name, (distribution, _, back) in kinds.items():
-        if space.active(name, values):
-            values[name] = back(suggest(trial, name, distribution))
-    return values
 
 
 def suggest(trial: Any, name: str, distribution: Any) -> Any:

@@ -29,12 +29,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .dimensions import Choice, Grid, Option
-from .ranges import LogNormal, LogUniform, Normal
+from .dimensions import Choice, Dimension, Grid
+from .ranges import Int
 from .space import Space, Values
 
 STARTUP = 10
 """The least number of scores to learn from; a Sobol sequence is asked before."""
+
 
 PROPOSALS = 50
 """How often a search that learns proposes a trial before a random one that `where` allows."""
@@ -152,10 +153,11 @@ class SobolSearch(Search):
             asked = 0
 
         def points() -> Iterator[Any]:
+            size = max(count, 1)
             while True:  # a second batch is needed only if `where` forbids trials
                 with warnings.catch_warnings():  # of a first batch that is not a power of two
                     warnings.simplefilter("ignore", UserWarning)
-                    yield from sequence.random(max(count, 1))
+                    yield from sequence.random(size)
 
         allowed = space.allowed(map(space.from_unit, points()))
         return list(itertools.islice(allowed, asked, asked + count))
@@ -248,7 +250,7 @@ DRAWS = 100
 """How often a sample is drawn again until it is a new one, if the space has more points."""
 
 
-def identity(values: Values) -> frozenset[tuple[str, type, Option]]:
+def identity(values: Values) -> frozenset[Any]:
     """Return a key that is equal for equal trials only: 1 is neither True nor 1.0."""
     return frozenset((name, type(value), value) for name, value in values.items())
 
@@ -283,18 +285,21 @@ def size_of(space: Space) -> float:
     >>> size_of(Space(SGD, {"momentum": Uniform(0.5, 0.9)}))
     inf
     """
-    sizes = [
-        len(one.options)
-        if isinstance(one, Choice | Grid)
-        else math.inf
-        if isinstance(one, LogUniform | Normal | LogNormal) or one.step is None
-        else one.size
-        for one in space.dimensions.values()
-    ]
+    sizes = [_size(one) for one in space.dimensions.values()]
     if max(sizes, default=1) > LARGEST:
         return math.inf
     size = space.grid_size(LARGEST + 1)
+    if space.where and size <= LARGEST:
+        size = sum(1 for _ in space.grid(LARGEST + 1))
     return size if size <= LARGEST else math.inf
+
+
+def _size(dimension: Dimension) -> float:
+    """Return the number of values of a dimension."""
+    if isinstance(dimension, Choice | Grid):
+        return len(dimension.options)
+    stepped = isinstance(dimension, Int) or getattr(dimension, "step", None) is not None
+    return dimension.size if stepped else math.inf  # type: ignore[union-attr]
 
 
 def new_trials(
@@ -329,7 +334,7 @@ def new_trials(
     found = distinct(asked, known)
     missing, space = len(asked) - len(found), search.space
     if missing:
-        rng = np.random.default_rng([search.seed, round, 1])
+        rng = np.random.default_rng([search.seed, round, 2])
         if size_of(space) < math.inf:
             left = distinct(list(space.grid(LARGEST + 1)), known)
             rng.shuffle(left)  # type: ignore[arg-type]

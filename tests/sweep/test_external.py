@@ -1,5 +1,7 @@
 """Searches from outside: Optuna's samplers, and objects with `ask` and `tell`."""
 
+import dataclasses
+
 import numpy as np
 import optuna
 import pytest
@@ -185,3 +187,13 @@ def test_cmaes_begins_where_earlier_sweeps_were_best():
     warm = np.mean([scored(v) for v in searcher("cmaes", space).ask(16, 0, earlier)])
     cold = np.mean([scored(v) for v in searcher("cmaes", space).ask(16, 0, [])])
     assert warm < 0.5 * cold
+
+
+def test_a_sampler_proposes_what_is_allowed():
+    space = dataclasses.replace(SPACE, where=lambda config: config.momentum != 0.5)
+    trials = [v for round in range(4) for v in searcher(nsga(), space).ask(8, round, [])]
+    assert {trial["momentum"] for trial in trials} == {0.0, 0.9}
+    with pytest.raises(ValueError, match=r"which the `where` of the space does not allow$"):
+        searcher(Halving(), space).ask(2, 0, [])
+    few = dataclasses.replace(FINITE, where=lambda config: config.momentum != 0.5)
+    assert size_of(few) == len(new_trials(searcher("random", few), 8, 0, [])) == 2

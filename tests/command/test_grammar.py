@@ -191,6 +191,7 @@ def test_what_the_command_line_sweeps_is_recorded(tmp_path, capsys, monkeypatch)
     small = [
         "--model.depth",
         "0",
+        "--no-defaults",
         "--epochs",
         "1",
         "--lanes",

@@ -15,13 +15,11 @@ from ..executors import check_name, create, result_of
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
-from ..html.charts import check_library
 from ..sweep import Result, run
 from ..sweep import open as opened
 from ..sweep.display import summary
 from ..sweep.ledger import check_free
 from ..sweep.plan import Planner, make_plan
-from ..sweep.report import prepared
 from ..sweep.report.result import best_command
 from ..sweep.running import resume
 from ..sweep.settings import Settings
@@ -139,16 +137,14 @@ def _run(
     call: Callable[..., Result], experiment: Experiment[Any], folder: Path, resources: Resources
 ) -> int:
     """Begin or continue a sweep, print its results, and write its report; return the status."""
-    check_library()
     executor, workers = resources.executor, resources.workers or None
-    with prepared():
-        try:
-            result = call(experiment, folder=folder, executor=executor, workers=workers)
-        except KeyboardInterrupt as stopped:
-            if not stopped.args:  # before it began
-                raise
-            again = resume_text(folder, module_of(experiment))
-            return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
+    try:
+        result = call(experiment, folder=folder, executor=executor, workers=workers)
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:  # before it began
+            raise
+        again = resume_text(folder, module_of(experiment))
+        return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
     finish(result)
     return 0
 

@@ -297,6 +297,7 @@ class Driver:
             "cohort": grouped.cohort,
             "timings": [t._asdict() | {"way": str(t.way)} for t in timings],
             "seconds": time.perf_counter() - began,
+            "finished": time.time(),
         }
         static, compiling = dict(member.structure.static), sum(t.compile_seconds for t in timings)
         self.ledger.add_group(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..files.reading import FileError, listed
-from ..html.page import count
+from ..html.page import count, flat
 from ..train.metrics import badness
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from .ledger import Ledger
@@ -136,6 +136,32 @@ class Sweep:
         """
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
+
+    @functools.cached_property
+    def compared(self) -> frozenset[int]:
+        """The numbers of the finalists."""
+        return frozenset(trial.number for trial in self.finalists)
+
+    @functools.cached_property
+    def conditional(self) -> frozenset[str]:
+        """The names of the dimensions that some trial does not have."""
+        return frozenset(
+            name for name in self.dimensions if any(name not in t.values for t in self.trials)
+        )
+
+    @property
+    def ordered(self) -> list[str]:
+        """The names of the dimensions: those that all trials have, then the conditional ones."""
+        return sorted(self.dimensions, key=self.conditional.__contains__)
+
+    @functools.cached_property
+    def defaults(self) -> Trial | None:
+        """The first trial whose values are those of the configuration; None if there is none."""
+        plain, missing = dict(flat(self.config)), object()
+        start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in self.dimensions}
+        return next(
+            (t for t in self.trials if all(v == start[name] for name, v in t.values.items())), None
+        )
 
     @property
     def forced(self) -> list[str]:

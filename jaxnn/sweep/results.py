@@ -85,11 +85,7 @@ class Result:
         return pandas.DataFrame(rows)
 
     def report(self) -> Path:
-        """Write `report.html` into the folder of the sweep, and return its path.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
+        """Write `report.html` into the folder of the sweep, and return its path."""
         return write(self.sweep)
 
     def __repr__(self) -> str:

@@ -132,6 +132,35 @@ def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
+# The colors by the name of their CSS variable, in light and in dark mode; `charts` draws with them.
+COLORS = {
+    "paper": ("#ffffff", "#14181f"),
+    "ink": ("#1a202c", "#e6eaf0"),
+    "soft": ("#5b6675", "#9aa5b4"),
+    "line": ("#dbe0e8", "#323a46"),
+    "panel": ("#f6f8fb", "#1c222b"),
+    "warn": ("#fff4e5", "#3a2b14"),
+    "best": ("#d55e00", "#ff9a3d"),
+    "band": ("#c3d9ee", "#2b4a68"),
+    "curve": ("#2166ac", "#74b3ea"),
+    "bad": ("#a5407f", "#e58bc4"),
+    "level0": ("#dfe3ea", "#2d343f"),
+    "level1": ("#c3d3e4", "#2f4257"),
+    "level2": ("#9dbbd8", "#345774"),
+    "level3": ("#739fc9", "#3d7096"),
+    "level4": ("#4a82b6", "#549ac6"),
+    "level5": ("#2a629b", "#86c3e6"),
+    "level6": ("#0b3c6f", "#d3eefb"),
+}
+_LIGHT, _DARK = (
+    "".join(f"--{name}: {both[mode]}; " for name, both in COLORS.items()) for mode in (0, 1)
+)
+THEME = f"""
+:root {{ color-scheme: light dark; {_LIGHT}}}
+@media screen and (prefers-color-scheme: dark) {{ :root {{ {_DARK}}} }}
+"""
+
+
 @functools.cache
 def _file(name: str) -> str:
     """Return the text of a file next to this one."""
@@ -173,7 +202,7 @@ def document(title: str, subtitle: str, body: str, footer: str = "", data: Any =
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{title}</title>'
-        f"<style>{_file('page.css')}</style></head>\n"
+        f"<style>{THEME}{_file('page.css')}</style></head>\n"
         f"<body><header><h1>{title}</h1><p>{subtitle}</p></header>"
         f'<nav aria-label="Sections"><div>{links}</div></nav><main>{body}</main>'
         f"<footer>{footer}</footer>{scripts}</body></html>\n"

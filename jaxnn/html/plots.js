@@ -135,7 +135,9 @@ const rows = (id, least, most, ratio, each) => {
   const host = byId(id);
   if (!host) return;
   host.replaceChildren();
-  const space = host.clientWidth, across = Math.max(1, Math.min(most, Math.floor(space / least)));
+  const space = host.clientWidth;
+  if (!space) return;
+  const across = Math.max(1, Math.min(most, Math.floor(space / least)));
   host.style.gridTemplateColumns = `repeat(${across}, minmax(0, 1fr))`;
   const width = (space - 12 * (across - 1)) / across;
   each(host, {width, height: Math.max(150, Math.min(330, ratio * width))});
@@ -423,9 +425,11 @@ const render = () => {
 const schedule = () => { if (!waiting) { waiting = true; requestAnimationFrame(render); } };
 byId("more").addEventListener("click", () => { limit += 10 * ROWS; fill(body); });
 byId("clear").addEventListener("click", () => { for (const column of [...filters.keys()]) setFilter(column, ""); });
-let width = 0;
+let width = null;
 new ResizeObserver(([{contentRect}]) => {
-  if (contentRect.width && contentRect.width !== width) { width = contentRect.width; schedule(); }
+  if (width !== null && contentRect.width !== width) schedule();
+  width = contentRect.width;
 }).observe(document.querySelector("main"));
 addEventListener("scroll", () => { if (!tip.hidden) hide(); }, {passive: true});
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+render();

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -138,13 +139,15 @@ def _run(
 ) -> int:
     """Begin or continue a sweep, print its results, and write its report; return the status."""
     executor, workers = resources.executor, resources.workers or None
+    print(f"{experiment.name}: sweep in {printable(str(folder), lines=True)}", flush=True)
     try:
         result = call(experiment, folder=folder, executor=executor, workers=workers)
     except KeyboardInterrupt as stopped:
         if not stopped.args:  # before it began
             raise
         again = resume_text(folder, module_of(experiment))
-        return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
+        text = f"interrupted: what was committed is whole; continue with {again}"
+        return refuse(text, 128 + getattr(stopped, "number", signal.SIGINT))
     finish(result)
     return 0
 

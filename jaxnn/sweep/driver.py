@@ -9,6 +9,7 @@ number of workers.
 """
 
 import dataclasses
+import heapq
 import itertools
 import math
 import time
@@ -24,6 +25,7 @@ import numpy as np
 from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
+from ..html.page import count
 from ..train.metrics import badness
 from .cohort import Outcome, Way, Work, regrouped, work
 from .compiled import By
@@ -67,6 +69,8 @@ class Progress(NamedTuple):
         whole: Epochs of all lanes that are expected in total.
         before: Epochs that were done when this session began.
         seconds: Seconds since this session began.
+        top: Number, metric, and values of the best three trials that ran to their end.
+        doing: What runs now, such as "compiling group 1 of 12".
     """
 
     asked: int
@@ -79,6 +83,8 @@ class Progress(NamedTuple):
     whole: float
     before: float
     seconds: float
+    top: Sequence[tuple[int, float, Values]] = ()
+    doing: str = ""
 
 
 Watch = Callable[[Progress], None]
@@ -102,6 +108,16 @@ class Reporter:
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
         self._began, self._last = time.perf_counter(), -math.inf
+        self.doing = ""
+
+    def note(self, doing: str) -> None:
+        """Report at once what runs now, which may take long.
+
+        Args:
+            doing: What runs, as in `Progress`.
+        """
+        self.doing = doing
+        self.report(0, now=True)
 
     def report(self, rung: int, now: bool = False) -> None:
         """Report the progress, unless the last report was less than a second ago.
@@ -127,6 +143,7 @@ class Reporter:
                 ends[result.trial][result.seed] = result.value
         means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
+        first = [(n, means[n], trials[n].values) for _, n in heapq.nsmallest(3, ranked)]
         worth, best = min(ranked, default=(math.inf, -1))
         whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
         return Progress(
@@ -140,6 +157,8 @@ class Reporter:
             whole=float(whole),
             before=self._before,
             seconds=time.perf_counter() - self._began,
+            top=first if worth < math.inf else (),
+            doing=self.doing,
         )
 
 
@@ -204,6 +223,7 @@ class Driver:
                     self.ledger.decide(stopped, step.rung, changes=step.changes)
                 case None:
                     break
+        self.reporter.doing = ""
         self.reporter.report(self.planner.epochs, now=True)
 
     def history(self) -> History:
@@ -282,10 +302,11 @@ class Driver:
         """
         members = self.planner.members(asked)
         known = {group.name for group in self.ledger.groups()}
-        for each in by_structure(members, asked):
-            if each[0][0].structure.name not in known:
-                some = [values for _, values in each[:LANES]]
-                self._add_group(each[0][0], some, len(each) / count)
+        new = [e for e in by_structure(members, asked) if e[0][0].structure.name not in known]
+        for at, each in enumerate(new, 1):
+            some, (member, _) = [values for _, values in each[:LANES]], each[0]
+            self.reporter.note(f"compiling group {at} of {len(new)}: {member.structure.name}")
+            self._add_group(member, some, len(each) / count)
         return [one if isinstance(one, Exception) else one.structure.name for one in members]
 
     def _add_group(self, member: Member, some: Sequence[Values], share: float) -> None:
@@ -314,10 +335,16 @@ class Driver:
         """Train the lanes of a step, and commit each cohort when it ends."""
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
+        names = list(dict.fromkeys(part.group for part in step.parts))
         running: dict[Future[Outcome], tuple[Part, Work, int]] = {}
         try:
             while True:
                 for part, sent in itertools.islice(queue, self.workers - len(running)):
+                    at, lanes = names.index(part.group) + 1, len(part.lanes)
+                    self.reporter.doing = (
+                        f"training group {at} of {len(names)}: {count(lanes, 'lane')} to epoch "
+                        f"{part.epochs[1]}"
+                    )
                     running[self.executor.submit(work, sent)] = (part, sent, 0)
                 if not running:
                     return

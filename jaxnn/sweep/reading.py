@@ -173,6 +173,43 @@ class Sweep:
             for one in self.facts.get("forced", [])
         ]
 
+    @functools.cached_property
+    def times(self) -> dict[int, list[tuple[int, int, float, float]]]:
+        """When each trial trained: (epoch from, epoch to, begin, end), seconds since 1970."""
+        found: dict[int, list[tuple[int, int, float, float]]] = {}
+        for one in self.cohorts:
+            if one.finished is not None:
+                begin = one.finished - max(one.seconds - one.compile_seconds, 0.0)
+                for trial in dict.fromkeys(trial for trial, _ in one.lanes):
+                    span = (one.epoch_from, one.epoch_to, begin, one.finished)
+                    found.setdefault(trial, []).append(span)
+        return found
+
+    def time_of(self, number: int, epoch: int) -> float | None:
+        """Return when a trial reached an epoch, in seconds since 1970; None if it is unknown.
+
+        A cohort records its end only; its epochs are assumed to take equally long.
+
+        Args:
+            number: Number of the trial.
+            epoch: The epoch; 0 for the beginning.
+        """
+        for first, last, begin, end in self.times.get(number, ()):
+            if first <= epoch <= last:
+                return begin + (end - begin) * (epoch - first) / (last - first)
+        return None
+
+    @functools.cached_property
+    def causes(self) -> list[tuple[str, str, list[int]]]:
+        """Why trials diverged or failed: (status, cause, numbers), the most common first."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for trial in self.trials:
+            if trial.status in BROKEN:
+                cause = _cause(trial.error or "")
+                found.setdefault((trial.status, cause), []).append(trial.number)
+        ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        return [(status, cause, numbers) for (status, cause), numbers in ordered]
+
     def better(self, a: float, b: float) -> bool:
         """Return whether the metric `a` is better than `b`; one that is not finite never is."""
         return badness(a, self.maximize) < badness(b, self.maximize)
@@ -222,6 +259,19 @@ class Sweep:
 def _finite(value: float | None) -> float:
     """Return a value of a curve; NaN if it is not finite, so that no mean over it is."""
     return math.nan if value is None or not math.isfinite(value) else value
+
+
+def _cause(error: str) -> str:
+    """Return what trials with the same cause have in common.
+
+    It is the line of a traceback that names the error, the first after its last frame; or the
+    divergence without its epoch and seed.
+    """
+    lines = [line for line in error.splitlines() if line.strip()]
+    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
+    after = lines[frames[-1] + 1 :] if frames else []
+    line = (after or lines[-1:] or ["unknown"])[0].strip()
+    return re.sub(r" after epoch \d+ with seed \d+$", "", line)
 
 
 def mean(numbers: Sequence[float]) -> float:

@@ -16,7 +16,6 @@ import inspect
 import json
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -33,7 +32,8 @@ from ..experiment.run import versions
 from ..explain.text import suggestion
 from ..files.reading import quoted
 from ..fingerprint import differences
-from ..train import Program
+from ..train import Interrupted, Program
+from ..train.interruption import Asked
 from ..validation import function
 from .display import watched
 from .driver import Driver, Progress
@@ -369,7 +369,7 @@ def _drive(
         watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
 
         def show(progress: Progress) -> None:
-            if came.is_set():
+            if came.number is not None:
                 raise KeyboardInterrupt
             watch(progress)
 
@@ -383,8 +383,9 @@ def _drive(
             Driver(experiment, ledger, pool, count, show).run()
         except KeyboardInterrupt:
             stop()
-            raise KeyboardInterrupt(
-                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})"
+            raise Interrupted(
+                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})",
+                came.number or signal.SIGINT,
             ) from None
         except Exception as error:
             if not worker_died(error):
@@ -397,15 +398,15 @@ def _drive(
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield an event that is set when one of them comes.
+def _signals() -> Iterator[Asked]:
+    """End a sweep on SIGTERM as on Ctrl-C; yield a value that notes the number of the signal.
 
     The exception alone may be lost: Python ignores what is raised within a callback of JAX.
     """
-    came = threading.Event()
+    came = Asked()
 
-    def stop(*_: Any) -> None:
-        came.set()
+    def stop(number: int, _: Any) -> None:
+        came.number = number
         raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -98,7 +98,7 @@ def _gain(sweep: Sweep, best: Trial) -> list[tuple[str, str, str]]:
 def _best_trials(sweep: Sweep) -> str:
     """Return the table of the first trials of the ranking."""
     trials = sweep.ranking[:SHOWN]
-    used = [name for name in sweep.dimensions if any(name in trial.values for trial in trials)]
+    used = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
     rows = []
     for rank, trial in enumerate(trials, 1):
         score = sweep.scores[trial.number]

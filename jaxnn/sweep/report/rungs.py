@@ -3,7 +3,6 @@
 import bisect
 import itertools
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..reading import Sweep
 from ..tables import BROKEN, Trial
 
 BINS = 5  # parts of a range
-COMMON = 10  # distinct errors in the table
+COMMON = 10  # causes in the table
 
 
 def survival(sweep: Sweep) -> str:
@@ -109,33 +108,21 @@ def failures(sweep: Sweep) -> str:
         ),
         f'<div class="grid">{"".join(_failure_table(sweep, name) for name in sweep.ordered)}</div>',
     ]
-    if errors := [trial for trial in sweep.trials if trial.error]:
-        first, text = errors[0].number, (errors[0].error or "")[-4000:]
-        parts += [
-            page.table(["error", "trials", "such as"], _error_rows(errors), [1]),
-            page.folded(f"The traceback of trial {first}", f"<pre>{escaped(text)}</pre>"),
-        ]
+    if sweep.causes:
+        first = sweep.trials[sweep.causes[0][2][0]]
+        parts.append(page.table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
+        if first.error:
+            text = page.command(first.error[-4000:])
+            parts.append(page.folded(f"The error of trial {first.number}", text))
     return page.section("failures", title, *parts)
 
 
-def _error_rows(trials: Sequence[Trial]) -> list[list[str]]:
-    """Return each distinct error, the number of its trials, and some of them."""
-    found: dict[str, list[int]] = {}
-    for trial in trials:
-        found.setdefault(_error_line(trial.error or "")[:300], []).append(trial.number)
-    common = sorted(found.items(), key=lambda item: -len(item[1]))[:COMMON]
+def _cause_rows(sweep: Sweep) -> list[list[str]]:
+    """Return each cause, its status, the number of its trials, and some of them."""
     return [
-        [text, f"{len(n):,}", ", ".join(map(str, n[:5])) + (" …" if len(n) > 5 else "")]
-        for text, n in common
+        [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
+        for status, cause, n in sweep.causes[:COMMON]
     ]
-
-
-def _error_line(error: str) -> str:
-    """Return the line of a traceback that names the error, the first after its last frame."""
-    lines = [line for line in error.splitlines() if line.strip()]
-    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
-    after = lines[frames[-1] + 1 :] if frames else []
-    return (after or lines[-1:] or [""])[0].strip()
 
 
 def _failure_table(sweep: Sweep, name: str) -> str:

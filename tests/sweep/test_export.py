@@ -20,10 +20,8 @@ SWEEP = made_up(trials=12, epochs=3, seeds=2, rungs=(1, 3))
 TIMED = dataclasses.replace(
     made_up(trials=3, epochs=2, seeds=2, rungs=(2,)),
     cohorts=[
-        dataclasses.replace(
-            cohort, seconds=5.0, compile_seconds=1.0, finished=1.7e9 + 10.0 * cohort.id
-        )
-        for cohort in made_up(trials=3, epochs=2, seeds=2, rungs=(2,)).cohorts
+        dataclasses.replace(cohort, seconds=5.0, compile_seconds=1.0, finished=1.7e9 + 10.0 * at)
+        for at, cohort in enumerate(made_up(trials=3, epochs=2, seeds=2, rungs=(2,)).cohorts)
     ],
 )
 # What a run has as a column beside its own.
@@ -106,7 +104,7 @@ def test_optuna_gets_the_times_of_trials(tmp_path):
     for trial, ours in zip(study.trials, TIMED.trials, strict=True):
         if ours.status != "failed":  # it did not run
             (end,) = (c.finished for c in TIMED.cohorts if ours.number in {t for t, _ in c.lanes})
-            assert trial.datetime_complete == datetime.datetime.fromtimestamp(end)
+            assert trial.datetime_complete == datetime.datetime.fromtimestamp(end or 0)
             assert trial.duration == datetime.timedelta(seconds=4)  # without compiling
     study._storage.remove_session()
     study._storage._backend.engine.dispose()
@@ -137,7 +135,7 @@ def test_tensorboard_has_a_run_a_lane(tmp_path):
 
 def read_events(folder):
     """The events of a folder by the format's definition: length, its checksum, data, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
     for file in sorted(folder.iterdir()):
         data, at = file.read_bytes(), 0
@@ -149,7 +147,7 @@ def read_events(folder):
 
 def test_tensorboard_gets_scores_groups_and_times(tmp_path):
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData  # pyright: ignore
 
     export(TIMED, "tensorboard", tmp_path / "logs")
     number = TIMED.ranking[0].number

@@ -52,9 +52,8 @@ def shown_page():
 
 def data_in(page):
     """The numbers that the script of a page draws."""
-    return json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
-    )
+    (plain,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    return json.loads(plain)
 
 
 def text_of(page):

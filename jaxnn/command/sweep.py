@@ -18,13 +18,13 @@ from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
 from ..sweep import Result, run
 from ..sweep import open as opened
-from ..sweep.display import summary
+from ..sweep.display import best_trials
 from ..sweep.ledger import check_free
 from ..sweep.plan import Planner, make_plan
 from ..sweep.report.result import best_command
 from ..sweep.running import resume
 from ..sweep.settings import Settings
-from ..sweep.storage import resume_command as resume_text
+from ..sweep.storage import command_to_resume as resume_text
 from ..sweep.structure import space_of
 from ..validation import integer
 from .parsing import folder_option, parse, read_options, refuse
@@ -79,7 +79,7 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     return _run(call, experiment, folder, resources)
 
 
-def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
+def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted."""
     folder, resources, option = read_options(
         experiment,
@@ -158,7 +158,7 @@ def finish(result: Result) -> None:
     Args:
         result: the result.
     """
-    print(f"\n{summary(result.sweep)}", flush=True)  # the report takes a moment
+    print(f"\n{best_trials(result.sweep)}", flush=True)  # the report takes a moment
     try:
         print(f"\nReport: {printable(str(result.report()), lines=True)}")
     except Exception as error:  # any error of the drawing: the ledger has all results

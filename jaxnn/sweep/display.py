@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..files.reading import LONGEST, printable
-from ..html.page import aligned, count, duration, number, shorts
+from ..html.page import aligned_columns, count, duration, format_number, shorts
 from ..train.hooks.progress import in_notebook
-from .driver import Progress, Watch
+from .driver import SweepProgress, Watch
 from .ledger import Ledger
-from .reading import Sweep
 from .report.result import seed_mean
+from .snapshot import Sweep
 
 LISTED = 5  # trials in the table at the end
 NAMED = 5  # trials that are named for a cause of failures
@@ -36,7 +36,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
 
         shown: Any = display(HTML("<pre>starting</pre>"), display_id=True)
 
-        def update(progress: Progress) -> None:
+        def update(progress: SweepProgress) -> None:
             rows = lines(progress, metric, seeds, 100)
             shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
 
@@ -48,7 +48,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
     from rich.live import Live
     from rich.text import Text
 
-    now: list[Progress] = []
+    now: list[SweepProgress] = []
     began = time.perf_counter()
 
     def drawn() -> Text:
@@ -59,7 +59,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         rows = lines(now[0], metric, seeds, width(), waited)
         return Text("\n".join(rows), no_wrap=True, overflow="ellipsis")
 
-    def show(progress: Progress) -> None:
+    def show(progress: SweepProgress) -> None:
         nonlocal began
         if not now or progress.doing != now[0].doing:
             began = time.perf_counter()
@@ -76,7 +76,7 @@ def width() -> int:
 
 
 def lines(
-    progress: Progress, metric: str, seeds: int, columns: int, waited: float = 0.0
+    progress: SweepProgress, metric: str, seeds: int, columns: int, waited: float = 0.0
 ) -> list[str]:
     """Return the progress of a sweep: two lines, and a line for each of the best three trials.
 
@@ -87,9 +87,10 @@ def lines(
         columns: the width of a line.
         waited: seconds since what runs now began. Default: 0.
 
-    >>> line = lines(Progress(8, 64, {"done": 5, "failed": 1, "running": 2}, 4, None, 9, 20, 80, 0,
-    ...     10, doing="compiling group 2 of 12"), "loss", 1, 80)
-    >>> print("\\n".join(line))
+    >>> statuses = {"done": 5, "failed": 1, "running": 2}
+    >>> doing = "compiling group 2 of 12"
+    >>> seen = SweepProgress(8, 64, statuses, 4, None, 9, 20, 80, 0, 10, doing=doing)
+    >>> print("\\n".join(lines(seen, "loss", 1, 80)))
     6 of 64 trials: 5 done, 1 failed · 25 % · 30.0 s left · 0.9 trials per second
     epoch 4 · compiling group 2 of 12
     """
@@ -107,23 +108,27 @@ def lines(
         left = progress.seconds * (progress.whole - progress.epochs) / trained
         facts.append(f"{duration(left)} left")
     if progress.lanes and progress.seconds > 0:
-        rate = number(progress.lanes / seeds / progress.seconds, 3)
+        rate = format_number(progress.lanes / seeds / progress.seconds, 3)
         facts.append(f"{rate} trials per second")
     second = [f"epoch {progress.rung}"] if progress.rung else []
     second += [printable(progress.doing)] if progress.doing else []
     second += [duration(waited)] if waited >= 1 else []
     rows = [" · ".join(facts), " · ".join(second)]
     for trial, value, values in progress.top:
-        rows.append(f"trial {trial}: {printable(metric, 40)} {number(value)}, {_values(values)}")
+        rows.append(
+            f"trial {trial}: {printable(metric, 40)} {format_number(value)}, {_values(values)}"
+        )
     return [printable(row, columns) for row in rows]
 
 
 def _values(values: Mapping[str, Any]) -> str:
     """Return the values of a trial with short names."""
-    return ", ".join(f"{short} {number(values[name])}" for name, short in shorts(values).items())
+    return ", ".join(
+        f"{short} {format_number(values[name])}" for name, short in shorts(values).items()
+    )
 
 
-def summary(sweep: Sweep, listed: int = LISTED) -> str:
+def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     """Return the best trials as text, and how the others ended, within the width of a terminal.
 
     The trials are a table with short names if it fits, and otherwise a block for each.
@@ -138,11 +143,11 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
     blocks = []
     for trial in trials:
         mean = seed_mean(sweep.scores[trial.number].each)
-        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        values = [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
         rows.append([trial.number, mean, *values])
         blocks.append(f"trial {trial.number}: {printable(sweep.metric, 40)} {mean}")
         blocks += _wrapped(_values(trial.values), columns)
-    table = aligned(rows) if trials else []
+    table = aligned_columns(rows) if trials else []
     ends = Counter(trial.status for trial in sweep.trials)
     ended = ", ".join(f"{many:,} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"

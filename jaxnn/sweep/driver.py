@@ -27,7 +27,7 @@ from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..html.page import count
 from ..train.metrics import badness
-from .cohort import Outcome, Way, Work, regrouped, work
+from .cohort import Way, Work, WorkResult, regrouped, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -48,14 +48,14 @@ from .space import Values
 from .storage import LedgerError, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
-__all__ = ["Driver", "Progress", "Watch", "decide"]
+__all__ = ["Driver", "SweepProgress", "Watch", "decide"]
 
 
 PATIENCE = 1.0
 """Seconds between two reports of the progress: counting takes long after many trials."""
 
 
-class Progress(NamedTuple):
+class SweepProgress(NamedTuple):
     """The progress of a sweep.
 
     Args:
@@ -87,7 +87,7 @@ class Progress(NamedTuple):
     doing: str = ""
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[SweepProgress], None]
 
 
 class Reporter:
@@ -114,7 +114,7 @@ class Reporter:
         """Report at once what runs now, which may take long.
 
         Args:
-            doing: What runs, as in `Progress`.
+            doing: What runs, as in `SweepProgress`.
         """
         self.doing = doing
         self.report(0, now=True)
@@ -130,7 +130,7 @@ class Reporter:
             self._last = time.perf_counter()
             self.watch(self.progress(rung))
 
-    def progress(self, rung: int) -> Progress:
+    def progress(self, rung: int) -> SweepProgress:
         """Return the progress.
 
         Args:
@@ -146,7 +146,7 @@ class Reporter:
         first = [(n, means[n], trials[n].values) for _, n in heapq.nsmallest(3, ranked)]
         worth, best = min(ranked, default=(math.inf, -1))
         whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
-        return Progress(
+        return SweepProgress(
             asked=len(trials),
             trials=settings.trials,
             statuses=Counter(trial.status for trial in trials),
@@ -336,7 +336,7 @@ class Driver:
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
         names = list(dict.fromkeys(part.group for part in step.parts))
-        running: dict[Future[Outcome], tuple[Part, Work, int]] = {}
+        running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
                 for part, sent in itertools.islice(queue, self.workers - len(running)):
@@ -399,7 +399,7 @@ class Driver:
         return regrouped(pieces, np.argsort(order).tolist())
 
     def _write(
-        self, step: Train, part: Part, sent: Work, outcome: Outcome, history: History
+        self, step: Train, part: Part, sent: Work, outcome: WorkResult, history: History
     ) -> None:
         """Commit the outcome of a cohort; if its program raised, run each of its trials alone."""
         if outcome.error is not None:

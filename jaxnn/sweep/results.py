@@ -11,12 +11,12 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment, TrainedRun, configured
 from ..validation import integer
-from .display import summary
+from .display import best_trials
 from .export import trial_rows
 from .ledger import Ledger
-from .reading import Sweep, mean, read
-from .report import write
-from .structure import TRACED, converted, space_of
+from .report import write_report
+from .snapshot import Sweep, mean, read
+from .structure import TRACED, space_of, traced_value
 from .tables import Trial
 
 
@@ -86,11 +86,11 @@ class Result:
 
     def report(self) -> Path:
         """Write `report.html` into the folder of the sweep, and return its path."""
-        return write(self.sweep)
+        return write_report(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""
-        return f"Sweep in {self.folder}\n{summary(self.sweep)}"
+        return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
 
 
 class TrialResult:
@@ -137,7 +137,7 @@ class TrialResult:
         )
         traced, kinds = self._sweep.facts.get("traced", {}), self._sweep.dimensions
         values = {
-            name: converted(kinds[name], value) if traced.get(name) == TRACED else value
+            name: traced_value(kinds[name], value) if traced.get(name) == TRACED else value
             for name, value in self.values.items()
         }
         return space_of(experiment).configured(base, values)

@@ -1,29 +1,29 @@
 """The report of a sweep: one HTML file under 1.5 MB, written completely or not at all.
 
-`write` puts `report.html` into the folder of a sweep; `report` returns its text. Its sections are
-in a file each: `result` (gain, best trials, all trials, programs, settings), `scores` (best so far,
-curves), `parameters` (importance, parameters), `rungs` (survival, failures). The script of the page
-draws the numbers of `plots`.
+`write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
+sections are in a file each: `result` (gain, best trials, all trials, programs, settings), `scores`
+(best so far, curves), `parameters` (importance, parameters), `rungs` (survival, failures). The
+script of the page draws the numbers of `plots`.
 """
 
 from pathlib import Path
 from typing import Any
 
-from ...files.writing import replace
+from ...files.writing import replace_file
 from ...html.page import count, document, escaped, label
-from ..reading import Sweep, read
+from ..snapshot import Sweep, read
 from .parameters import Importance, importance, importance_of, parameters, shown_order
 from .plots import data_of
 from .result import headline, programs, settings, trials
 from .rungs import failures, survival
 from .scores import progress
 
-__all__ = ["report", "write"]
+__all__ = ["sweep_report", "write_report"]
 
 FILE = "report.html"
 
 
-def report(sweep: Sweep) -> str:
+def sweep_report(sweep: Sweep) -> str:
     """Return the report of a sweep as HTML. Equal sweeps give equal text."""
     found = importance_of(sweep)
     known = isinstance(found, Importance)
@@ -53,7 +53,7 @@ def report(sweep: Sweep) -> str:
     return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer, data)
 
 
-def write(ledger: Any) -> Path:
+def write_report(ledger: Any) -> Path:
     """Write `report.html` into the folder of a sweep, and return its path.
 
     Args:
@@ -63,4 +63,4 @@ def write(ledger: Any) -> Path:
         OSError: The file cannot be written.
     """
     sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
-    return replace(sweep.folder / FILE, report(sweep).encode())
+    return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())

@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import page
-from ...html.page import count, escaped, label, number
+from ...html.page import count, escaped, format_number, label
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension
-from ..reading import Sweep
+from ..snapshot import Sweep
 from .plots import PAIRED
-from .scores import best_edge, scale_of, score_caption
+from .scores import best_edge, score_axis, score_caption
 
 FEWEST = 25  # comparable trials that are needed
 LEAST = 10  # of them, that have the parameter
@@ -167,7 +167,7 @@ def importance(found: Importance | str, sweep: Sweep) -> str:
     return page.section(
         "importance",
         title,
-        page.table(["parameter", "trials that have it", "share of ranks"], rows, [1], "bars"),
+        page.html_table(["parameter", "trials that have it", "share of ranks"], rows, [1], "bars"),
         page.note(
             "The share of the variance of the trials' ranks that each parameter predicts alone, "
             "for held-out trials (100 %: the parameter determines the rank). "
@@ -205,13 +205,13 @@ def parameters(sweep: Sweep, names: Sequence[str], known: bool) -> str:
     """
     if sweep.best is None:
         return ""
-    scale, metric = scale_of(sweep), escaped(label(sweep.metric))
+    scale, metric = score_axis(sweep), escaped(label(sweep.metric))
     worst, best = (scale.low, scale.high) if sweep.maximize else (scale.high, scale.low)
     colors = "".join(f'<i style="background:var(--level{level})"></i>' for level in range(7))
     legend = (
-        f'<div class="legend"><span>{metric}: {number(worst, 3)}'
+        f'<div class="legend"><span>{metric}: {format_number(worst, 3)}'
         f"{' or worse' if scale.beyond else ''}</span><span>{colors}</span>"
-        f"<span>{number(best, 3)}</span></div>"
+        f"<span>{format_number(best, 3)}</span></div>"
     )
     parts = [
         page.heading("One parameter at a time"),

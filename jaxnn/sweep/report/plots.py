@@ -15,10 +15,10 @@ import numpy as np
 from ...files.reading import printable
 from ...html.page import LONGEST_NAME, count, duration, label, shorts
 from ...train.metrics import direction_of
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 from .result import seed_mean
-from .scores import best_edge, known_best, scale_of
+from .scores import best_edge, known_best, score_axis
 
 BYTES = 900_000  # of the trials in a page
 LINES = 12  # trials that have learning curves
@@ -39,7 +39,7 @@ def data_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
     trials = embedded(sweep)
     index = {trial.number: t for t, trial in enumerate(trials)}
     kinds = {kind_of(sweep, trial) for trial in sweep.trials}
-    scale = scale_of(sweep) if sweep.best else None
+    scale = score_axis(sweep) if sweep.best else None
     records = [[index[number], _short(value)] for number, value in records_of(sweep)]
     known = [[_short(s), _short(v), index.get(n)] for s, v, n in known_best(sweep)]
     return {

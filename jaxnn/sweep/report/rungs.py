@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...html import page
-from ...html.page import NONE, count, escaped, label, number, shorts, shown
+from ...html.page import NONE, count, escaped, format_number, label, shorts, shown
 from ..dimensions import Choice, Grid, Int, LogUniform, Uniform
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 BINS = 5  # parts of a range
@@ -43,7 +43,7 @@ def survival(sweep: Sweep) -> str:
     return page.section(
         "rungs",
         title,
-        page.table([*heads.values(), "continued of all"], cells, range(len(heads)), "bars"),
+        page.html_table([*heads.values(), "continued of all"], cells, range(len(heads)), "bars"),
         page.note(
             "How many trials reached each rung (pale), and how many of them continued (dark): the "
             f"best by then. Median and best: {escaped(label(sweep.metric))} of all trials that "
@@ -110,10 +110,10 @@ def failures(sweep: Sweep) -> str:
     ]
     if sweep.causes:
         first = sweep.trials[sweep.causes[0][2][0]]
-        parts.append(page.table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
+        parts.append(page.html_table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
         if first.error:
             text = page.command(first.error[-4000:])
-            parts.append(page.folded(f"The error of trial {first.number}", text))
+            parts.append(page.collapsed(f"The error of trial {first.number}", text))
     return page.section("failures", title, *parts)
 
 
@@ -133,7 +133,7 @@ def _failure_table(sweep: Sweep, name: str) -> str:
         [part, page.bar(f"{bad} of {all_}", [("bad", bad / all_ / most)]) if all_ else NONE]
         for part, bad, all_ in zip(parts, lost, ran, strict=True)
     ]
-    return page.table(["value", "lost"], rows, [0], "bars", shorts(sweep.dimensions)[name])
+    return page.html_table(["value", "lost"], rows, [0], "bars", shorts(sweep.dimensions)[name])
 
 
 def failure_counts(sweep: Sweep, name: str) -> tuple[list[int], list[int], list[str]]:
@@ -156,11 +156,11 @@ def failure_counts(sweep: Sweep, name: str) -> tuple[list[int], list[int], list[
         dimension = (LogUniform if dimension.log else Uniform)(dimension.low, dimension.high)
     if options is not None:
         size, where = len(options), [options.index(value) for value, _ in values]
-        parts = [number(option) for option in options]
+        parts = [format_number(option) for option in options]
     else:
         size, edges = BINS, [dimension.at(i / BINS) for i in range(BINS + 1)]
         where = [min(max(bisect.bisect(edges, value) - 1, 0), size - 1) for value, _ in values]
-        ends = [number(edge, 2) for edge in edges]
+        ends = [format_number(edge, 2) for edge in edges]
         parts = [f"{a} to {b}" for a, b in itertools.pairwise(ends)]
     ran = Counter(where)
     lost = Counter(at for at, (_, broken) in zip(where, values, strict=True) if broken)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...html import page
 from ..dimensions import Choice, Dimension, Grid, Int
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN
 
 EDGE = 0.05  # within this fraction of the range from its end, a value is at the edge
@@ -86,7 +86,7 @@ def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -
     return ScoreScale(low, high, log, beyond)
 
 
-def scale_of(sweep: Sweep) -> ScoreScale:
+def score_axis(sweep: Sweep) -> ScoreScale:
     """Return the axis for the scores of the trials that are compared with each other."""
     return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximize)
 
@@ -142,8 +142,8 @@ def progress(sweep: Sweep) -> str:
         "Best so far",
         page.plot(
             "progress",
-            f"Left: by trials. {score_caption(sweep, scale_of(sweep))} The line is the best until "
-            "then. Right: by time, the best score known, after any epoch, so that it also improves "
+            f"Left: by trials. {score_caption(sweep, score_axis(sweep))} The line is the best "
+            "until then. Right: by time, the best score known, after any epoch, so that it also improves "
             "with epochs. The time of several workers is added; the time between interrupted runs "
             "is not counted.",
         ),

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..experiment.experiment import Command, Experiment, configured
-from ..experiment.prediction import predict
-from ..experiment.run import run
+from ..experiment.prediction import print_predictions
 from ..experiment.run_folder import (
     CONFIG,
     RESULT,
@@ -34,10 +33,11 @@ from ..experiment.run_folder import (
     load_run,
     load_unfinished,
 )
+from ..experiment.training_run import run
 from ..files.reading import printable, quoted
 from ..train import Interrupted
 from .parsing import (
-    dispatch,
+    execute,
     folder_option,
     imported,
     module_of,
@@ -51,7 +51,7 @@ from .parsing import (
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
     """Run the command line of an experiment, and return the exit status.
 
-    The exit statuses are those of `dispatch`.
+    The exit statuses are those of `execute`.
 
     Args:
         experiment: the experiment.
@@ -67,7 +67,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     named = bool(words) and not words[0].startswith("-") and ":" not in words[0]
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
-    status = dispatch(further | COMMANDS, name, imported(experiment), words)
+    status = execute(further | COMMANDS, name, imported(experiment), words)
     if status in (130, 143) and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
@@ -162,7 +162,7 @@ def predict_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     inputs = one_option("input", "FILE", text, "the test rows")
     title = "Predict from a finished run: print a line per row."
     folder, found = read_options(experiment, "predict", title, [inputs()], arguments, "a run")
-    predict(experiment, folder, found.input)
+    print_predictions(experiment, folder, found.input)
 
 
 def _further(command: Command, experiment: Experiment[Any], arguments: list[str]) -> None:

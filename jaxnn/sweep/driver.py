@@ -273,15 +273,20 @@ class Driver:
 
     def _ask(self, step: Ask) -> bool:
         """Add the trials of the next round with their groups; return False if there are none."""
+        self.reporter.note("asking for trials")
         asked = self.planner.search.ask(step.count, step.round, step.observations)
-        groups = self._find_groups(asked, len(asked))
+        members = self.planner.members(asked)
+        groups = self._find_groups(members, asked, len(asked))
         names = [name if isinstance(name, str) else None for name in groups]  # others: `_regroup`
-        self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+        numbers = self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+        pairs = zip(numbers, members, strict=True)
+        self._members |= {number: one for number, one in pairs if isinstance(one, Member)}
         return bool(asked)
 
     def _regroup(self, step: Regroup) -> None:
         """Add the groups of trials; those whose configuration raises fail, each alone."""
-        found = self._find_groups([trial.values for trial in step.trials], step.count)
+        asked = [trial.values for trial in step.trials]
+        found = self._find_groups(self.planner.members(asked), asked, step.count)
         pairs = [(trial.number, group) for trial, group in zip(step.trials, found, strict=True)]
         if groups := {number: group for number, group in pairs if isinstance(group, str)}:
             self.ledger.join(groups)
@@ -293,14 +298,16 @@ class Driver:
         if errors:
             self.ledger.decide(dict.fromkeys(errors, "failed"), errors=errors)
 
-    def _find_groups(self, asked: Sequence[Values], count: int) -> list[str | Exception]:
+    def _find_groups(
+        self, members: Sequence[Member | Exception], asked: Sequence[Values], count: int
+    ) -> list[str | Exception]:
         """Return the group of each trial, or what its configuration raises; add new groups.
 
         Args:
+            members: The result of `Planner.members`.
             asked: The values of each trial.
             count: The number of trials of the round.
         """
-        members = self.planner.members(asked)
         known = {group.name for group in self.ledger.groups()}
         new = [e for e in by_structure(members, asked) if e[0][0].structure.name not in known]
         for at, each in enumerate(new, 1):

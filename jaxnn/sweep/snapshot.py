@@ -44,7 +44,7 @@ class Score:
     epoch: int
     each: tuple[float, ...]
 
-    @property
+    @functools.cached_property
     def mean(self) -> float:
         """The mean over the seeds."""
         return mean(self.each)
@@ -271,7 +271,7 @@ def _cause(error: str) -> str:
     frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
     after = lines[frames[-1] + 1 :] if frames else []
     line = (after or lines[-1:] or ["unknown"])[0].strip()
-    return re.sub(r" after epoch \d+ with seed \d+$", "", line)
+    return re.sub(r" after epoch \d+( with seed \d+)?$", "", line)
 
 
 def mean(numbers: Sequence[float]) -> float:
@@ -280,6 +280,8 @@ def mean(numbers: Sequence[float]) -> float:
     Args:
         numbers: At least one number.
     """
+    if len(numbers) == 1:  # of a hundred thousand trials NumPy's mean would take seconds
+        return float(numbers[0])
     with np.errstate(over="ignore"):
         found = float(np.mean(numbers))
     return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))

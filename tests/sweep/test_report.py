@@ -218,16 +218,17 @@ def test_too_few_trials_are_said_to_be():
 
 
 def test_a_page_of_many_trials_has_the_best_and_the_records():
-    assert embedded(SWEEP) == [
+    records = records_of(SWEEP)
+    once = [number for number, _ in records]
+    assert embedded(SWEEP, once) == [
         *SWEEP.ranking,
         *(trial for trial in SWEEP.trials if trial.number not in SWEEP.scores),
     ]
-    some = [trial.number for trial in embedded(SWEEP, size=1500)]
+    some = [trial.number for trial in embedded(SWEEP, once, size=1500)]
     assert len(some) < 40
     ranking = [trial.number for trial in SWEEP.ranking]
     assert some[:10] == ranking[:10]
-    records = records_of(SWEEP)
-    assert {number for number, _ in records} <= set(some)
+    assert set(once) <= set(some)
     scores = [score for _, score in records]
     assert scores == sorted(scores)
     assert records[-1] == (ranking[0], SWEEP.scores[ranking[0]].mean)

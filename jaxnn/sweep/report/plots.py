@@ -7,7 +7,7 @@ others.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,12 @@ def data_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
         sweep: the sweep.
         names: the parameters, in the order in which they are shown.
     """
-    trials = embedded(sweep)
+    found, records = known_best(sweep), records_of(sweep)
+    once = {number for _, _, number in found} | {number for number, _ in records}
+    trials = embedded(sweep, once)
     index = {trial.number: t for t, trial in enumerate(trials)}
     kinds = {kind_of(sweep, trial) for trial in sweep.trials}
     scale = score_axis(sweep) if sweep.best else None
-    records = [[index[number], _short(value)] for number, value in records_of(sweep)]
-    known = [[_short(s), _short(v), index.get(n)] for s, v, n in known_best(sweep)]
     return {
         "metric": label(sweep.metric),
         "maximize": sweep.maximize,
@@ -52,8 +52,8 @@ def data_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
         "parameters": [parameter(sweep, name) for name in names],
         "paired": list(range(min(len(names), PAIRED))) if len(names) > 1 else [],
         "trials": columns(sweep, trials, names),
-        "records": records,
-        "known": known,
+        "records": [[index[number], _short(value)] for number, value in records],
+        "known": [[_short(s), _short(v), index[n]] for s, v, n in found],
         "curves": [curve for name in curve_names(sweep) if (curve := curves(sweep, name, index))],
         "rungs": list(sweep.rungs[:-1]),
         "timeline": timeline(sweep),
@@ -77,11 +77,12 @@ def kind_of(sweep: Sweep, trial: Trial) -> int:
     return LOST if trial.status in BROKEN else OPEN
 
 
-def embedded(sweep: Sweep, size: int = BYTES) -> list[Trial]:
+def embedded(sweep: Sweep, once: Collection[int], size: int = BYTES) -> list[Trial]:
     """Return the trials of the page: by ranking, then those without a score.
 
     Args:
         sweep: the sweep.
+        once: the numbers of the trials that were the best once.
         size: the most bytes of all of them. Default: `BYTES`.
     """
     ranked = {trial.number for trial in sweep.ranking}
@@ -95,7 +96,6 @@ def embedded(sweep: Sweep, size: int = BYTES) -> list[Trial]:
         *range(most // 2),
         *np.linspace(most // 2, len(trials) - 1, most - most // 2).astype(int),
     }
-    once = {number for _, _, number in known_best(sweep)} | {n for n, _ in records_of(sweep)}
     return [trial for at, trial in enumerate(trials) if at in kept or trial.number in once]
 
 

@@ -143,8 +143,8 @@ def progress(sweep: Sweep) -> str:
         page.plot(
             "progress",
             f"Left: by trials. {score_caption(sweep, score_axis(sweep))} The line is the best "
-            "until then. Right: by time, the best score known, after any epoch, so that it also improves "
-            "with epochs. The time of several workers is added; the time between interrupted runs "
+            "until then. Right: by time, the best score known, after any epoch, so that it also "
+            "improves with epochs. The time of several workers is added; the time between runs "
             "is not counted.",
         ),
     ) + page.section(

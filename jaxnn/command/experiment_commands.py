@@ -36,6 +36,7 @@ from ..experiment.run_folder import (
 from ..experiment.training_run import run
 from ..files.reading import printable, quoted
 from ..train import Interrupted
+from .compilation_cache import OFF, use_compilation_cache
 from .parsing import (
     execute,
     folder_option,
@@ -60,7 +61,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     Raises:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = use_compilation_cache(list(sys.argv[1:] if arguments is None else arguments))
     # Python's last garbage collection, through all objects of JAX, takes half a second.
     atexit.register(gc.freeze)
     # An option, or a word such as `optimizer:sgd`, belongs to the default command.
@@ -102,6 +103,7 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
             "sweep --help": "train many configurations",
             "run --from FOLDER:best": "train the best trial of a sweep, or FOLDER:17",
         }
+    others[OFF] = "keep no compiled programs for the next start"
     width = max(map(len, others))
     lines = [f"    {call.ljust(width)}  {what}" for call, what in others.items()]
     text = [
@@ -120,7 +122,7 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     if len(rest) == 1 and (Path(rest[0]) / CONFIG).is_file():
         config, options = load_unfinished(experiment, Path(rest[0]))
         return _trained(experiment, config, Path(rest[0]), options, "--force" in arguments)
-    return _sweeping("resume", experiment, arguments)
+    return _sweeping("resume_sweep", experiment, arguments)
 
 
 def _trained(
@@ -177,13 +179,13 @@ def _further(command: Command, experiment: Experiment[Any], arguments: list[str]
 def _sweeping(name: str, experiment: Experiment[Any], arguments: list[str]) -> int:
     from . import sweep  # its imports take as long as all others
 
-    return getattr(sweep, f"{name}_command")(experiment, arguments)
+    return getattr(sweep, name)(experiment, arguments)
 
 
 COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
     "run": run_command,
     "predict": predict_command,
-    "plan": functools.partial(_sweeping, "plan"),
-    "sweep": functools.partial(_sweeping, "sweep"),
+    "plan": functools.partial(_sweeping, "plan_command"),
+    "sweep": functools.partial(_sweeping, "sweep_command"),
     "resume": resume_command,
 }

@@ -16,17 +16,19 @@ from ..executors import check_name, create, result_of
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
-from ..sweep import Result, run
+from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
-from ..sweep.ledger import check_free
+from ..sweep.ledger import Ledger, check_free
 from ..sweep.plan import Planner, make_plan
 from ..sweep.report.result import best_command
 from ..sweep.running import resume
 from ..sweep.settings import Settings
+from ..sweep.snapshot import described
 from ..sweep.storage import command_to_resume as resume_text
-from ..sweep.structure import space_of
+from ..sweep.structure import space_of, with_recorded_space
 from ..validation import integer
+from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, parse, read_options, refuse
 
 
@@ -59,7 +61,7 @@ class Force:
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print what a sweep would do."""
-    config, settings, _, resources = _requested(
+    experiment, config, settings, _, resources = _requested(
         experiment, arguments, "plan", "Show what a sweep would do."
     )
     planner = Planner(experiment, config, settings)
@@ -71,7 +73,9 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
 def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
-    config, settings, folder, resources = _requested(experiment, arguments, "sweep", title)
+    experiment, config, settings, folder, resources = _requested(
+        experiment, arguments, "sweep", title
+    )
     if folder is None:
         folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(folder)
@@ -90,6 +94,9 @@ def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
         "a sweep, or of a run",
     )
     resources.prepare()
+    with Ledger.open(folder) as ledger:
+        described(folder, ledger.meta)  # which checks the rows
+        experiment = with_recorded_space(experiment, ledger.meta["space"])
     call = functools.partial(resume, config=None, settings={}, force=option.force)
     return _run(call, experiment, folder, resources)
 
@@ -118,8 +125,13 @@ def configuration_of(experiment: Experiment[Any], text: str) -> Any:
 
 def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
-) -> tuple[Any, Settings, Path | None, Resources]:
-    """Return what the arguments of `plan` and `sweep` request."""
+) -> tuple[Experiment[Any], Any, Settings, Path | None, Resources]:
+    """Return what the arguments of `plan` and `sweep` request; `--sweep` replaces the space."""
+    texts, arguments = sweeps_of(arguments)
+    if texts:
+        where = getattr(experiment.space, "where", ())
+        space = Space(experiment.config, swept_paths(experiment.config, texts), where)
+        experiment = dataclasses.replace(experiment, space=space)
     space = space_of(experiment)
     lines = "\n".join(f"    {line}" for line in str(space).splitlines())
     config, settings, where, resources = parse(
@@ -127,11 +139,14 @@ def _requested(
         arguments,
         [Settings, folder_option(f"sweeps/{experiment.name}-DATE-TIME"), Resources],
         command=command,
-        text=[f"{title}\n\nIt sweeps:\n{lines}\n\nThe options below set everything else.\n"],
+        text=[
+            f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
+            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+        ],
         swept=space.fields,
     )
     resources.prepare()
-    return config, settings, where.folder, resources
+    return experiment, config, settings, where.folder, resources
 
 
 def _run(

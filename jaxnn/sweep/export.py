@@ -124,9 +124,9 @@ def single_type(column: list[Any]) -> list[Any]:
     ([1.0, 2.5, None], ['1', 'all'])
     """
     kinds = {type(value) for value in column if value is not None}
-    if len(kinds) <= 1:
+    if len(kinds) <= 1 and tuple not in kinds:
         return column
-    kind = float if kinds == {int, float} else str
+    kind = float if kinds == {int, float} else str  # of tuples, too
     return [None if value is None else kind(value) for value in column]
 
 
@@ -157,7 +157,7 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
             made = optuna.trial.create_trial(
                 state=now,
                 value=score.mean if score and now.is_finished() else None,
-                params=dict(trial.values),
+                params=_texts(trial.values),
                 distributions={name: kinds[name] for name in trial.values},
                 intermediate_values=sweep.means(trial.number),
                 user_attrs=about,
@@ -170,6 +170,11 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
             study.add_trial(made)
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _texts(values: Mapping[str, Any]) -> Row:
+    """Return values with tuples as text."""
+    return {n: str(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def _unsynchronized(file: Path) -> Any:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Self
 from ..files.reading import parse_json
 from . import storage, tables
 from .storage import LedgerError, command_to_resume, explained
-from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Scalar, Trial
+from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Trial
 
 __all__ = ["Change", "Cohort", "EpochResult", "Group", "Ledger", "LedgerError", "Trial"]
 
@@ -65,9 +65,7 @@ _ANY = _Content("anything", lambda plain: True)
 _DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
 _VALUES = _Content(
     "a dict of values",
-    lambda plain: (
-        isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
-    ),
+    lambda plain: isinstance(plain, dict) and all(map(tables.is_value, plain.values())),
 )
 _LANES = _Content(
     "a list of lanes",
@@ -188,7 +186,7 @@ class Ledger:
             _NUMBERS([row[0] for row in rows], "the numbers of trials")
             _STATUSES({row[5] for row in rows}, "the statuses of trials")
         return [
-            Trial(number, round, bracket, self._plain(values, _VALUES), *rest)
+            Trial(number, round, bracket, self._values(values), *rest)
             for number, round, bracket, values, *rest in rows
         ]
 
@@ -228,10 +226,7 @@ class Ledger:
     def changes(self) -> list[Change]:
         """Return the changes of population-based training, by epoch and trial."""
         rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
-        return [
-            Change(trial, at, self._plain(text, _VALUES), source)
-            for trial, at, text, source in rows
-        ]
+        return [Change(trial, at, self._values(text), source) for trial, at, text, source in rows]
 
     def trained_epochs(self) -> dict[tuple[int, int], int]:
         """Return how many epochs each (trial, seed) has trained."""
@@ -321,6 +316,10 @@ class Ledger:
         """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
         with storage.undamaged(self.folder):
             return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")
+
+    def _values(self, text: str) -> tables.Values:
+        """Return the values of a trial."""
+        return {name: tables.frozen(one) for name, one in self._plain(text, _VALUES).items()}
 
     # Writing
 

@@ -93,7 +93,8 @@ class Planner:
         found: Mapping[str, str] | None = None,
     ) -> None:
         self.experiment, self.base, self.settings = experiment, base, settings
-        self.space, training = space_of(experiment), training_of(experiment, base, base)
+        self.space = space_of(experiment).around(base)
+        training = training_of(experiment, base, base)
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric, self.maximize = self._ranking(training)

@@ -16,7 +16,7 @@ from .export import trial_rows
 from .ledger import Ledger
 from .report import write_report
 from .snapshot import Sweep, mean, read
-from .structure import TRACED, space_of, traced_value
+from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
 
 
@@ -34,11 +34,13 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
         ValueError: It is a sweep of another experiment.
     """
     with Ledger.open(folder) as ledger:
-        found = read(ledger)
+        found, rows = read(ledger), ledger.meta["space"]
     if experiment is not None and found.experiment != sources.module_of(experiment):
         raise ValueError(
             f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
         )
+    if experiment is not None:
+        experiment = with_recorded_space(experiment, rows)
     return Result(found, experiment)
 
 
@@ -59,10 +61,15 @@ class Result:
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
-        self.folder, self.sweep, self.experiment = sweep.folder, sweep, experiment
-        self.metric, self.maximize = sweep.metric, sweep.maximize
-        self.trials = [TrialResult(sweep, trial, experiment) for trial in sweep.trials]
-        self.ranking = [self.trials[trial.number] for trial in sweep.ranking]
+        self.folder: Path = sweep.folder
+        self.sweep: Sweep = sweep
+        self.experiment: Experiment[Any] | None = experiment
+        self.metric: str = sweep.metric
+        self.maximize: bool = sweep.maximize
+        self.trials: list[TrialResult] = [
+            TrialResult(sweep, trial, experiment) for trial in sweep.trials
+        ]
+        self.ranking: list[TrialResult] = [self.trials[trial.number] for trial in sweep.ranking]
 
     @property
     def best(self) -> "TrialResult":
@@ -111,10 +118,12 @@ class TrialResult:
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
         self._sweep, self._experiment = sweep, experiment
-        self.number, self.status, self.error = trial.number, trial.status, trial.error
-        self.values = dict(trial.values)
+        self.number: int = trial.number
+        self.status: str = trial.status
+        self.error: str | None = trial.error
+        self.values: dict[str, Any] = dict(trial.values)
         found = sweep.scores.get(trial.number)
-        self.score = None if found is None else found.mean
+        self.score: float | None = None if found is None else found.mean
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, float]]:

@@ -441,7 +441,8 @@ def test_an_experiment_without_a_space(capsys, nothing_computed):
         assert status == 1
         assert error == (
             "error: quick declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})\n'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), or on the command line '
+            "--sweep optimizer.learning_rate=log:1e-4:1e-1\n"
         )
 
 

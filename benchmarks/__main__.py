@@ -7,7 +7,8 @@ import os
 from benchmarks.report import RESULTS, section, update
 
 NAMES = (
-    "step", "sharded", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes",
+    "step", "sharded", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand",
+    "hundred_thousand", "lanes",
     "models", "decode", "watched", "memory",
 )  # fmt: skip
 

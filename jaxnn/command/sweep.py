@@ -32,6 +32,15 @@ from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, parse, read_options, refuse
 
 
+TERMS = """\
+The words of the options below:
+    trial   a configuration; its score is the mean over its seeds
+    lane    one training: a trial with one seed
+    group   trials that share a compiled program, since only traced numbers differ
+    cohort  lanes of a group that train together, and are written together
+    rung    an epoch at which trials are compared, and some of them stop"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Resources:
     """The executor and the devices of a sweep."""
@@ -141,7 +150,7 @@ def _requested(
         command=command,
         text=[
             f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
-            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+            f"{GRAMMAR}\n\n{TERMS}\n\nThe options below set everything else.\n"
         ],
         swept=space.fields,
     )

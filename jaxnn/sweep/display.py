@@ -17,8 +17,8 @@ from typing import Any
 from ..files.reading import LONGEST, printable
 from ..html.page import aligned_columns, count, duration, format_number, shorts
 from ..train.hooks.progress import in_notebook
-from .driver import SweepProgress, Watch
 from .ledger import Ledger
+from .progress import SweepProgress, Watch
 from .report.result import seed_mean
 from .snapshot import Sweep
 
@@ -89,7 +89,7 @@ def lines(
 
     >>> statuses = {"done": 5, "failed": 1, "running": 2}
     >>> doing = "compiling group 2 of 12"
-    >>> seen = SweepProgress(8, 64, statuses, 4, None, 9, 20, 80, 0, 10, doing=doing)
+    >>> seen = SweepProgress(8, 64, statuses, 4, None, 9, 20, 80, 0, 10, 30.0, doing=doing)
     >>> print("\\n".join(lines(seen, "loss", 1, 80)))
     6 of 64 trials: 5 done, 1 failed · 25 % · 30.0 s left · 0.9 trials per second
     epoch 4 · compiling group 2 of 12
@@ -103,10 +103,8 @@ def lines(
         f"{over:,} of {progress.trials:,} trials" + (f": {', '.join(counts)}" if counts else "")
     ]
     facts.append(f"{100 * min(share, 1.0):.0f} %")
-    trained = progress.epochs - progress.before
-    if trained > 0 and share < 1:
-        left = progress.seconds * (progress.whole - progress.epochs) / trained
-        facts.append(f"{duration(left)} left")
+    if progress.left is not None and share < 1:
+        facts.append(f"{duration(progress.left)} left")
     if progress.lanes and progress.seconds > 0:
         rate = format_number(progress.lanes / seeds / progress.seconds, 3)
         facts.append(f"{rate} trials per second")
@@ -158,7 +156,8 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
         shown += [many, *_wrapped(printable(cause, 300), columns)]
     if len(sweep.causes) > CAUSES:
         shown.append(f"and {len(sweep.causes) - CAUSES:,} other causes of failures")
-    return "\n".join([*shown, *(printable(one, LONGEST) for one in sweep.forced)])
+    notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
+    return "\n".join([*shown, *(printable(one, LONGEST) for one in notes)])
 
 
 def _wrapped(text: str, columns: int) -> list[str]:

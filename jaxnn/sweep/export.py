@@ -25,7 +25,7 @@ from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
 from .ledger import Ledger
-from .search import distribution, optuna_library, quiet
+from .samplers import distribution, optuna_library, quiet
 from .snapshot import Sweep, read
 from .tables import BROKEN, Trial
 

@@ -350,7 +350,7 @@ FURTHER: dict[str, type[Any]] = {
     "sources": dict,
     "search": str,
 }
-FURTHER |= {"forced": list}
+FURTHER |= {"forced": list, "ended": str, "tries": list, "searches": list, "warm_start": dict}
 FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
@@ -358,6 +358,12 @@ VALID: dict[str, Callable[[Any], Any]] = {
     "seeds": lambda count: count > 0,
     "epochs": lambda count: count > 0,
     "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
+    "tries": lambda all_: all(isinstance(one, dict) for one in all_),
+    "searches": lambda all_: all_ and all([*map(type, one)] == [str, int] for one in all_),
+    "warm_start": lambda one: all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], dict)
+        for pair in one.get("trials", [])
+    ),
     "forced": lambda all_: all(
         isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())
         for one in all_

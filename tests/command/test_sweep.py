@@ -231,7 +231,7 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
     assert said(capsys, *arguments)[0] == 0
     config = json.loads((place / "config.json").read_text())["config"]
     assert config["epochs"] == 1
-    assert config["optimizer"]["learning_rate"] == 0.01
+    assert config["optimizer"]["learning_rate"] == 0.1  # trial 0 is the configuration itself
 
 
 @pytest.mark.parametrize(
@@ -614,7 +614,7 @@ def test_misspellings_get_suggestions(capsys, monkeypatch, nothing_computed):
         assert "Perhaps you meant:" in error
         assert right in error
     status, _, error = said(capsys, "sweep", "--search", "tqe")
-    assert status == 2
+    assert status == 1
     assert "tpe" in error
 
 

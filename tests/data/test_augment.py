@@ -221,7 +221,7 @@ def test_errors():
         cutmix(KEY, IMAGES, LABELS)
     with pytest.raises(TypeError, match=r"mixup.x must hold floats, got dtype int32"):
         mixup(KEY, LABELS, LABELS, classes=3)
-    with pytest.raises(ValueError, match=r"cutmix.images must be \(B, H, W\) or .*, got float"):
+    with pytest.raises(ValueError, match=r"cutmix.images must be \(B, H, W\) or .*, got int32"):
         cutmix(KEY, LABELS, LABELS, classes=3)
     with pytest.raises(
         TypeError, match=r"parts\[0\] must be a function of .*, or \(key, x, y\), got 3"

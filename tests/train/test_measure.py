@@ -413,7 +413,7 @@ class Ranked(train.Classification):
             Without(4),
             None,
             TypeError,
-            r"Without.measure must be the loss and metrics by name, got \{accuracy: 1.0\}; "
+            r"Without.measure must be the loss and metrics by name, got \{'accuracy': 1.0\}; "
             r"write return \{'loss': train.Ratio\(sum, count\)\}",
         ),
         (

@@ -216,7 +216,7 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
         with board.SummaryWriter(str(place)) as writer:  # all dimensions, also conditional ones
             writer.file_writer.add_summary(hparams.hparams(every, {SCORE: 0.0})[0])
         for trial, name, seed, records in _lanes(sweep):
-            number, score = trial.number, score_of(sweep, trial, seed)
+            number, score = trial.number, lane_score(sweep, trial, seed)
             begin = (sweep.times.get(number) or [(0, 0, time.time(), 0.0)])[0][2]
             ends = [sweep.time_of(number, epoch) or begin for epoch in records]
             with board.SummaryWriter(str(place / name)) as writer:
@@ -256,7 +256,7 @@ def _to_mlflow(sweep: Sweep, target: Path) -> None:
         goal["mlflow.experimentKind"] = "custom_model_development"  # else its traces are shown
         experiment = client.create_experiment(sweep.name, tags=goal)
         for trial, name, seed, records in _lanes(sweep):
-            number, score = trial.number, score_of(sweep, trial, seed)
+            number, score = trial.number, lane_score(sweep, trial, seed)
             begin = (sweep.times.get(number) or [(0, 0, time.time(), 0.0)])[0][2]
             times = [int(1000 * (sweep.time_of(number, epoch) or begin)) for epoch in records]
             tags = {"trial": str(number), "seed": str(seed), "status": trial.status}
@@ -288,7 +288,7 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
     with fresh(target.absolute()) as place:
         place.mkdir()
         for trial, name, seed, records in _lanes(sweep):
-            score = score_of(sweep, trial, seed)
+            score = lane_score(sweep, trial, seed)
             run = wandb.init(
                 project=sweep.name,
                 group=f"trial-{trial.number}",
@@ -324,7 +324,7 @@ KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
 }
 
 
-def score_of(sweep: Sweep, trial: Trial, seed: int) -> float | None:
+def lane_score(sweep: Sweep, trial: Trial, seed: int) -> float | None:
     """Return the score of a lane; None if its trial has none."""
     score = sweep.scores.get(trial.number)
     seeds = sorted(sweep.curves.get(sweep.metric, {}).get(trial.number, {}))

@@ -22,7 +22,7 @@ from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.driver import Reporter
-from jaxnn.sweep.export import export_sweep, score_of
+from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
@@ -123,7 +123,7 @@ def test_exports_give_a_broken_trial_no_score():
         ],
         curves={"validation_accuracy": {n: {0: [(1, 0.1 + 0.4 * n)]} for n in range(3)}},
     )
-    assert [score_of(found, trial, 0) for trial in found.trials] == [0.1, None, 0.9]
+    assert [lane_score(found, trial, 0) for trial in found.trials] == [0.1, None, 0.9]
 
 
 def test_the_headline_counts_compiling_and_the_probe(tmp_path):

@@ -49,7 +49,7 @@ def data_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
         "strips": {"stopped": LESS in kinds, "lost": LOST in kinds},
         "statuses": STATUSES,
         "asked": len(sweep.trials),
-        "parameters": [parameter(sweep, name) for name in names],
+        "parameters": [parameter_axis(sweep, name) for name in names],
         "paired": list(range(min(len(names), PAIRED))) if len(names) > 1 else [],
         "trials": columns(sweep, trials, names),
         "records": [[index[number], _short(value)] for number, value in records],
@@ -121,7 +121,7 @@ def columns(sweep: Sweep, trials: Sequence[Trial], names: Sequence[str]) -> dict
     }
 
 
-def parameter(sweep: Sweep, name: str) -> dict[str, Any]:
+def parameter_axis(sweep: Sweep, name: str) -> dict[str, Any]:
     """Return the axis of a parameter: its options, or its range."""
     dimension: Any = sweep.dimensions[name]
     known: dict[str, Any] = {

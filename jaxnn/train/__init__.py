@@ -31,7 +31,9 @@ from .hooks.profile import Profile
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
 from .interruption import Interrupted
+from .label_tasks import CTC, Dice, Hinge, OrdinalRegression
 from .logging import JsonLines, Logger, MLflow, TensorBoard, WandB
+from .metric_learning import InfoNCE, MarginRanking, Triplet
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
@@ -39,6 +41,7 @@ from .optimizer import Optimizer
 from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
 from .program import Program
 from .record import Event, combine
+from .regression import GaussianRegression, PoissonRegression, QuantileRegression, Regression
 from .run import run
 from .schedules import (
     Constant,
@@ -52,11 +55,12 @@ from .schedules import (
 )
 from .state import TrainState
 from .step import make_step
-from .task import Regression, Task
+from .task import Task
 from .weights import Weights, load_weights, save_weights
 from .wrapped_optimizers import ema_params, evaluation_params, partition, with_ema
 
 __all__ = [
+    "CTC",
     "TIMINGS",
     "BinaryClassification",
     "Checkpoints",
@@ -65,13 +69,17 @@ __all__ = [
     "Constant",
     "Cosine",
     "Derived",
+    "Dice",
     "Diverged",
     "Divergence",
     "EarlyStopping",
     "Evaluate",
     "Event",
     "Every",
+    "GaussianRegression",
+    "Hinge",
     "Hook",
+    "InfoNCE",
     "Interrupted",
     "InverseSquareRoot",
     "JsonLines",
@@ -80,6 +88,7 @@ __all__ = [
     "Log",
     "Logger",
     "MLflow",
+    "MarginRanking",
     "Mean",
     "Metric",
     "Minimize",
@@ -88,10 +97,13 @@ __all__ = [
     "NextToken",
     "OneCycle",
     "Optimizer",
+    "OrdinalRegression",
     "Piecewise",
+    "PoissonRegression",
     "Profile",
     "Program",
     "Progress",
+    "QuantileRegression",
     "Ratio",
     "Regression",
     "RollBack",
@@ -103,6 +115,7 @@ __all__ = [
     "TensorBoard",
     "Throughput",
     "TrainState",
+    "Triplet",
     "WandB",
     "Warmup",
     "Weights",

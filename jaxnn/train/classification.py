@@ -63,7 +63,7 @@ class Classification(_OneOfSeveral):
         class_weights: Tuple of `number` weights. As in torch.nn.CrossEntropyLoss, the loss of
             integer labels divides by the sum of the weights of the labels, and that of
             probabilities by the number of examples. Metrics do not use them. Default: None, 1 each.
-        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by `(1 - p)**g`.
+        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
             Default: 0, cross entropy.
 
     Raises:
@@ -218,7 +218,7 @@ class BinaryClassification(_YesOrNo):
         pos_weight: Factor on the loss of examples with target 1, as in
             torch.nn.BCEWithLogitsLoss. The loss divides by the number of examples. Default: None,
             1.
-        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by `(1 - p)**g`.
+        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
             Default: 0, cross entropy. Factors alpha and 1 - alpha of the two
             targets, as in torchvision, are pos_weight=alpha / (1 - alpha), and 1 - alpha of the
             whole loss.
@@ -255,7 +255,7 @@ class MultiLabelClassification(_YesOrNo):
             does not apply to floating-point targets; use example weights instead. Default: -100.
         pos_weight: Factor on the loss of labels with target 1, or a tuple of `number` factors, as
             in torch.nn.BCEWithLogitsLoss. Default: None, 1.
-        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by `(1 - p)**g`.
+        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
             Default: 0, cross entropy.
 
     >>> import jax.numpy as jnp

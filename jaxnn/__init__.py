@@ -49,6 +49,12 @@ from .initializers import (
     zeros,
 )
 from .layers.attention import MultiHeadAttention
+from .layers.attention_scores import (
+    AdditiveAttention,
+    BlockMask,
+    PrefixMask,
+    RelativePositionBias,
+)
 from .layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward, SqueezeExcitation
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
 from .layers.convolution_transpose import ConvTranspose
@@ -155,11 +161,13 @@ def __dir__() -> list[str]:
 __all__ = [
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
+    "AdditiveAttention",
     "AlphaDropout",
     "AvgPool",
     "BatchNorm",
     "Bidirectional",
     "Bilinear",
+    "BlockMask",
     "Cell",
     "Composite",
     "Conv",
@@ -212,10 +220,12 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "Precision",
+    "PrefixMask",
     "Primitive",
     "RMSNorm",
     "RNNCell",
     "Recurrent",
+    "RelativePositionBias",
     "Remat",
     "Repeat",
     "Reshape",

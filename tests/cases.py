@@ -147,6 +147,13 @@ CASES = [
         XS,
         True,
     ),
+    Case(
+        "Attention, blocks",
+        nn.MultiHeadAttention(2, 2, value_dim=3, mask_mod=nn.BlockMask(2, before=1)),
+        XS,
+    ),
+    Case("AdditiveAttention", nn.AdditiveAttention(3), (floats(2, 3, 2), floats(2, 2, 4))),
+    Case("RelativePositionBias", nn.RelativePositionBias(2, 4, 8), XS),
     Case("LearnedPositions", nn.LearnedPositions(8), XS, True),
     Case("SinusoidalPositions", nn.SinusoidalPositions(), XS, True),
     Case(

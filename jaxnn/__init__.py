@@ -72,6 +72,7 @@ from .layers.normalization import (
     RMSNorm,
 )
 from .layers.pair import layer
+from .layers.patches import Fold, MaxUnpool, Unfold
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -93,7 +94,7 @@ from .layers.rotary import (
     RotaryEmbedding,
     YaRNScaling,
 )
-from .layers.shape import Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
+from .layers.shape import ChannelShuffle, Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 
@@ -169,6 +170,7 @@ __all__ = [
     "Bilinear",
     "BlockMask",
     "Cell",
+    "ChannelShuffle",
     "Composite",
     "Conv",
     "ConvLSTMCell",
@@ -184,6 +186,7 @@ __all__ = [
     "EncoderLayer",
     "Ensemble",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GatedFeedForward",
     "GaussianNoise",
@@ -208,6 +211,7 @@ __all__ = [
     "LongRoPEScaling",
     "LpPool",
     "MaxPool",
+    "MaxUnpool",
     "MinPool",
     "MinimalGatedCell",
     "MixtureOfExperts",
@@ -239,6 +243,7 @@ __all__ = [
     "SqueezeExcitation",
     "StochasticDepth",
     "Tap",
+    "Unfold",
     "Upsample",
     "Variable",
     "WeightNorm",

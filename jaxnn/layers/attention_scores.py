@@ -134,16 +134,16 @@ class AdditiveAttention(Primitive):
         memory_segment_ids: jax.Array | None = None,
     ) -> jax.Array:
         """Return the weighted memory."""
-        memory = x if memory is None else memory
         dtype = floating_type(x)
-        x, memory = x.astype(dtype), memory.astype(dtype)
+        source: Any = (x if memory is None else memory).astype(dtype)
+        x = x.astype(dtype)
         seen = None
         if memory_segment_ids is not None:
-            check_segments(memory_segment_ids, memory.shape[:-1], "memory_segment_ids")
-            memory = without_padding(memory, memory_segment_ids)
+            check_segments(memory_segment_ids, source.shape[:-1], "memory_segment_ids")
+            source = without_padding(source, memory_segment_ids)
             seen = (memory_segment_ids != 0)[..., None, :]
         q = by_row(lambda x: linear(x, **params["query"]), x, seen is not None)
-        k = by_row(lambda m: linear(m, **params["key"]), memory, seen is not None)
+        k = by_row(lambda m: linear(m, **params["key"]), source, seen is not None)
         hidden = jnp.tanh(q[..., :, None, :] + k[..., None, :, :])
         scores = linear(hidden, **params["score"])[..., 0].astype(wider_type(dtype, jnp.float32))
         if seen is None:
@@ -153,7 +153,7 @@ class AdditiveAttention(Primitive):
             weights = jax.nn.softmax(jnp.where(seen, scores, least), -1)
             weights = jnp.where(seen, weights, 0)
         wide = weights.dtype
-        y = jnp.einsum("...ts,...sm->...tm", weights, memory, preferred_element_type=wide)
+        y = jnp.einsum("...ts,...sm->...tm", weights, source, preferred_element_type=wide)
         return y.astype(dtype)
 
 

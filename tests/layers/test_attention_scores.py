@@ -1,5 +1,7 @@
 """Weights, separate values, other axes, functions as masks and scores, and other attentions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ def test_several_axes_are_one_sequence_and_others_are_batch_axes():
 
 def test_functions_of_positions_mask_and_change_scores():
     """With segments, positions count within each; chunks see what the whole sequence sees."""
-    segment_ids = jnp.array([[1, 1, 1, 2, 2, 2, 0]])
+    segment_ids: Any = jnp.array([[1, 1, 1, 2, 2, 2, 0]])
     position = np.array([0, 1, 2, 0, 1, 2, 0])
     x = normals(2, 1, 7, 6)
     away = position[:, None] - position
@@ -85,7 +87,7 @@ def test_functions_of_positions_mask_and_change_scores():
 
     @jax.jit
     def run(x):
-        given = {"segment_ids": segment_ids}
+        given: Any = {"segment_ids": segment_ids}
         whole, state = causal.apply(params, x), cached.init_state(x[:, :1])
         parts = []
         for part in (x[:, :3], x[:, 3:4], x[:, 4:]):

@@ -63,6 +63,7 @@ from .layers.elementwise import LayerScale, LearnedArray, PReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.linear_recurrence import LinearRecurrence
+from .layers.lstm import ConvLSTMCell, LSTMCell
 from .layers.normalization import (
     BatchNorm,
     GroupNorm,
@@ -84,7 +85,7 @@ from .layers.pooling import (
     MinPool,
 )
 from .layers.positions import LearnedPositions, SinusoidalPositions
-from .layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, MinimalGatedCell, RNNCell
+from .layers.recurrence import Cell, GRUCell, MinimalGatedCell, RNNCell
 from .layers.rotary import (
     DynamicNTKScaling,
     LinearScaling,

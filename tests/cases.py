@@ -171,6 +171,13 @@ CASES = [
     ),
     Case("Recurrent", nn.Recurrent(nn.RNNCell(4)), XS, True),
     Case("Recurrent, stacked", STACKED, XS, True),
+    Case(
+        "Recurrent, options",
+        nn.Recurrent(nn.LSTMCell(3, projection=2, peepholes=True, layer_norm=True, bias=False)),
+        XS,
+        True,
+    ),
+    Case("Recurrent, reset before", nn.Recurrent(nn.GRUCell(3, reset_after=False)), XS, True),
     Case("Recurrent, last", nn.Recurrent(nn.MinimalGatedCell(2), output="last"), XS),
     Case("Recurrent over images", nn.Recurrent(nn.ConvLSTMCell(2, 2)), (floats(1, 2, 3, 2),)),
     Case("Bidirectional", nn.Bidirectional(nn.Recurrent(nn.GRUCell(2))), XS),

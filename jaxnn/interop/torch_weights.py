@@ -15,13 +15,26 @@ from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
+from ..layers.lstm import LSTMCell
 from ..layers.normalization import BatchNorm
-from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
+from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import converted
 from .orders import Made, spectral_normed, weight_normed
-from .source import NORMS, TABLES, IfThere, Library, Names, Source, as_numpy, fitted, renamed, table
+from .source import (
+    NORMS,
+    TABLES,
+    IfThere,
+    Library,
+    Names,
+    Source,
+    as_numpy,
+    fitted,
+    renamed,
+    table,
+    without_bias,
+)
 
 
 def from_torch(
@@ -167,7 +180,10 @@ def _gates(source: Source, side: str) -> tuple[Any, Any]:
 def recurrent(layer: Any, source: Source) -> dict[str, Any]:
     """torch.nn.RNN and LSTM: the gates in our order, with two biases that are added up."""
     (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    return {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    found: dict[str, Any] = {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    if source.has("weight_hr"):
+        found["projection"] = {"w": source("weight_hr").T}
+    return without_bias(source, found)
 
 
 def gru(layer: Any, source: Source) -> dict[str, Any]:
@@ -175,7 +191,8 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
     (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
     n = c.shape[0] // 3
     added = np.concatenate([c[: 2 * n], np.zeros_like(c[2 * n :])])
-    return {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
+    found = {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
+    return without_bias(source, found)
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:

@@ -16,18 +16,20 @@ from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
 from ..html.charts import check_library
-from ..sweep import Result, run
+from ..sweep import Result, Space, run
 from ..sweep import open as opened
-from ..sweep.display import summary
-from ..sweep.ledger import check_free
+from ..sweep.display import best_trials
+from ..sweep.ledger import Ledger, check_free
 from ..sweep.plan import Planner, make_plan
-from ..sweep.report import prepared
+from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
 from ..sweep.running import resume
 from ..sweep.settings import Settings
-from ..sweep.storage import resume_command as resume_text
-from ..sweep.structure import space_of
+from ..sweep.snapshot import described
+from ..sweep.storage import command_to_resume as resume_text
+from ..sweep.structure import space_of, with_recorded_space
 from ..validation import integer
+from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, parse, read_options, refuse
 
 
@@ -60,7 +62,7 @@ class Force:
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print what a sweep would do."""
-    config, settings, _, resources = _requested(
+    experiment, config, settings, _, resources = _requested(
         experiment, arguments, "plan", "Show what a sweep would do."
     )
     planner = Planner(experiment, config, settings)
@@ -72,7 +74,9 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
 def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
-    config, settings, folder, resources = _requested(experiment, arguments, "sweep", title)
+    experiment, config, settings, folder, resources = _requested(
+        experiment, arguments, "sweep", title
+    )
     if folder is None:
         folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(folder)
@@ -80,7 +84,7 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     return _run(call, experiment, folder, resources)
 
 
-def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
+def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted."""
     folder, resources, option = read_options(
         experiment,
@@ -91,6 +95,9 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
         "a sweep, or of a run",
     )
     resources.prepare()
+    with Ledger.open(folder) as ledger:
+        described(folder, ledger.meta)  # which checks the rows
+        experiment = with_recorded_space(experiment, ledger.meta["space"])
     call = functools.partial(resume, config=None, settings={}, force=option.force)
     return _run(call, experiment, folder, resources)
 
@@ -119,8 +126,13 @@ def configuration_of(experiment: Experiment[Any], text: str) -> Any:
 
 def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
-) -> tuple[Any, Settings, Path | None, Resources]:
-    """Return what the arguments of `plan` and `sweep` request."""
+) -> tuple[Experiment[Any], Any, Settings, Path | None, Resources]:
+    """Return what the arguments of `plan` and `sweep` request; `--sweep` replaces the space."""
+    texts, arguments = sweeps_of(arguments)
+    if texts:
+        where = getattr(experiment.space, "where", ())
+        space = Space(experiment.config, swept_paths(experiment.config, texts), where)
+        experiment = dataclasses.replace(experiment, space=space)
     space = space_of(experiment)
     lines = "\n".join(f"    {line}" for line in str(space).splitlines())
     config, settings, where, resources = parse(
@@ -128,11 +140,14 @@ def _requested(
         arguments,
         [Settings, folder_option(f"sweeps/{experiment.name}-DATE-TIME"), Resources],
         command=command,
-        text=[f"{title}\n\nIt sweeps:\n{lines}\n\nThe options below set everything else.\n"],
+        text=[
+            f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
+            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+        ],
         swept=space.fields,
     )
     resources.prepare()
-    return config, settings, where.folder, resources
+    return experiment, config, settings, where.folder, resources
 
 
 def _run(
@@ -141,7 +156,7 @@ def _run(
     """Begin or continue a sweep, print its results, and write its report; return the status."""
     check_library()
     executor, workers = resources.executor, resources.workers or None
-    with prepared():
+    with drawing_imports():
         try:
             result = call(experiment, folder=folder, executor=executor, workers=workers)
         except KeyboardInterrupt as stopped:
@@ -159,7 +174,7 @@ def finish(result: Result) -> None:
     Args:
         result: the result.
     """
-    print(f"\n{summary(result.sweep)}", flush=True)  # the report takes a moment
+    print(f"\n{best_trials(result.sweep)}", flush=True)  # the report takes a moment
     try:
         print(f"\nReport: {printable(str(result.report()), lines=True)}")
     except Exception as error:  # any error of the drawing: the ledger has all results

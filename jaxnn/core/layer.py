@@ -18,15 +18,20 @@ import jax
 
 from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
-from ..explain.definition_errors import REQUESTS, RESERVED_NAMES, check_forward, check_names
+from ..explain.definition_errors import (
+    REQUESTS,
+    RESERVED_NAMES,
+    check_forward,
+    check_reserved_names,
+)
 from ..explain.text import Mismatch, drawing, located, read_early
-from ..fields import code
+from ..fields import code, is_traced
 from ..initializers import constant
 from ..keys import as_key
 from ..random import draw
 from ..validation import flag
 from . import paths
-from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate, placeholder_key
+from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate_layer, placeholder_key
 from .declarations import Declaration, Param, Variable, abstract, placeholder, split_arrays
 from .values import Value, fields, is_lasting
 
@@ -67,7 +72,7 @@ class Layer(Value):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         jax.tree_util.register_static(cls)
-        check_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
+        check_reserved_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
         check_forward(cls, cls._skip, cls._requests)
 
     # What fields annotated bool accept: users of other libraries write Dense(784, 128).
@@ -186,7 +191,7 @@ class Layer(Value):
         if isinstance(params, Unknown):
             explain.check_named(self, method, named)
             with located(params.path, self):
-                output = evaluate(self, Call(params, inputs, named, method=method)).output
+                output = evaluate_layer(self, Call(params, inputs, named, method=method)).output
             return output if state is None else (output, state)
         explain.check_options(state, train)
         explain.check_named(self, method, named)
@@ -204,7 +209,7 @@ class Layer(Value):
         )
         try:
             with located((), self):
-                outcome = evaluate(self, call)
+                outcome = evaluate_layer(self, call)
         except Mismatch as error:
             text = explain.explanation(self, error, params, method, inputs, named)
             raise ValueError(text) from None
@@ -365,7 +370,7 @@ def _filled(one: Any, other: Any) -> Any:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return {name: _filled(item, other[name]) for name, item in one.items()}
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        return paths.like(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
+        return paths.rebuild_sequence(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
     return one
 
 
@@ -429,11 +434,23 @@ class Primitive(Layer):
                 raise TypeError(explain.holds_child(self, field.name))
 
     def _declared_by(self, method: Callable[..., Any], inputs: Any, named: Any) -> Any:
-        """Return what `parameters` or `variables` returns for the inputs that it takes."""
-        inputs, named = abstract((inputs, named))
-        takes = signature(getattr(method, "__func__", method), 1)
-        positional = inputs if takes.variadic else inputs[: takes.positional]
-        return method(*positional, **{k: v for k, v in named.items() if k in takes.inputs})
+        """Return what `parameters` or `variables` returns for the inputs that it takes.
+
+        Outside of transforms, the layer keeps the last result of each for inputs of equal shapes.
+        """
+        leaves, tree = jax.tree.flatten((inputs, named))
+        arrays = all(isinstance(x, jax.Array) and not is_traced(x) for x in leaves)
+        memo = vars(self).setdefault("_declarations", {}) if arrays else {}
+        place = tree, [(x.shape, x.dtype) for x in leaves if arrays]
+        function = getattr(method, "__func__", method)
+        found = memo.get(function)
+        if found is None or found[0] != place:
+            inputs, named = abstract((inputs, named))
+            takes = signature(function, 1)
+            positional = inputs if takes.variadic else inputs[: takes.positional]
+            named = {k: v for k, v in named.items() if k in takes.inputs}
+            found = memo[function] = place, method(*positional, **named)
+        return found[1]
 
     def _declared(self, frame: Declaring) -> tuple[Any, Any]:
         return frame.found[()][:2]

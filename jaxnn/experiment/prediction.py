@@ -12,7 +12,8 @@ import numpy as np
 from .. import train
 from ..data import Dataset
 from ..files.reading import FileError, check_regular, quoted, read_bytes
-from ..html.page import aligned
+from ..html.page import aligned_columns
+from ..validation import one_of
 from .experiment import Configured, Experiment
 from .run_folder import restored
 
@@ -44,7 +45,7 @@ def scores_text(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
 
 
-def predict(experiment: Experiment[Any], folder: Path, file: Path | None) -> None:
+def print_predictions(experiment: Experiment[Any], folder: Path, file: Path | None) -> None:
     """Print the predictions of a finished run: of the test rows, or of the rows of a file.
 
     Args:
@@ -102,7 +103,7 @@ def prediction_lines(one: Configured, predictions: Any, y: Any) -> list[str]:
         columns["predicted"] = _texts(predictions)
     if probabilities is not None:
         columns["probability"] = [f"{share:.3f}" for share in probabilities.max(1)]
-    return aligned([[*columns], *zip(*columns.values(), strict=True)])
+    return aligned_columns([[*columns], *zip(*columns.values(), strict=True)])
 
 
 def _texts(tree: Any) -> list[str]:
@@ -185,8 +186,7 @@ def read_inputs(file: Path, dataset: Dataset | None) -> np.ndarray:
 
 def _read_table(file: Path) -> np.ndarray:
     """Return the numbers in a `.npy` or `.csv` file."""
-    if file.suffix not in (".npy", ".csv"):
-        raise ValueError(f"{file} is neither .npy nor .csv; write np.save('inputs.npy', x)")
+    one_of(".npy", ".csv")(file.suffix, f"the suffix of {file}", "write np.save('inputs.npy', x)")
     if check_regular(file) > LARGEST:
         raise FileError(f"{file} has more than {LARGEST:,} bytes; predict from parts of it")
     try:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..validation import require
 from .linear import along_axis, floating_type, wider_type
 from .windows import (
     Padding,
@@ -32,10 +33,10 @@ from .windows import (
     Windows,
     chosen_by_window,
     even_windows,
-    folded,
     highest,
     larger,
     lowest,
+    reduce_pairs,
     smaller,
     windows,
 )
@@ -218,7 +219,7 @@ def adaptive_max_pool(x: jax.Array, output_size: Any) -> jax.Array:
     [2, 6]
     """
     for axis, elements in reversed(_even(x, output_size).items()):
-        x = folded(_laid(x, axis, elements, lowest(x.dtype)), axis, larger)
+        x = reduce_pairs(_laid(x, axis, elements, lowest(x.dtype)), axis, larger)
     return x
 
 
@@ -248,7 +249,7 @@ def global_max_pool(x: jax.Array, start: int = 1) -> jax.Array:
     [[3]]
     """
     for axis in reversed(range(start, x.ndim - 1)):
-        x = folded(x, axis, larger)
+        x = reduce_pairs(x, axis, larger)
     return x
 
 
@@ -287,8 +288,7 @@ def _even(x: jax.Array, output_size: Any) -> dict[int, np.ndarray]:
     sizes = output_size if isinstance(output_size, tuple) else (output_size,)
     found = {}
     for axis, count in zip(range(-len(sizes) - 1, -1), sizes, strict=True):
-        if x.shape[axis] == 0:
-            raise ValueError(f"cannot pool axis {axis} of an array {x.shape}: it has no elements")
+        require(x.shape[axis], f"axis {axis} of an array to pool", "of at least 1 element", x)
         if count is not None:
             found[axis] = even_windows(x.shape[axis], count)
     return found

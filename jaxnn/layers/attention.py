@@ -22,7 +22,7 @@ from ..functional.attention import (
 )
 from ..functional.dropout import dropout as drop
 from ..functional.gradients import by_row, shared_product
-from ..functional.linear import along_axis, linear
+from ..functional.linear import linear
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import packed_positions
@@ -378,7 +378,7 @@ class MultiHeadAttention(Primitive):
 
 
 def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return shared_product(rms_norm(a), along_axis(scale, a.ndim, -1))
+    return shared_product(rms_norm(a), scale)
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

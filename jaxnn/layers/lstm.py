@@ -134,7 +134,7 @@ class LSTMCell(LongShortTerm):
             u = _scaled(layer_norm(u), params["recurrent_norm"]["scale"])
         gates = z + u
         if self.bias:
-            gates = shared_sum(gates, along_axis(given["b"], gates.ndim, -1))
+            gates = shared_sum(gates, given["b"])
         i, f, g, o = jnp.split(gates.astype(wide), 4, -1)
         seen = params["peephole"]["w"].astype(wide) if self.peepholes else ()
         seen = [along_axis(w, c.ndim, -1) for w in seen]
@@ -146,7 +146,7 @@ class LSTMCell(LongShortTerm):
         state = c
         if self.layer_norm:
             state = _scaled(layer_norm(c), params["cell_norm"]["scale"].astype(wide))
-            state = shared_sum(state, along_axis(params["cell_norm"]["b"], c.ndim, -1).astype(wide))
+            state = shared_sum(state, params["cell_norm"]["b"].astype(wide))
         h = jax.nn.sigmoid(o) * jnp.tanh(state)
         if self.projection is not None:
             h = linear(h.astype(dtype), params["projection"]["w"]).astype(wide)
@@ -154,7 +154,7 @@ class LSTMCell(LongShortTerm):
 
 
 def _scaled(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return shared_product(a, along_axis(scale, a.ndim, -1))
+    return shared_product(a, scale)
 
 
 class ConvLSTMCell(LongShortTerm):

@@ -16,8 +16,8 @@ from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..explain.text import check_matches
 from ..functional.gradients import shared_sum
-from ..functional.linear import along_axis, floating_type, linear, wider_type
-from ..functional.recurrence import gru_step, joined, minimal_gated_step
+from ..functional.linear import floating_type, linear, wider_type
+from ..functional.recurrence import gate_sums, gru_step, minimal_gated_step
 from ..initializers import (
     InitFn,
     Initializer,
@@ -28,7 +28,7 @@ from ..initializers import (
     orthogonal,
     zeros,
 )
-from ..validation import instance
+from ..validation import instance, unwritten
 from .checks import check_rank, plain_function, positive_size
 
 
@@ -98,16 +98,17 @@ class Cell(Primitive):
         """
         return initial(self.carries(x))
 
+    @unwritten("no step; write def step(self, carry, *gates): ... return carry, y")
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new carry and the output."""
-        raise NotImplementedError
+        ...
 
     def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new carry, and the output at x."""
         check_carry(carry, self.carries(x))
         z = self.project(params["input"], x)
         u = self.recur(params["recurrent"], carry["h"].astype(z[0].dtype))
-        return self.wide_step(z[0].dtype, carry, *joined(z, u, self.apart))
+        return self.wide_step(z[0].dtype, carry, *gate_sums(z, u, self.apart))
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         """Return the input's contribution to each gate, at one step or many."""
@@ -119,7 +120,7 @@ class Cell(Primitive):
         """Return h's contribution to each gate, at one step or many; linear in the parameters."""
         *first, last = jnp.split(linear(h, params["w"]), self.gates, -1)
         if "b" in params:
-            last = shared_sum(last, along_axis(params["b"], last.ndim, -1))
+            last = shared_sum(last, params["b"])
         return (*first, last)
 
     def wide_step(self, dtype: Any, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:

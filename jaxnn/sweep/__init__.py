@@ -11,20 +11,25 @@ moment, and one HTML page shows what was found:
 only when they are used.
 """
 
-from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform
+from .dimensions import Choice, Grid
+from .ranges import Int, LogNormal, LogUniform, Normal, Uniform
 from .results import Result, open
 from .running import run
 from .space import Space
+from .swept import Branch, When
 
 __all__ = [
     "Branch",
     "Choice",
     "Grid",
     "Int",
+    "LogNormal",
     "LogUniform",
+    "Normal",
     "Result",
     "Space",
     "Uniform",
+    "When",
     "open",
     "run",
 ]

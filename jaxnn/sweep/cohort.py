@@ -1,6 +1,6 @@
 """A cohort: trials of one structure that train together as lanes of one compiled program.
 
-A `Work` is sent to a worker, where `work` runs it, and an `Outcome` returns. Both are plain data,
+A `Work` is sent to a worker, where `work` runs it, and a `WorkResult` returns. Both are plain data,
 so any executor can carry them. The states of lanes are one pytree whose leaves have a first axis of
 lanes; packed, it is safetensors: named arrays without code, whose shapes and types are checked
 against the program.
@@ -29,7 +29,7 @@ from .compiled import By, Compiled, Way, compiled_cohort
 from .space import Values
 from .structure import Structure
 
-__all__ = ["By", "Compiled", "Outcome", "Way", "Work", "compiled_cohort", "work"]
+__all__ = ["By", "Compiled", "Way", "Work", "WorkResult", "compiled_cohort", "work"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class WorkResult:
     """The result of a `Work`.
 
     Args:
@@ -78,7 +78,7 @@ class Outcome:
     error: str | None = None
 
 
-def work(task: Work) -> Outcome:
+def work(task: Work) -> WorkResult:
     """Train the lanes of a cohort; if memory runs out, in calls of half the lanes.
 
     An error that the program raises is returned as text: it would be raised again.
@@ -96,7 +96,7 @@ def work(task: Work) -> Outcome:
             if out_of_memory(error) and way.width > 1:
                 way = way._replace(width=way.width // 2)
                 continue
-            return Outcome({}, None, way, time.perf_counter() - began, error=_traceback(error))
+            return WorkResult({}, None, way, time.perf_counter() - began, error=_traceback(error))
 
 
 def _traceback(error: Exception) -> str:
@@ -125,7 +125,7 @@ def taken(structure: Structure, values: Values, way: Way) -> Way:
     return Way("loop", 1) if alone else way
 
 
-def _run(task: Work, asked: Way) -> Outcome:
+def _run(task: Work, asked: Way) -> WorkResult:
     way = taken(task.structure, task.values[0], asked)
     compiled = compiled_cohort(task.structure, way, len(set(task.seeds)) == 1)
     traces, compile_seconds = compiled.traces, compiled.compile_seconds
@@ -140,9 +140,9 @@ def _run(task: Work, asked: Way) -> Outcome:
             states.append(ts)
     count = len(task.seeds)
     # The device has worked in the meantime; this waits for it.
-    return Outcome(
+    return WorkResult(
         metrics=compiled.metrics(jax.device_get(found), count),
-        state=pack(joined(jax.device_get(states), count)) if task.keep else None,
+        state=pack(join_lanes(jax.device_get(states), count)) if task.keep else None,
         way=asked,
         seconds=0.0,
         compile_seconds=compiled.compile_seconds - compile_seconds,
@@ -150,7 +150,7 @@ def _run(task: Work, asked: Way) -> Outcome:
     )
 
 
-def joined(parts: Sequence[Any], count: int) -> Any:
+def join_lanes(parts: Sequence[Any], count: int) -> Any:
     """Return the first `count` lanes of several stacked states, on the host."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 

@@ -19,14 +19,14 @@ from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
 from .ledger import Ledger
-from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
+from .snapshot import Sweep, read
 from .tables import Trial
 
 Row = dict[str, Any]
 
 
-def export(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
+def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
@@ -105,21 +105,21 @@ def _write_parquet(file: Path, columns: Mapping[str, list[Any]]) -> None:
         required(name, "Parquet is written by", "pyarrow", "export")
         for name in ("pyarrow", "pyarrow.parquet")
     )
-    table = pyarrow.table({name: uniform(column) for name, column in columns.items()})
+    table = pyarrow.table({name: single_type(column) for name, column in columns.items()})
     with open(file, "xb") as opened:
         parquet.write_table(table, opened)
 
 
-def uniform(column: list[Any]) -> list[Any]:
+def single_type(column: list[Any]) -> list[Any]:
     """Return a column of one type: as it is, or as text if options are of several types.
 
-    >>> uniform([1, 2.5, None]), uniform([1, "all"])
+    >>> single_type([1, 2.5, None]), single_type([1, "all"])
     ([1.0, 2.5, None], ['1', 'all'])
     """
     kinds = {type(value) for value in column if value is not None}
-    if len(kinds) <= 1:
+    if len(kinds) <= 1 and tuple not in kinds:
         return column
-    kind = float if kinds == {int, float} else str
+    kind = float if kinds == {int, float} else str  # of tuples, too
     return [None if value is None else kind(value) for value in column]
 
 
@@ -151,7 +151,7 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
                 optuna.trial.create_trial(
                     state=now,
                     value=score.mean if score and now.is_finished() else None,
-                    params=dict(trial.values),
+                    params=_texts(trial.values, ()),
                     distributions={name: kinds[name] for name in trial.values},
                     intermediate_values=sweep.means(trial.number),
                     user_attrs=about,
@@ -159,6 +159,11 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
             )
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _texts(values: Mapping[str, Any], kinds: Any) -> Row:
+    """Return values with tuples, and what else is of these types, as text."""
+    return {n: str(v) if isinstance(v, (tuple, *kinds)) else v for n, v in values.items()}
 
 
 def _unsynchronized(file: Path) -> Any:
@@ -183,7 +188,7 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
                 for epoch, numbers in records.items():
                     for metric, value in numbers.items():
                         writer.add_scalar(metric, value, epoch)
-                values = {n: "None" if v is None else v for n, v in trial.values.items()}
+                values = _texts(trial.values, [type(None)])
                 last = list(records.values())[-1].get(sweep.metric)
                 broken = last is None or trial.number not in sweep.scores
                 for one in hparams.hparams(values, {} if broken else {sweep.metric: last}):

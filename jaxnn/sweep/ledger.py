@@ -25,10 +25,10 @@ from typing import Any, NamedTuple, Self
 
 from ..files.reading import parse_json
 from . import storage, tables
-from .storage import LedgerError, explained, resume_command
-from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Scalar, Trial
+from .storage import LedgerError, command_to_resume, explained
+from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Trial
 
-__all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
+__all__ = ["Change", "Cohort", "EpochResult", "Group", "Ledger", "LedgerError", "Trial"]
 
 MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
@@ -65,9 +65,7 @@ _ANY = _Content("anything", lambda plain: True)
 _DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
 _VALUES = _Content(
     "a dict of values",
-    lambda plain: (
-        isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
-    ),
+    lambda plain: isinstance(plain, dict) and all(map(tables.is_value, plain.values())),
 )
 _LANES = _Content(
     "a list of lanes",
@@ -107,7 +105,7 @@ class Ledger:
             self._connection = storage.connect(folder, write)
             stack.callback(self._connection.close)
             self._writes = write
-            resume = resume_command(folder, self.meta.get("experiment", "experiments.NAME"))
+            resume = command_to_resume(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
                 "Nothing was lost, what was committed is whole: remove the cause, then write "
                 f"{resume}"
@@ -188,11 +186,11 @@ class Ledger:
             _NUMBERS([row[0] for row in rows], "the numbers of trials")
             _STATUSES({row[5] for row in rows}, "the statuses of trials")
         return [
-            Trial(number, round, bracket, self._plain(values, _VALUES), *rest)
+            Trial(number, round, bracket, self._values(values), *rest)
             for number, round, bracket, values, *rest in rows
         ]
 
-    def results(self, name: str | None = None) -> list[Result]:
+    def results(self, name: str | None = None) -> list[EpochResult]:
         """Return the results in the order of trial, seed, epoch, and name.
 
         Args:
@@ -228,10 +226,7 @@ class Ledger:
     def changes(self) -> list[Change]:
         """Return the changes of population-based training, by epoch and trial."""
         rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
-        return [
-            Change(trial, at, self._plain(text, _VALUES), source)
-            for trial, at, text, source in rows
-        ]
+        return [Change(trial, at, self._values(text), source) for trial, at, text, source in rows]
 
     def trained_epochs(self) -> dict[tuple[int, int], int]:
         """Return how many epochs each (trial, seed) has trained."""
@@ -310,10 +305,10 @@ class Ledger:
                 _KINDS[kind](types, f"column {column}")
         return rows
 
-    def _results(self, rest: str, *values: Any) -> list[Result]:
+    def _results(self, rest: str, *values: Any) -> list[EpochResult]:
         rows = self._rows("results", "iiitR", rest, *values)
         return [
-            Result(trial, seed, at, name, math.nan if value is None else value)
+            EpochResult(trial, seed, at, name, math.nan if value is None else value)
             for trial, seed, at, name, value in rows
         ]
 
@@ -321,6 +316,10 @@ class Ledger:
         """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
         with storage.undamaged(self.folder):
             return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")
+
+    def _values(self, text: str) -> tables.Values:
+        """Return the values of a trial."""
+        return {name: tables.frozen(one) for name, one in self._plain(text, _VALUES).items()}
 
     # Writing
 
@@ -507,7 +506,7 @@ def check_free(folder: Path) -> None:
             experiment, count = ledger.meta.get("experiment"), len(ledger.trials())
         problem = (
             f"a sweep already (of {experiment}, {count} trials): continue it with "
-            f"{resume_command(folder, experiment)}, or write --folder with another path"
+            f"{command_to_resume(folder, experiment)}, or write --folder with another path"
         )
     elif found:
         problem = f"something else already ({found[0]}): write --folder with a new path"

@@ -93,7 +93,8 @@ class Planner:
         found: Mapping[str, str] | None = None,
     ) -> None:
         self.experiment, self.base, self.settings = experiment, base, settings
-        self.space, training = space_of(experiment), training_of(experiment, base, base)
+        self.space = space_of(experiment).around(base)
+        training = training_of(experiment, base, base)
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric, self.maximize = self._ranking(training)
@@ -256,7 +257,7 @@ class Planner:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """The first round of a sweep.
 
     Args:
@@ -324,7 +325,7 @@ def _trials(count: int) -> str:
     return f"{count} trial{'s' * (count > 1)}"
 
 
-def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> Plan:
+def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> SweepPlan:
     """Return the plan for a first round of these trials.
 
     Args:
@@ -339,7 +340,7 @@ def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]
         some = [values for _, values in each[:LANES]]
         grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
         groups.append((grouped, len(each)))
-    return Plan(planner, tuple(groups), failed)
+    return SweepPlan(planner, tuple(groups), failed)
 
 
 def by_structure(

@@ -11,12 +11,12 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment, TrainedRun, configured
 from ..validation import integer
-from .display import summary
+from .display import best_trials
 from .export import trial_rows
 from .ledger import Ledger
-from .reading import Sweep, mean, read
-from .report import write
-from .structure import TRACED, converted, space_of
+from .report import write_report
+from .snapshot import Sweep, mean, read
+from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
 
 
@@ -34,11 +34,13 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
         ValueError: It is a sweep of another experiment.
     """
     with Ledger.open(folder) as ledger:
-        found = read(ledger)
+        found, rows = read(ledger), ledger.meta["space"]
     if experiment is not None and found.experiment != sources.module_of(experiment):
         raise ValueError(
             f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
         )
+    if experiment is not None:
+        experiment = with_recorded_space(experiment, rows)
     return Result(found, experiment)
 
 
@@ -59,10 +61,15 @@ class Result:
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
-        self.folder, self.sweep, self.experiment = sweep.folder, sweep, experiment
-        self.metric, self.maximize = sweep.metric, sweep.maximize
-        self.trials = [TrialResult(sweep, trial, experiment) for trial in sweep.trials]
-        self.ranking = [self.trials[trial.number] for trial in sweep.ranking]
+        self.folder: Path = sweep.folder
+        self.sweep: Sweep = sweep
+        self.experiment: Experiment[Any] | None = experiment
+        self.metric: str = sweep.metric
+        self.maximize: bool = sweep.maximize
+        self.trials: list[TrialResult] = [
+            TrialResult(sweep, trial, experiment) for trial in sweep.trials
+        ]
+        self.ranking: list[TrialResult] = [self.trials[trial.number] for trial in sweep.ranking]
 
     @property
     def best(self) -> "TrialResult":
@@ -90,11 +97,11 @@ class Result:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        return write(self.sweep)
+        return write_report(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""
-        return f"Sweep in {self.folder}\n{summary(self.sweep)}"
+        return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
 
 
 class TrialResult:
@@ -115,10 +122,12 @@ class TrialResult:
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
         self._sweep, self._experiment = sweep, experiment
-        self.number, self.status, self.error = trial.number, trial.status, trial.error
-        self.values = dict(trial.values)
+        self.number: int = trial.number
+        self.status: str = trial.status
+        self.error: str | None = trial.error
+        self.values: dict[str, Any] = dict(trial.values)
         found = sweep.scores.get(trial.number)
-        self.score = None if found is None else found.mean
+        self.score: float | None = None if found is None else found.mean
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, float]]:
@@ -141,7 +150,7 @@ class TrialResult:
         )
         traced, kinds = self._sweep.facts.get("traced", {}), self._sweep.dimensions
         values = {
-            name: converted(kinds[name], value) if traced.get(name) == TRACED else value
+            name: traced_value(kinds[name], value) if traced.get(name) == TRACED else value
             for name, value in self.values.items()
         }
         return space_of(experiment).configured(base, values)

@@ -22,14 +22,15 @@ import importlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ..installation import install, required
 from ..validation import one_of
-from .dimensions import Choice, Dimension, Grid, Int, Scalar
+from .dimensions import Choice, Dimension, Grid
+from .ranges import Int, LogNormal, Normal
 from .space import Space, Values
 
 STARTUP = 10
@@ -43,6 +44,9 @@ But never fewer than 200 trials: with 100 it finds several times less.
 
 GP_HISTORY = 100
 """Trials that the Gaussian process gets: the cost of a trial grows with their cube."""
+
+PROPOSALS = 50
+"""How often a search that learns proposes a trial before a random one that `where` allows."""
 
 
 class Observation(NamedTuple):
@@ -89,6 +93,11 @@ class Search(abc.ABC):
             history: All trials of earlier rounds.
         """
 
+    def _instead(self, round: int) -> Callable[[], Values]:
+        """Return a function that draws a random trial, for when all proposals are forbidden."""
+        rng = np.random.default_rng([self.seed, round, 1])
+        return lambda: self.space.sample(rng)
+
     def _random_seed(self, round: int) -> int:
         """Return a seed of 32 bits for a round."""
         return int(np.random.SeedSequence([self.seed, round]).generate_state(1)[0])
@@ -128,13 +137,21 @@ class SobolSearch(Search):
         """Return the next trials."""
         from scipy.stats import qmc
 
-        sequence = qmc.Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
-        if history:
-            sequence.fast_forward(len(history))
-        with warnings.catch_warnings():  # of a first batch that is not a power of two
-            warnings.simplefilter("ignore", UserWarning)
-            points = sequence.random(count)
-        return [self.space.from_unit(point) for point in points]
+        space, asked = self.space, len(history)
+        sequence = qmc.Sobol(len(space.dimensions), rng=np.random.default_rng(self.seed))
+        if asked and not space.where:
+            sequence.fast_forward(asked)
+            asked = 0
+
+        def points() -> Iterator[Any]:
+            size = count
+            while True:  # a second batch is needed only if `where` forbids trials
+                with warnings.catch_warnings():  # of a first batch that is not a power of two
+                    warnings.simplefilter("ignore", UserWarning)
+                    yield from sequence.random(size)
+
+        allowed = space.allowed(map(space.from_unit, points()))
+        return list(itertools.islice(allowed, asked, asked + count))
 
 
 class _OptunaSearch(SobolSearch):
@@ -156,27 +173,30 @@ class _OptunaSearch(SobolSearch):
         scored = [one for one in history if one.is_scored]
         if len(scored) < STARTUP:
             return super().ask(count, round, history)
-        optuna, dimensions = optuna_library(), self.space.dimensions
-        kinds = {name: distribution(one, by_index=True) for name, one in dimensions.items()}
+        optuna = optuna_library()
+        kinds = {name: parameter(one) for name, one in self.space.dimensions.items()}
         with quiet():
             study = optuna.create_study(sampler=self.sampler(self._random_seed(round)))
             for one in best_and_newest(scored, self.most()):
-                indexed = {
-                    name: getattr(dimensions[name], "index", lambda value: value)(value)
-                    for name, value in one.values.items()
-                }
-                used = {name: kinds[name] for name in indexed}
+                params = {name: kinds[name].there(value) for name, value in one.values.items()}
+                used = {name: kinds[name].distribution for name in params}
                 trial = optuna.trial.create_trial(
-                    value=one.score, params=indexed, distributions=used
+                    value=one.score, params=params, distributions=used
                 )
                 study.add_trial(trial)
-            return [self._suggested(study.ask()) for _ in range(count)]
+            instead = self._instead(round)
+            return [
+                self.space.allowed_or(
+                    lambda: self._suggested(study.ask(), kinds), PROPOSALS, instead
+                )
+                for _ in range(count)
+            ]
 
-    def _suggested(self, trial: Any) -> Values:
+    def _suggested(self, trial: Any, kinds: Mapping[str, "Parameter"]) -> Values:
         values: Values = {}
-        for name, dimension in self.space.dimensions.items():
+        for name, (distribution, _, back) in kinds.items():
             if self.space.active(name, values):
-                values[name] = _suggest(trial, name, dimension)
+                values[name] = back(suggest(trial, name, distribution))
         return values
 
 
@@ -241,7 +261,14 @@ class CMAESSearch(SobolSearch):
         strategy = self._replayed(max(2, batch // 3, min(batch, 16)), history)
         strategy.reseed_rng(self._random_seed(round))
         below_1 = np.nextafter(1.0, 0.0)
-        return [self.space.from_unit(np.minimum(strategy.ask(), below_1)) for _ in range(count)]
+        return [
+            self.space.allowed_or(
+                lambda: self.space.from_unit(np.minimum(strategy.ask(), below_1)),
+                PROPOSALS,
+                self._instead(round),
+            )
+            for _ in range(count)
+        ]
 
     def _replayed(self, size: int, history: Sequence[Observation]) -> Any:
         """Return the strategy after generations of `size` trials of the history."""
@@ -350,29 +377,66 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def distribution(dimension: Dimension, by_index: bool = False) -> Any:
-    """Return a dimension as a distribution of Optuna.
+class Parameter(NamedTuple):
+    """A dimension as a parameter of Optuna.
+
+    Optuna does not distinguish 1 from True, so options are their indices. It has no priors and no
+    logarithmic steps: their parameter is the place on the unit line, where a prior is uniform.
+
+    Args:
+        distribution: A distribution of Optuna.
+        there: Returns the value of the parameter for a value of the dimension.
+        back: Returns the value of the dimension for a value of the parameter.
+    """
+
+    distribution: Any
+    there: Callable[[Any], Any]
+    back: Callable[[Any], Any]
+
+
+def parameter(dimension: Dimension) -> Parameter:
+    """Return a dimension as a parameter of Optuna.
 
     Args:
         dimension: The dimension.
-        by_index: Whether options are their indices: Optuna does not distinguish 1 from True.
-            Default: False, options are categories.
     """
-    distributions = optuna_library().distributions
-    if isinstance(dimension, Grid) and by_index:
-        return distributions.IntDistribution(0, len(dimension.options) - 1)
+    kinds = optuna_library().distributions
     if isinstance(dimension, Choice | Grid):
-        options = range(len(dimension.options)) if by_index else dimension.options
-        return distributions.CategoricalDistribution(options)
-    kind = "IntDistribution" if isinstance(dimension, Int) else "FloatDistribution"
-    return getattr(distributions, kind)(dimension.low, dimension.high, dimension.log)
+        numbers = range(len(dimension.options))
+        kind = kinds.CategoricalDistribution(numbers)
+        if isinstance(dimension, Grid):
+            kind = kinds.IntDistribution(0, numbers[-1])
+        return Parameter(kind, dimension.index, dimension.options.__getitem__)
+    if isinstance(dimension, Normal | LogNormal) or (
+        dimension.log and dimension.step not in (None, 1)
+    ):
+        return Parameter(kinds.FloatDistribution(0.0, 1.0), dimension.unit, dimension.at)
+    return Parameter(distribution(dimension), lambda value: value, dimension.nearest)
 
 
-def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
-    match dimension:
-        case Choice(options=options):
-            return options[trial.suggest_categorical(name, range(len(options)))]
-        case Grid(options=options):
-            return options[trial.suggest_int(name, 0, len(options) - 1)]
-    suggest = trial.suggest_int if isinstance(dimension, Int) else trial.suggest_float
-    return suggest(name, dimension.low, dimension.high, log=dimension.log)
+def suggest(trial: Any, name: str, distribution: Any) -> Any:
+    """Return the value that a trial of Optuna suggests for a parameter with a distribution."""
+    if hasattr(distribution, "choices"):
+        return trial.suggest_categorical(name, distribution.choices)
+    whole = isinstance(distribution, optuna_library().distributions.IntDistribution)
+    suggested = trial.suggest_int if whole else trial.suggest_float
+    ends = distribution.low, distribution.high
+    return suggested(name, *ends, step=distribution.step, log=distribution.log)
+
+
+def distribution(dimension: Dimension) -> Any:
+    """Return a dimension as a distribution of Optuna that contains its values.
+
+    Args:
+        dimension: The dimension.
+    """
+    kinds = optuna_library().distributions
+    if isinstance(dimension, Choice | Grid):
+        options = [str(one) if isinstance(one, tuple) else one for one in dimension.options]
+        return kinds.CategoricalDistribution(options)
+    if isinstance(dimension, Normal | LogNormal):
+        return kinds.FloatDistribution(dimension.at(0.0), dimension.at(1.0), dimension.log)
+    if isinstance(dimension, Int):
+        step = 1 if dimension.log else dimension.step  # with `log` Optuna has no other steps
+        return kinds.IntDistribution(dimension.low, dimension.last, dimension.log, step)
+    return kinds.FloatDistribution(dimension.low, dimension.last, dimension.log, dimension.step)

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ..experiment import experiment as experiment_module
 from ..experiment.experiment import Experiment, Loaded
 from ..fields import is_traced
 from . import training as training_module
-from .dimensions import Dimension, Int
+from .dimensions import Dimension
+from .ranges import Int
 from .space import Space, Values
 from .training import Training, array, as_written, dependent, scalar, training_of
 
@@ -67,7 +68,7 @@ class Structure:
             values: All values of the trial.
         """
         dimensions = space_of(self.experiment).dimensions
-        return {name: converted(dimensions[name], values[name]) for name in self.traced}
+        return {name: traced_value(dimensions[name], values[name]) for name in self.traced}
 
     def configured(self, numbers: Mapping[str, Any]) -> Any:
         """Return the configuration with these numbers, traced or not."""
@@ -85,7 +86,8 @@ def space_of(experiment: Experiment[Any]) -> Space:
     if space is None:
         raise ValueError(
             f"{experiment.name} declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), or on the command line '
+            "--sweep optimizer.learning_rate=log:1e-4:1e-1"
         )
     if not isinstance(space, Mapping):
         return space
@@ -93,6 +95,20 @@ def space_of(experiment: Experiment[Any]) -> Space:
     if key not in _spaces:
         _spaces[key] = space, Space(experiment.config, space)  # holds the mapping, for its id
     return _spaces[key][1]
+
+
+def with_recorded_space(
+    experiment: Experiment[Any], rows: Sequence[Mapping[str, Any]]
+) -> Experiment[Any]:
+    """Return the experiment with the space that a sweep recorded, which may differ from its own.
+
+    Args:
+        experiment: The experiment, whose `where` applies.
+        rows: The rows of `Space.to_plain`.
+    """
+    where = getattr(experiment.space, "where", ())
+    space = Space.from_plain(experiment.config, rows, where)
+    return dataclasses.replace(experiment, space=space)
 
 
 _spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
@@ -126,7 +142,7 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
         exact: Whether lanes are bitwise equal to solo runs. A number that is not a leaf of the
             program, such as one inside a layer, is a constant of such a run. Default: False.
     """
-    space = space_of(experiment)
+    space = space_of(experiment).around(base)
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
@@ -157,7 +173,7 @@ def _as_traced(values: Values, names: Collection[str]) -> dict[str, str]:
     return {name: TRACED if name in names else "static" for name in values}
 
 
-def converted(dimension: Dimension, value: Any) -> Any:
+def traced_value(dimension: Dimension, value: Any) -> Any:
     """Return a value as a traced number: a whole number among floats is a float.
 
     Args:

@@ -12,13 +12,13 @@ import optax
 from jax import lax
 
 from ..core import paths
-from ..explain.text import describe
+from ..functional.convolution import looped
 from ..keys import kept_key
-from ..validation import Accepts, is_number
+from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
 from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
-from .state import TrainState
+from .program import TrainState
 from .task import Metrics
 from .wrapped_optimizers import without_gradient
 
@@ -37,7 +37,7 @@ class SkipNonfinite:
     skips = True
 
     def __init__(self, optimizer: Any) -> None:
-        self.inner = as_pytree(optimizer)
+        self.inner: Any = as_pytree(optimizer)
 
     def init(self, params: Any) -> SkipState:
         """Return the optimizer's state, with nothing skipped."""
@@ -57,9 +57,9 @@ class SkipNonfinite:
         every = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
         finite = functools.reduce(jnp.logical_and, every, jnp.array(True))
         new, inner = updated(self.inner, updates, state.inner, params, **extra)
-        new = chosen(finite, new, jax.tree.map(jnp.zeros_like, new))
+        new = choose_tree(finite, new, jax.tree.map(jnp.zeros_like, new))
         skipped = state.skipped + jnp.where(finite, 0, 1)
-        return new, SkipState(chosen(finite, inner, state.inner), finite, skipped)
+        return new, SkipState(choose_tree(finite, inner, state.inner), finite, skipped)
 
 
 def apply_if_finite(optimizer: Any) -> Optimizer:
@@ -98,8 +98,10 @@ class LossScaled:
     skips = True
 
     def __init__(self, optimizer: Any, initial: Any, period: Any, factor: Any) -> None:
-        self.inner = SkipNonfinite(optimizer)
-        self.initial, self.period, self.factor = initial, period, factor
+        self.inner: SkipNonfinite = SkipNonfinite(optimizer)
+        self.initial: Any = initial
+        self.period: Any = period
+        self.factor: Any = factor
 
     def init(self, params: Any) -> LossScaleState:
         """Return the first factor, and the optimizer's state."""
@@ -157,7 +159,7 @@ def dynamic_loss_scale(
     return Optimizer(LossScaled, optimizer, initial=initial, period=period, factor=factor)
 
 
-def scale_of(opt_state: Any) -> jax.Array | None:
+def loss_scale_of(opt_state: Any) -> jax.Array | None:
     """Return the factor of the loss in an optimizer's state, None if it has none.
 
     Raises ValueError for more than one.
@@ -171,7 +173,7 @@ def scale_of(opt_state: Any) -> jax.Array | None:
     return states[0].scale if states else None
 
 
-def chosen(condition: jax.Array, new: Any, old: Any) -> Any:
+def choose_tree(condition: jax.Array, new: Any, old: Any) -> Any:
     """Return one of two trees of the same structure."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
@@ -232,7 +234,7 @@ def gradient_step(
         The state after the step, and the metrics of the whole batch. `Collected` metrics are
         dropped. If the optimizer may skip steps, `skipped` is 1 for a step that changed nothing.
     """
-    scale = scale_of(ts.opt_state)
+    scale = loss_scale_of(ts.opt_state)
     layout = layout_of(optimizer)
     trained, still = (ts.params, None) if layout is None else layout.split(ts.params)
     arguments = trained, ts.state, batch, step_key(ts)
@@ -296,7 +298,7 @@ def gradient_step(
         metrics |= norms_by_path(log_norms, grads, updates)
     applied = was_applied(opt_state)
     if applied is not None:
-        state = chosen(applied, state, ts.state)
+        state = choose_tree(applied, state, ts.state)
         metrics["skipped"] = 1 - applied.astype(jnp.float32)
     if scale is not None:
         metrics["loss_scale"] = scale
@@ -364,7 +366,8 @@ def accumulated(
         parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
         return (state, (added, parts)), None
 
-    (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+    with looped():
+        (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
 
     def mean(total: Any, like: Any) -> Any:
         if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch
@@ -409,11 +412,13 @@ def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
 
     def cut(rows: Any) -> jax.Array:
         rows = jnp.asarray(rows)
-        if rows.ndim == 0 or rows.shape[0] % count:
-            raise ValueError(
-                f"accumulate={count} must divide the rows of a batch, got {describe(rows)}; write "
-                "accumulate=n for an n that divides the rows, or another batch_size"
-            )
+        require(
+            rows.ndim > 0 and rows.shape[0] % count == 0,
+            f"the rows of a batch with accumulate={count}",
+            f"a multiple of {count}",
+            rows,
+            "write accumulate=n for an n that divides the rows, or another batch_size",
+        )
         # Every count-th row, not consecutive ones: rows split among devices do not move.
         several = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
         return jnp.moveaxis(several, 1, 0)

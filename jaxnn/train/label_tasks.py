@@ -11,7 +11,7 @@ from ..explain.text import describe
 from ..functional.gradients import picked
 from ..validation import integer, natural, number, positive
 from .classification import SEVERAL, ignored_label
-from .examples import Examples, spread, wide
+from .examples import WeightedTargets, spread, wide
 from .metrics import Direction, Ratio
 from .task import Task
 
@@ -282,7 +282,7 @@ class CTC(Task):
         kept, tokens = (jnp.take_along_axis(a, order, -1) for a in (found.kept, found.targets))
         lengths = jnp.full(n, steps) if frames is None else jnp.asarray(frames)
         hidden = jnp.arange(steps) >= lengths[:, None]
-        rows = Examples.of_numbers(repr(self), jnp.zeros(n), weights)
+        rows = WeightedTargets.of_numbers(repr(self), jnp.zeros(n), weights)
         rows = rows.valid_where(jnp.isfinite(found.counts).all(-1))
         logits = rows.select(jnp.where(hidden[..., None], 0, logits))
         padding = [a.astype(logits.dtype) for a in (hidden, ~kept)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..explain.text import describe
 from ..validation import above, number
-from .examples import Examples, wide
+from .examples import WeightedTargets, wide
 from .metrics import Direction
 from .task import Task
 
@@ -73,7 +73,7 @@ class Triplet(_OfRows):
         if targets is None or isinstance(outputs, tuple | list):
             names = "anchors, positives, negatives"
             anchors, positives, negatives = self._several(outputs, names, 2)
-            rows = Examples.of_numbers(repr(self), jnp.zeros(len(anchors)), weights)
+            rows = WeightedTargets.of_numbers(repr(self), jnp.zeros(len(anchors)), weights)
             near = _distance(rows.select(anchors) - rows.select(positives))
             far = _distance(rows.select(anchors) - rows.select(negatives))
         else:
@@ -85,7 +85,7 @@ class Triplet(_OfRows):
 
     def _hardest(
         self, embeddings: jax.Array, labels: Any, weights: Any
-    ) -> tuple[Examples, jax.Array, jax.Array]:
+    ) -> tuple[WeightedTargets, jax.Array, jax.Array]:
         """Return the rows that are anchors, and their hardest distances by labels."""
         n = len(embeddings)
         if embeddings.ndim != 2 or jnp.shape(labels) != (n,):
@@ -95,7 +95,7 @@ class Triplet(_OfRows):
                 "(anchors, positives, negatives) has targets None"
             )
         labels = jnp.asarray(labels)
-        rows = Examples.of_numbers(repr(self), jnp.zeros(n), weights)
+        rows = WeightedTargets.of_numbers(repr(self), jnp.zeros(n), weights)
         embeddings = rows.select(embeddings)
         distances = _distance(embeddings[:, None] - embeddings)
         kept = jnp.ones(n, bool) if rows.kept is None else rows.kept
@@ -106,7 +106,7 @@ class Triplet(_OfRows):
         far = jnp.min(jnp.where(negative, distances, jnp.inf), -1)
         some = positive.any(-1) & negative.any(-1) & kept
         counts = jnp.where(some, jnp.ones(n) if rows.counts is None else rows.counts, 0)
-        return Examples(rows.targets, some, counts), near, jnp.where(some, far, 0)
+        return WeightedTargets(rows.targets, some, counts), near, jnp.where(some, far, 0)
 
 
 class InfoNCE(_OfRows):
@@ -140,7 +140,7 @@ class InfoNCE(_OfRows):
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean cross entropy of the pairs, and the fraction of them found."""
         pairs = self._several(outputs, "queries, keys", 2)
-        rows = Examples.of_numbers(repr(self), jnp.zeros(len(pairs[0])), weights)
+        rows = WeightedTargets.of_numbers(repr(self), jnp.zeros(len(pairs[0])), weights)
         queries, keys = (_unit(rows.select(a)) for a in pairs)
         similar = jnp.matmul(queries, keys.T, precision="highest") / self.temperature
         own = jnp.diagonal(similar)
@@ -194,7 +194,7 @@ class MarginRanking(_OfRows):
                 f"{self!r} needs targets of shape {first.shape}, 1 or -1 for each pair, got "
                 f"{describe(targets)}; write targets.reshape(-1)"
             )
-        pairs = Examples.of_numbers(repr(self), jnp.asarray(targets, first.dtype), weights)
+        pairs = WeightedTargets.of_numbers(repr(self), jnp.asarray(targets, first.dtype), weights)
         pairs = pairs.valid_where(jnp.abs(pairs.targets) == 1)
         gains = pairs.targets * (pairs.select(first) - pairs.select(second))
         return {

@@ -9,7 +9,7 @@ import optax
 
 from ..explain.text import describe
 from ..validation import Accepts, above, positive, tuple_of
-from .examples import Examples, check_shapes, wide
+from .examples import WeightedTargets, check_shapes, wide
 from .metrics import Direction
 from .task import Task
 
@@ -86,7 +86,7 @@ class Regression(Task):
         """Return the mean loss, and the mean absolute error."""
         wide = self._wide(outputs, targets)
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
-        examples = Examples.of_numbers(repr(self), targets, weights)
+        examples = WeightedTargets.of_numbers(repr(self), targets, weights)
         outputs = examples.select(wide)
         loss: Any = LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
         return {
@@ -130,7 +130,7 @@ class PoissonRegression(Task):
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean of exp(z) - y z, and the mean absolute error."""
         logs = self._wide(outputs, targets)
-        examples = Examples.of_numbers(repr(self), jnp.asarray(targets, logs.dtype), weights)
+        examples = WeightedTargets.of_numbers(repr(self), jnp.asarray(targets, logs.dtype), weights)
         examples = examples.valid_where(examples.targets >= 0)
         logs, y = examples.select(logs), examples.targets
         rates = jnp.exp(logs)
@@ -199,7 +199,7 @@ class GaussianRegression(Task):
             )
         means, logs = self._parts(outputs)
         scaled = (jnp.asarray(targets, means.dtype) - self.mean) / self.std
-        examples = Examples.of_numbers(repr(self), scaled, weights)
+        examples = WeightedTargets.of_numbers(repr(self), scaled, weights)
         errors, logs = examples.select(means) - examples.targets, examples.select(logs)
         return {
             "loss": examples.ratio((logs + jnp.square(errors) * jnp.exp(-logs)) / 2),
@@ -261,7 +261,7 @@ class QuantileRegression(Task):
         check_shapes(repr(self), outputs, targets, shape, hint=hint)
         found = wide(outputs)
         scaled = (jnp.asarray(targets, found.dtype) - self.mean) / self.std
-        examples = Examples.of_numbers(repr(self), scaled, weights)
+        examples = WeightedTargets.of_numbers(repr(self), scaled, weights)
         found, y = examples.select(found), examples.targets
         errors = y[..., None] - found
         q = jnp.asarray(self.quantiles, found.dtype)

@@ -26,7 +26,7 @@ from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source, epoch_order, whole_batches
 from ..data.stream import Stream
-from ..inspect.flops import costs
+from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
 from .program import Program, code_of
@@ -80,7 +80,7 @@ def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
 DEFAULT_SIZE = 128  # rows of a batch
 
 
-class Batches(NamedTuple):
+class DispatchInput(NamedTuple):
     """The input of one dispatch of compiled steps.
 
     Args:
@@ -121,9 +121,9 @@ class Loader:
     def begin(self, step: int, position: Position | None) -> None:
         """Get ready for the steps after `step`, at which the source was at `position`."""
 
-    def take(self, step: int, count: int) -> Batches:
+    def take(self, step: int, count: int) -> DispatchInput:
         """Return the batches of `count` steps after `step`, or of fewer."""
-        return Batches(None, count, 1)
+        return DispatchInput(None, count, 1)
 
     def prepare(self, step: int) -> None:
         """Prepare the steps after `step` on the host while the device is busy."""
@@ -137,6 +137,12 @@ class Loader:
 
     def close(self) -> None:
         """Release the resources of reading."""
+
+
+@jax.jit
+def _rows(arrays: Any, chosen: Any) -> Any:
+    """Return the chosen rows of each array."""
+    return jax.tree.map(lambda leaf: leaf[chosen], arrays)
 
 
 class ArrayLoader(Loader):
@@ -164,8 +170,7 @@ class ArrayLoader(Loader):
 
     def first(self) -> Any:
         """Return the batch of the first step."""
-        chosen = self.take(0, 1).items[0]
-        return jax.tree.map(lambda leaf: leaf[chosen], self.arrays)
+        return _rows(self.arrays, self.take(0, 1).items[0])
 
     def spec(self) -> Any:
         """Return the shapes and types of a batch."""
@@ -178,11 +183,11 @@ class ArrayLoader(Loader):
             order = epoch_order(self._words, epoch, self._total)
             self._drawn = epoch, order[: self._steps * self._size].reshape(-1, self._size)
 
-    def take(self, step: int, count: int) -> Batches:
+    def take(self, step: int, count: int) -> DispatchInput:
         """Return the rows of each step."""
         self.prepare(step)
         begin = step % self._steps
-        return Batches(self._drawn[1][begin : begin + count], count, self._size)
+        return DispatchInput(self._drawn[1][begin : begin + count], count, self._size)
 
 
 class SourceLoader(Loader):
@@ -204,7 +209,8 @@ class SourceLoader(Loader):
         self._source, self._size, self._words = source, size, words
         self._placement, self._program = placement, program
         with contextlib.suppress(NoEpochs):
-            self.steps_per_epoch, self.has_epochs = source.steps_per_epoch(size), True
+            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
+            self.has_epochs: bool = True
         self._batches: Any = None
 
     def first(self) -> Any:
@@ -222,12 +228,12 @@ class SourceLoader(Loader):
             self.close()
             self._batches = prefetched(self._open(position), self._placed, ahead=1)
 
-    def take(self, step: int, count: int) -> Batches:
+    def take(self, step: int, count: int) -> DispatchInput:
         """Return the next batch."""
         self.begin(0, None)  # if the epoch before has ended
         batch = self._peek()
         next(self._batches)
-        return Batches(batch, 1, row_count(batch))
+        return DispatchInput(batch, 1, row_count(batch))
 
     def ends_epoch(self) -> bool:
         """Return whether no batch is left; the source is opened again for the next epoch."""
@@ -343,7 +349,7 @@ class Steps:
         )
         return metrics
 
-    def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, state: Any, step: int, batches: DispatchInput) -> tuple[Any, dict[str, Any]]:
         """Return the state after the steps, and the metrics of each, stacked.
 
         Args:

@@ -43,8 +43,8 @@ import jax.numpy as jnp
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..validation import Accepts, unwritten
-from .examples import Examples, aligned, spread, wide
+from ..validation import Accepts, require, unwritten
+from .examples import WeightedTargets, expand_like, spread, wide
 from .metrics import (
     Collected,
     Derived,
@@ -157,10 +157,10 @@ class Task(Value):
         """Return outputs (..., 1) as (...) if targets have no axis of outputs."""
         return outputs[..., 0] if self.outputs == 1 and not self._per_output else outputs
 
-    def _labels(self, targets: Any, weights: Any = None) -> Examples:
+    def _labels(self, targets: Any, weights: Any = None) -> WeightedTargets:
         """Return the examples whose targets are labels of this task."""
         assert self.classes is not None
-        return Examples.of_labels(
+        return WeightedTargets.of_labels(
             repr(self), targets, weights, classes=self.classes, ignore=self.ignored
         )
 
@@ -213,11 +213,14 @@ def measured(task: Loss, outputs: Any, targets: Any, weights: Any = None) -> dic
     found: Any = {}
     if isinstance(task, Task) and own != _BOTH:
         found = task.measure(outputs, targets, weights)
-        if not isinstance(found, Mapping) or "loss" not in found:
-            raise TypeError(
-                f"{type(task).__name__}.measure must return the loss and metrics by name, got "
-                f"{describe(found)}; write return {{'loss': train.Ratio(sum, count)}}"
-            )
+        require(
+            isinstance(found, Mapping) and "loss" in found,
+            f"the result of {type(task).__name__}.measure",
+            "the loss and metrics by name",
+            found,
+            "write return {'loss': train.Ratio(sum, count)}",
+            TypeError,
+        )
         check_loss(found["loss"], owner)
         found = {"loss": found["loss"]} if "metrics" in own else dict(found)
 
@@ -266,7 +269,7 @@ def _by_rows(
     def shown(leaf: Any) -> jax.Array:
         one = jnp.asarray(leaf)[first]
         instead = jnp.where(kept.any(), one, jnp.zeros_like(one))
-        return jnp.where(aligned(kept, leaf), leaf, instead[None])
+        return jnp.where(expand_like(kept, leaf), leaf, instead[None])
 
     def of_row(outputs: Any, targets: Any) -> dict[str, Any]:
         return written(*jax.tree.map(lambda leaf: leaf[None], (outputs, targets)))

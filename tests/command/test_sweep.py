@@ -22,7 +22,7 @@ from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import read
+from jaxnn.sweep.snapshot import read
 from tests.sweep import quick
 
 SPACE = Space(
@@ -444,7 +444,8 @@ def test_an_experiment_without_a_space(capsys, nothing_computed):
         assert status == 1
         assert error == (
             "error: quick declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})\n'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), or on the command line '
+            "--sweep optimizer.learning_rate=log:1e-4:1e-1\n"
         )
 
 
@@ -565,7 +566,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.report", fails)
+        patch.setattr("jaxnn.sweep.report.sweep_report", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):

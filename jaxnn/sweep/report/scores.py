@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.page import label, number
+from ...html.page import format_number, label
 from ...train.metrics import direction_of
-from ..dimensions import Choice, Dimension, Grid, Int
-from ..reading import Sweep
+from ..dimensions import Choice, Dimension, Grid
+from ..ranges import Int, LogNormal, Normal
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 # Two numbers whose multiples fill the unit square evenly (Roberts' R2 sequence).
@@ -45,7 +46,7 @@ def position(dimension: Dimension, value: Any, trial: int, spread: int = 0) -> f
 def set_axis(panel: Any, which: str, dimension: Dimension, most: int = 6) -> None:
     """Give the "x" or "y" axis of a panel the range, scale, and ticks of a dimension."""
     if isinstance(dimension, Choice | Grid):
-        names = [number(option) for option in dimension.options]
+        names = [format_number(option) for option in dimension.options]
         names = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
         every = -(-len(names) // 12)
         getattr(panel, f"{which}axis").set_ticks(range(0, len(names), every), names[::every])
@@ -63,19 +64,21 @@ def set_axis(panel: Any, which: str, dimension: Dimension, most: int = 6) -> Non
 
 
 def at_edge(dimension: Dimension, value: Any) -> str | None:
-    """Return at which edge of its range a value is, "lower" or "upper"; options have no edges.
+    """Return at which edge of its range a value is, "lower" or "upper".
+
+    Options and priors have no edges.
 
     >>> from jaxnn.sweep import LogUniform
     >>> at_edge(LogUniform(1e-4, 1e-1), 0.09), at_edge(LogUniform(1e-4, 1e-1), 0.01)
     ('upper', None)
     """
-    if isinstance(dimension, Choice):
+    if isinstance(dimension, Choice | Normal | LogNormal):
         return None
     if isinstance(dimension, Grid):
         last = len(dimension.options) - 1
         return {0: "lower", last: "upper"}.get(dimension.index(value)) if last else None
     if isinstance(dimension, Int):
-        return {dimension.low: "lower", dimension.high: "upper"}.get(value)
+        return {dimension.low: "lower", dimension.last: "upper"}.get(value)
     share = dimension.unit(value)
     return "lower" if share < EDGE else "upper" if share > 1 - EDGE else None
 
@@ -147,7 +150,7 @@ def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -
     return ScoreScale(low, high, log, beyond)
 
 
-def scale_of(sweep: Sweep) -> ScoreScale:
+def score_axis(sweep: Sweep) -> ScoreScale:
     """Return the axis for the scores of the trials that are compared with each other."""
     return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximize)
 
@@ -185,7 +188,7 @@ def draw_scores(
         sweep: the sweep of the trials.
         trials: trials with a score.
         across: the horizontal position of a trial; None leaves it out.
-        scale: of `scale_of`.
+        scale: of `score_axis`.
         named: whether the strips have names at the left. Default: True.
     """
     lost = [t for t in sweep.trials if t.status in BROKEN]
@@ -242,7 +245,7 @@ def progress(sweep: Sweep) -> str:
     """Return the sections of the best score so far, and of the learning curves."""
     if sweep.best is None:
         return ""
-    scale = scale_of(sweep)
+    scale = score_axis(sweep)
     names = _curve_names(sweep)
     rungs = " Dotted: rungs, after which only better trials continue, so that the band jumps."
     return page.section(

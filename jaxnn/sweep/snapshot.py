@@ -23,7 +23,7 @@ import numpy as np
 from ..files.reading import FileError, listed
 from ..html.page import count
 from ..train.metrics import badness
-from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
+from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
 from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
@@ -321,20 +321,3 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
     if problem:
         raise LedgerError(f"{damaged(folder)} ({problem})")
     return {name: meta[name] for name in NEEDED}, dimensions
-
-
-def dimension_of(row: Mapping[str, Any]) -> Dimension:
-    """Return the dimension of a row of `Space.to_plain`.
-
-    Args:
-        row: The row.
-
-    >>> dimension_of({"name": "width", "kind": "choice", "options": [64, 128], "log": False})
-    Choice(64, 128)
-    """
-    kinds = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
-    kind = kinds[row["kind"]]
-    if kind in (Choice, Grid):
-        return kind(*row["options"])
-    ends = row["low"], row["high"]
-    return Int(*ends, row["log"]) if kind is Int else kind(*ends)

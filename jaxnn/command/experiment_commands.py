@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..experiment.experiment import Command, Experiment, configured
-from ..experiment.prediction import predict
-from ..experiment.run import run
+from ..experiment.prediction import print_predictions
 from ..experiment.run_folder import (
     CONFIG,
     RESULT,
@@ -34,10 +33,12 @@ from ..experiment.run_folder import (
     load_run,
     load_unfinished,
 )
+from ..experiment.training_run import run
 from ..files.reading import printable, quoted
 from ..train import Interrupted
+from .compilation_cache import OFF, use_compilation_cache
 from .parsing import (
-    dispatch,
+    execute,
     folder_option,
     imported,
     module_of,
@@ -60,14 +61,14 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     Raises:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = use_compilation_cache(list(sys.argv[1:] if arguments is None else arguments))
     # Python's last garbage collection, through all objects of JAX, takes half a second.
     atexit.register(gc.freeze)
     # An option, or a word such as `optimizer:sgd`, belongs to the default command.
     named = bool(words) and not words[0].startswith("-") and ":" not in words[0]
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
-    status = dispatch(further | COMMANDS, name, imported(experiment), words)
+    status = execute(further | COMMANDS, name, imported(experiment), words)
     if status == 130 and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
@@ -102,6 +103,7 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
             "sweep --help": "train many configurations",
             "run --from FOLDER:best": "train the best trial of a sweep, or FOLDER:17",
         }
+    others[OFF] = "keep no compiled programs for the next start"
     width = max(map(len, others))
     lines = [f"    {call.ljust(width)}  {what}" for call, what in others.items()]
     text = [
@@ -162,7 +164,7 @@ def predict_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     inputs = one_option("input", "FILE", text, "the test rows")
     title = "Predict from a finished run: print a line per row."
     folder, found = read_options(experiment, "predict", title, [inputs()], arguments, "a run")
-    predict(experiment, folder, found.input)
+    print_predictions(experiment, folder, found.input)
 
 
 def _further(command: Command, experiment: Experiment[Any], arguments: list[str]) -> None:

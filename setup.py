@@ -10,6 +10,10 @@ EXAMPLES = {"jaxnn.examples": "experiments", "jaxnn.examples.gallery": "experime
 setup(
     packages=[*find_packages(include=["jaxnn*"]), *EXAMPLES],
     package_dir=EXAMPLES,
-    package_data={"jaxnn": ["py.typed"], "jaxnn.examples.gallery": ["*.npz"]},
+    package_data={
+        "jaxnn": ["py.typed"],
+        "jaxnn.html": ["*.css", "*.js"],
+        "jaxnn.examples.gallery": ["*.npz"],
+    },
     exclude_package_data={"jaxnn.examples": ["*.png"]},
 )

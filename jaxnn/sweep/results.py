@@ -11,11 +11,10 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment, TrainedRun, configured
 from ..validation import integer
-from .display import best_trials, best_trials_html
+from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
 from .report import write_report
-from .report.scores import drawn_progress
 from .snapshot import Sweep, mean, read
 from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
@@ -93,15 +92,11 @@ class Result:
         return pandas.DataFrame(rows)
 
     def report(self) -> Path:
-        """Write `report.html` into the folder of the sweep, and return its path.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
+        """Write `report.html` into the folder of the sweep, and return its path."""
         return write_report(self.sweep)
 
     def plot(self) -> Any:
-        """Return a figure of the best score so far, by trials and by time, as the report has it.
+        """Return a figure of the scores of all trials and the best so far, by trials and by time.
 
         Notebooks show it; `result.plot().savefig("scores.png")` writes a file.
 
@@ -113,7 +108,7 @@ class Result:
             ImportError: matplotlib is not installed.
         """
         self.best  # noqa: B018, which raises if no trial has a score
-        return drawn_progress(self.sweep)
+        return score_figure(self.sweep)
 
     def _repr_html_(self) -> str:
         """Return the best trials as a table, and how the others ended, for notebooks."""

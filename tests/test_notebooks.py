@@ -11,6 +11,8 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.explain.display import Node, page
+from jaxnn.sweep import Result
+from tests.sweep.made_up import made_up
 
 
 def lines(html):
@@ -104,6 +106,23 @@ def test_a_history_draws_its_metrics(fitted):
         history.plot("los")
     with pytest.raises(ValueError, match=r"must be a history with a record"):
         train.History().plot()
+
+
+def test_a_sweep_is_a_table_of_its_best_trials_and_draws_the_best_so_far():
+    swept = made_up(trials=30)
+    result = Result(swept)
+    rows = re.findall("<tr>.*?</tr>", result._repr_html_())
+    assert len(rows) == 6  # a title and five trials
+    best = [re.findall("<td[^>]*>([^<]*)", row)[0] for row in rows[1:]]
+    assert best == [str(trial.number) for trial in result.ranking[:5]]
+    left, right = result.plot().axes
+    dots, line = left.lines
+    scores = {t.number: swept.scores[t.number].mean for t in swept.finalists}
+    assert dict(zip(*dots.get_data(), strict=True)) == scores
+    steps = list(line.get_ydata())
+    assert steps == sorted(steps, reverse=not swept.maximize)
+    assert steps[-1] == result.best.score
+    assert result.best.score in right.lines[0].get_ydata()
 
 
 class Square(nn.Composite):

@@ -198,7 +198,7 @@ class Settings:
         return self.search not in BLIND
 
     def bracket(self, index: int, count: int | None, epochs: int) -> Bracket:
-        """Return the bracket of a round: how many trials begin, and where they are compared.
+        """Return the bracket of a round: the number of trials, and the epochs that compare them.
 
         Args:
             index: Number of the round.

@@ -94,7 +94,8 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     assert found.best is not None
     lines = out.splitlines()
     assert lines[0] == f"quick: sweep in {place}"
-    assert lines[1] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
+    assert lines[1] == "0 of 8 trials · 0 %; asking for trials"
+    assert lines[2] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
     assert lines[-10].startswith("8 of 8 trials: 8 done · 100 % · ")
     assert "quick: 8 trials, 8 done" in lines
     top = lines[lines.index("quick: 8 trials, 8 done") + 1 :][:6]

@@ -108,6 +108,17 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     )
 
 
+def test_help_has_no_option_that_would_be_rejected_and_defines_its_words(capsys):
+    status, out, _ = said(capsys, "sweep", "--help")
+    assert status == 0
+    options = set(re.findall(r"--[\w.-]+", out.partition("The options below")[2]))
+    assert {"--model.depth", "--epochs", "--trials"} <= options
+    assert not options & {"--optimizer.learning-rate", "--optimizer.momentum"}
+    assert "--optimizer.learning-rate" in said(capsys, "run", "--help")[1]
+    for word in ("trial", "lane", "group", "cohort", "rung"):
+        assert len(re.findall(rf"^    {word} ", out, flags=re.MULTILINE)) == 1
+
+
 def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, error = said(capsys, "plan", *SMALL)

@@ -12,7 +12,13 @@ from jax.test_util import check_vjp
 import jaxnn as nn
 from tests.cases import CASES, KEY, Case, distinct, every, host
 
-NO_BATCH = ("Dense of a vector", "Dense on axes", "AvgPool", "EmbeddingBag, packed")
+NO_BATCH = (
+    "RelativePositionBias",
+    "Dense of a vector",
+    "Dense on axes",
+    "AvgPool",
+    "EmbeddingBag, packed",
+)
 
 
 def floating(tree):

@@ -22,7 +22,10 @@ from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
 PATIENCE = 1.0
-"""Seconds between two reports of the progress: counting takes long after many trials."""
+"""Seconds between two reports of the progress."""
+
+SHARE = 20
+"""Pauses between two reports are this many times as long as a report, which counts all trials."""
 
 
 class SweepProgress(NamedTuple):
@@ -79,7 +82,7 @@ class Reporter:
         self.ledger, self.planner, self.watch = ledger, planner, watch
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
-        self._began, self._last = time.perf_counter(), -math.inf
+        self._began, self._next = time.perf_counter(), -math.inf
         self.doing = ""
         self._used = time_used(ledger.cohorts(), ledger.groups())
         self._cohorts = len(ledger.cohorts())
@@ -101,15 +104,18 @@ class Reporter:
         self.report(0, now=True)
 
     def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was less than a second ago.
+        """Report the progress, unless the last report was just before.
 
         Args:
             rung: The epochs of the rung that is being reached.
             now: Whether to report in any case. Default: False.
         """
-        if now or time.perf_counter() >= self._last + PATIENCE:
-            self._last = time.perf_counter()
-            self.watch(self.progress(rung))
+        began = time.perf_counter()
+        if now or began >= self._next:
+            progress = self.progress(rung)
+            pause = max(PATIENCE, SHARE * (time.perf_counter() - began))
+            self.watch(progress)
+            self._next = time.perf_counter() + pause
 
     def progress(self, rung: int) -> SweepProgress:
         """Return the progress.

@@ -6,11 +6,12 @@ when tests are collected.
 
 Laws of layers are tested on every case. Laws of wrappers and of `init` are tested on the cases in
 STRUCTURAL, which differ in their parameters, state, keys, inputs, and outputs; on the other cases
-these tests are marked slow.
+these tests are marked slow. So are the costly laws of layers on the cases in COMPOSED.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -298,3 +299,24 @@ structural = pytest.mark.parametrize(
     ],
     ids=str,
 )
+
+# Compositions whose layers and wrappers are also parts of other cases.
+COMPOSED = (
+    "Sequential",
+    "Sequential by name",
+    "Residual",
+    "Repeat",
+    "Repeat of Repeat",
+    "Precision",
+    "Inference of Attention",
+    "Repeat of Inference",
+)
+
+
+def distinct(cases: Iterable[Case]) -> Any:
+    """Parametrize a test by `cases`, of which those in COMPOSED are slow."""
+    marked = [
+        pytest.param(case, marks=pytest.mark.slow if case.name in COMPOSED else ())
+        for case in cases
+    ]
+    return pytest.mark.parametrize("case", marked, ids=str)

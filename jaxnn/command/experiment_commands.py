@@ -52,7 +52,7 @@ from .parsing import (
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
     """Run the command line of an experiment, and return the exit status.
 
-    The status is 0 for success, 1 for an error, 2 for a wrong command line, and 130 for Ctrl-C.
+    The exit statuses are those of `execute`.
 
     Args:
         experiment: the experiment.
@@ -69,7 +69,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
     status = execute(further | COMMANDS, name, imported(experiment), words)
-    if status == 130 and arguments is None:
+    if status in (130, 143) and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
     return status
@@ -122,7 +122,7 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     if len(rest) == 1 and (Path(rest[0]) / CONFIG).is_file():
         config, options = load_unfinished(experiment, Path(rest[0]))
         return _trained(experiment, config, Path(rest[0]), options, "--force" in arguments)
-    return _sweeping("resume", experiment, arguments)
+    return _sweeping("resume_sweep", experiment, arguments)
 
 
 def _trained(
@@ -179,13 +179,13 @@ def _further(command: Command, experiment: Experiment[Any], arguments: list[str]
 def _sweeping(name: str, experiment: Experiment[Any], arguments: list[str]) -> int:
     from . import sweep  # its imports take as long as all others
 
-    return getattr(sweep, f"{name}_command")(experiment, arguments)
+    return getattr(sweep, name)(experiment, arguments)
 
 
 COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
     "run": run_command,
     "predict": predict_command,
-    "plan": functools.partial(_sweeping, "plan"),
-    "sweep": functools.partial(_sweeping, "sweep"),
+    "plan": functools.partial(_sweeping, "plan_command"),
+    "sweep": functools.partial(_sweeping, "sweep_command"),
     "resume": resume_command,
 }

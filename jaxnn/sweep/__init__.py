@@ -12,14 +12,18 @@ only when they are used.
 """
 
 from .dimensions import Choice, Grid
+from .external import AskTell
 from .ranges import Int, LogNormal, LogUniform, Normal, Uniform
 from .results import Result, open
 from .running import run
+from .settings import Budget
 from .space import Space
 from .swept import Branch, When
 
 __all__ = [
+    "AskTell",
     "Branch",
+    "Budget",
     "Choice",
     "Grid",
     "Int",

@@ -65,7 +65,7 @@ _ANY = _Content("anything", lambda plain: True)
 _DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
 _VALUES = _Content(
     "a dict of values",
-    lambda plain: isinstance(plain, dict) and all(map(tables.is_value, plain.values())),
+    lambda plain: isinstance(plain, dict) and all(map(tables.is_stored, plain.values())),
 )
 _LANES = _Content(
     "a list of lanes",
@@ -471,6 +471,22 @@ class Ledger:
             )
             unused = tables.release(db)
         storage.remove_states(self.folder, unused)
+
+    def restart(self, meta: Mapping[str, Any]) -> None:
+        """Ask all trials again, from the beginning, in a sweep with other meta data.
+
+        All results are removed, in the transaction that changes the meta data.
+
+        Args:
+            meta: Entries to replace, plain data by name.
+        """
+        rows = [(name, tables.to_text(plain)) for name, plain in meta.items()]
+        with self._transaction() as db:
+            for table in ("results", "lanes", "changes", "cohorts"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("UPDATE trials SET status = 'asked', rung = NULL, error = NULL")
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        storage.clean(self.folder, [])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

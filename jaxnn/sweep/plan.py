@@ -16,7 +16,8 @@ from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
 from .cohort import Probe, Timing, Way, Work, probe
-from .search import Search, searcher
+from .external import searcher
+from .search import Search, identity
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
@@ -67,6 +68,7 @@ class Planner:
         base: The configuration that trials change.
         settings: Settings of the sweep.
         found: "traced", or why not, by dimension. Default: found by abstract evaluation.
+        search: The search, if it is an object. Default: None, the one that the settings name.
 
     Raises:
         ValueError: The program does not report the metric, its direction is unknown, the space has
@@ -91,6 +93,7 @@ class Planner:
         base: Any,
         settings: Settings,
         found: Mapping[str, str] | None = None,
+        search: Any = None,
     ) -> None:
         self.experiment, self.base, self.settings = experiment, base, settings
         self.space = space_of(experiment).around(base)
@@ -98,8 +101,9 @@ class Planner:
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric, self.maximize = self._ranking(training)
+        chosen = settings.search if search is None else search
         self.search = searcher(
-            settings.search, self.space, seed=settings.search_seed, points=settings.points
+            chosen, self.space, seed=settings.search_seed, points=settings.points
         )
         self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
         settings.rounds(self.epochs)  # raises for rungs that are longer than a run
@@ -109,13 +113,25 @@ class Planner:
     @property
     def left_out(self) -> str:
         """A description of the grid points that are not tried; "" if all are."""
+        return self.left_out_after([])
+
+    def left_out_after(self, tries: Sequence[Values]) -> str:
+        """Return a description of the grid points that are not tried; "" if all are.
+
+        Args:
+            tries: The configurations that are tried first.
+        """
         settings = self.settings
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
-        if size <= settings.trials:
+        if size + len(tries) <= settings.trials or not size:
+            return ""
+        grid = {identity(point) for point in self.space.grid(settings.points)}
+        others = len([values for values in tries if identity(values) not in grid])
+        if size + others <= settings.trials:
             return ""
         return (
             f"the grid has {size} points, of which --trials {settings.trials} tries the first "
-            f"{settings.trials}: write --trials {size} to try all"
+            f"{settings.trials - others}: write --trials {size + others} to try all"
         )
 
     def member(self, values: Values) -> Member:

@@ -173,6 +173,11 @@ class Space:
         """The dotted paths of all swept fields, the same for each class of a branch."""
         return {".".join(swept.path) for swept in self._swept}
 
+    @property
+    def swept(self) -> tuple[SweptField, ...]:
+        """The swept fields in the order of `dimensions`, each with its path and conditions."""
+        return self._swept
+
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Return whether a trial has a dimension: whether all its conditions hold.
 

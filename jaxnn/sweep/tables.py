@@ -190,9 +190,9 @@ def frozen(plain: Any) -> Any:
     return tuple(map(frozen, plain)) if isinstance(plain, list) else plain
 
 
-def is_value(plain: Any) -> bool:
+def is_stored(plain: Any) -> bool:
     """Return whether JSON is a scalar, or a list of values."""
-    return all(map(is_value, plain)) if isinstance(plain, list) else isinstance(plain, Scalar)
+    return all(map(is_stored, plain)) if isinstance(plain, list) else isinstance(plain, Scalar)
 
 
 def to_text(plain: Any) -> str:

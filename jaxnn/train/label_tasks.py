@@ -11,7 +11,7 @@ from ..explain.text import describe
 from ..functional.gradients import picked
 from ..validation import integer, natural, number, positive
 from .classification import SEVERAL, ignored_label
-from .examples import WeightedTargets, spread, wide
+from .examples import WeightedTargets, per_target, wide
 from .metrics import Direction, Ratio
 from .task import Task
 
@@ -91,7 +91,7 @@ class Dice(Task):
         rows = losses.shape
         some = jnp.ones(rows, bool) if labels.kept is None else labels.kept
         some = some.any(axis=tuple(range(1, some.ndim)))
-        factor = spread(repr(self), weights if by_row else jnp.ones(rows), rows)
+        factor = per_target(repr(self), weights if by_row else jnp.ones(rows), rows)
         factor = some * jnp.asarray(factor, losses.dtype)
         loss = jnp.sum(jnp.where(some, losses, 0) * factor)
         return {"loss": Ratio(loss, jnp.sum(factor)), "accuracy": labels.accuracy(predicted)}

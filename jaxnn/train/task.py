@@ -44,7 +44,7 @@ from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
 from ..validation import Accepts, require, unwritten
-from .examples import WeightedTargets, expand_like, spread, wide
+from .examples import WeightedTargets, expand_like, per_target, wide
 from .metrics import (
     Collected,
     Derived,
@@ -260,7 +260,7 @@ def _by_rows(
     written: Callable[..., dict[str, Any]], outputs: Any, targets: Any, weights: Any, owner: str
 ) -> dict[str, Any]:
     """Return loss and metrics as ratios: the numbers of each row, weighted."""
-    counts = spread(owner, weights, jnp.shape(jax.tree.leaves(targets)[0])[:1])
+    counts = per_target(owner, weights, jnp.shape(jax.tree.leaves(targets)[0])[:1])
     assert counts is not None
     kept = counts != 0
     # A row of weight 0 is computed as one that counts: 0 times NaN would be NaN in the gradient.

@@ -60,7 +60,5 @@ def test_wrong_marks_are_reported():
     with pytest.raises(ValueError, match=r"segment_ids must be of the shape .*\(2, 5\)"):
         nn.GroupNorm(2).init(KEY, X, segment_ids=SEGMENTS[:, :3])
     norm = nn.BatchNorm(axis=1)
-    with pytest.raises(
-        ValueError, match=r"must be an axis behind those of segment_ids \(2, 5"
-    ):
+    with pytest.raises(ValueError, match=r"must be an axis behind those of segment_ids \(2, 5"):
         norm.apply(norm.init(KEY, X), X, segment_ids=SEGMENTS, state=norm.init_state(X))

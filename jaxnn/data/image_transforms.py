@@ -193,7 +193,7 @@ def rand_augment(
     Reference: Cubuk et al., RandAugment: practical automated data augmentation with a reduced
     search space, 2019.
 
-    >>> rand_augment(jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)).shape
+    >>> jax.eval_shape(rand_augment, jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)).shape
     (2, 8, 8, 3)
     """
     _check_images(images, "rand_augment", colors=True)

@@ -23,6 +23,7 @@ from ..sweep.ledger import check_free
 from ..sweep.plan import Planner, make_plan
 from ..sweep.report import prepared
 from ..sweep.report.result import best_command
+from ..sweep.results import TrialResult
 from ..sweep.running import resume
 from ..sweep.settings import Settings
 from ..sweep.storage import resume_command as resume_text
@@ -95,26 +96,27 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     return _run(call, experiment, folder, resources)
 
 
-def configuration_of(experiment: Experiment[Any], text: str) -> Any:
-    """Return the configuration of a trial: `FOLDER:best`, or `FOLDER:17`.
+def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> TrialResult:
+    """Return a trial of a sweep: `FOLDER:best`, or `FOLDER:17`.
 
     Args:
         experiment: the experiment.
         text: the folder of a sweep, and the trial.
+        what: the name of the argument in errors. Default: "--from".
 
     Raises:
         ValueError, OSError: the folder or the trial does not exist.
     """
     folder, colon, name = text.rpartition(":")
     if not colon or not (name == "best" or name.isdecimal()):
-        raise ValueError(f"--from is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
+        raise ValueError(f"{what} is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
     found = opened(folder, experiment)
     if name == "best":
-        return found.best.config
+        return found.best
     last = len(found.trials) - 1
     if int(name) > last:
         raise ValueError(f"{folder} has the trials 0 .. {last}, and no {name}")
-    return found.trials[int(name)].config
+    return found.trials[int(name)]
 
 
 def _requested(

@@ -119,7 +119,8 @@ class Compiled:
         Args:
             values: The traced values of each lane.
             seeds: The seed of each lane.
-            state: The states of the lanes after the epochs before, stacked; None at the beginning.
+            state: The states of the lanes after the epochs before, stacked, or of all lanes of such
+                a call; None at the beginning.
             epochs: The first epoch, and the one after the last.
 
         Returns:
@@ -136,7 +137,7 @@ class Compiled:
         pieces = first.pieces(data[0])
         at_once = self.steps_at_once(values[0])
         if state is not None:
-            ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
+            ts = jax.tree.map(lambda leaf: _filled(leaf, self.way.lanes), state)
         else:  # as in `train.fit`: faster than compiling it for all lanes
             pairs = zip(trainings, seeds, strict=True)
             starts = [self._start(one, seed, numbers, data[1]) for one, seed in pairs]
@@ -314,6 +315,12 @@ class Compiled:
 def _with_keys(ts: Any, training: Training) -> Any:
     """Return the state of a lane with its keys as keys, which travel as words."""
     return with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
+
+
+def _filled(leaf: Any, lanes: int) -> Any:
+    """Return the states of a number of lanes, the last one repeated."""
+    missing = lanes - leaf.shape[0]
+    return np.concatenate([leaf, *[leaf[-1:]] * missing]) if missing else leaf
 
 
 def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:

@@ -17,6 +17,7 @@ import numpy as np
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .plan import Grouped
+from .score import mean, score_of
 from .search import Observation
 from .settings import Settings
 from .space import Space, Values
@@ -63,6 +64,18 @@ class History:
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
         return self.curves.get(name, {}).get(trial, {})
+
+    def since(self, trial: int, curve: Mapping[int, float], end: int) -> list[float]:
+        """Return the values of a curve up to an epoch, since the trial took the state of another.
+
+        Args:
+            trial: Number of the trial.
+            curve: Values by epoch.
+            end: The last epoch.
+        """
+        changed = [c.epoch for c in self.changes if c.trial == trial and c.epoch < end]
+        begin = max(changed, default=0)
+        return [curve[at] for at in sorted(curve) if begin < at <= end]
 
     def values(self, trials: Iterable[int], epoch: int) -> dict[int, Values]:
         """Return the values of trials after an epoch: as asked, or as they were changed."""
@@ -131,7 +144,7 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
         index = max((trial.round for trial in trials), default=-1) + 1
         if len(trials) >= settings.trials or index >= len(rounds):
             return None
-        observations = [Observation(t.values, _score(history, t, settings.seeds)) for t in trials]
+        observations = [Observation(t.values, _score(history, t, settings)) for t in trials]
         return Ask(index, rounds[index].count, observations)
     index = min(open_rounds)
     bracket, round = rounds[index], [trial for trial in trials if trial.round == index]
@@ -144,7 +157,7 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
             return Train(rung, parts, last)
         if last:
             break
-        scores = [_score(history, trials[n], settings.seeds, (begin, end)) for n in members]
+        scores = [_score(history, trials[n], settings, (begin, end)) for n in members]
         changes: list[Change] = []
         if settings.halving == "population":
             if all(change.epoch != end for change in history.changes):
@@ -209,22 +222,27 @@ def _changes(
 
 
 def _score(
-    history: History, trial: Trial, seeds: int, epochs: tuple[int, int] | None = None
+    history: History, trial: Trial, settings: Settings, epochs: tuple[int, int] | None = None
 ) -> float | None:
-    """Return the metric of a trial, the mean over its seeds; smaller is better.
+    """Return the score of a trial, the mean over its seeds; smaller is better.
 
-    The metric is the last one, or the one at the end of the given epochs. The result is None if the
-    trial is broken or diverged within the epochs, because an accuracy may be the best while the
-    loss is NaN. It is also None if the metric is missing or not finite for a seed.
+    It is the score at the end, or at the end of the given epochs. The result is None if the trial
+    is broken or diverged within the epochs, because an accuracy may be the best while the loss is
+    NaN. It is also None if the metric is missing or not finite for a seed.
     """
     number = trial.number
     if trial.status in BROKEN if epochs is None else _diverged(history, number, epochs):
         return None
     curves = [curve for curve in history.curve(history.metric, number).values() if curve]
-    if len(curves) < seeds:
+    if len(curves) < settings.seeds:
         return None
-    ends = [curve.get(epochs[1] if epochs else max(curve), math.nan) for curve in curves]
-    score = badness(float(np.mean(ends)), history.maximize)
+    each = []
+    for curve in curves:
+        end = epochs[1] if epochs else max(curve)
+        values = history.since(number, curve, end)
+        whole = end in curve
+        each.append(score_of(values, settings.score, history.maximize) if whole else math.nan)
+    score = badness(mean(each), history.maximize)
     return score if math.isfinite(score) else None
 
 

@@ -15,7 +15,7 @@ import time
 import traceback
 import typing
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..train.metrics import badness
-from .cohort import Outcome, Way, Work, regrouped, work
+from .cohort import Outcome, Way, Work, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -41,8 +41,10 @@ from .decision import (
 )
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
+from .score import mean, score_of
 from .settings import Settings
 from .space import Values
+from .states import kept, regrouped
 from .storage import LedgerError, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
@@ -121,11 +123,12 @@ class Reporter:
             rung: The epochs of the rung that is being reached.
         """
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
-        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        ends: dict[int, dict[int, list[float]]]
+        ends = {trial.number: {} for trial in trials if trial.status == "done"}
         for result in self.ledger.results(planner.metric):  # in the order of epochs
             if result.trial in ends:
-                ends[result.trial][result.seed] = result.value
-        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+                ends[result.trial].setdefault(result.seed, []).append(result.value)
+        means = {n: mean(self._scores(each)) for n, each in ends.items() if each}
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
         worth, best = min(ranked, default=(math.inf, -1))
         whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
@@ -141,6 +144,11 @@ class Reporter:
             before=self._before,
             seconds=time.perf_counter() - self._began,
         )
+
+    def _scores(self, curves: Mapping[int, list[float]]) -> list[float]:
+        """Return the score of each seed of a trial."""
+        rule, maximize = self.planner.settings.score, self.planner.maximize
+        return [score_of(curve, rule, maximize) for curve in curves.values()]
 
 
 class Driver:
@@ -347,7 +355,11 @@ class Driver:
             grouped.way,
             part.epochs,
             self._states(part.lanes, begin, history) if begin else None,
-            keep=not step.last,
+            # At the end the states of the best are kept; after rungs, the score has other epochs.
+            keep=not step.last or bool(begin and self.settings.keep),
+            trials=tuple(lane.trial for lane in part.lanes),
+            best=self.planner.keep if step.last and not begin and self.settings.keep else None,
+            stopping=self.planner.stopping,
         )
 
     def _states(self, lanes: Sequence[Lane], epoch: int, history: History) -> bytes:
@@ -389,18 +401,21 @@ class Driver:
         if outcome.way.width != sent.way.width:  # memory ran out: the next cohorts are as narrow
             self._narrow(part.group, outcome.way.width)
         begin, end = part.epochs
+        ends = outcome.ended or (end,) * len(part.lanes)
         results = [
             (lane.trial, lane.seed, begin + 1 + at, metric, float(value))
             for metric, table in outcome.metrics.items()
-            for lane, row in zip(part.lanes, table, strict=True)
-            for at, value in enumerate(row)
+            for lane, row, last in zip(part.lanes, table, ends, strict=True)
+            for at, value in enumerate(row[: last - begin])
         ]
+        lane_ends = dict(zip(part.lanes, ends, strict=True))
         errors: dict[int, str] = {}
         if step.last or self.settings.halving != "population":  # where another state replaces it
             for trial, seed, at, metric, value in results:
-                ranked = step.last and at == end and metric == self.planner.metric
+                at_end = at == lane_ends[Lane(trial, seed)]
+                ranked = step.last and at_end and metric == self.planner.metric
                 bad = ranked and not math.isfinite(value)
-                if bad or shows_divergence(metric, value, at == end):
+                if bad or shows_divergence(metric, value, at_end):
                     text = f"{metric} is {value} after epoch {at} with seed {seed}"
                     errors.setdefault(trial, text)
         statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
@@ -408,8 +423,30 @@ class Driver:
         pairs = tuple((lane.trial, lane.seed) for lane in part.lanes)
         times = outcome.seconds, outcome.compile_seconds
         cohort = Cohort(part.group, step.rung, begin, end, pairs, *times)
-        self.ledger.commit(cohort, results, statuses, errors, outcome.state)
+        best, state = None, outcome.state
+        if step.last and state is not None:
+            done = {trial for trial, status in statuses.items() if status == "done"}
+            best, state = self._kept(part, outcome, done, history), None
+        self.ledger.commit(cohort, results, statuses, errors, state, best)
         self.reporter.lanes += len(part.lanes)
+
+    def _kept(self, part: Part, outcome: Outcome, done: Collection[int], history: History) -> Any:
+        """Return the trials that are kept after their last cohort, as `Ledger.commit` gets them."""
+        assert outcome.state is not None
+        metric, (begin, end) = self.planner.metric, part.epochs
+        places: dict[int, list[int]] = {}
+        for place, lane in enumerate(outcome.packed or range(len(part.lanes))):
+            if part.lanes[lane].trial in done:
+                places.setdefault(part.lanes[lane].trial, []).append(place)
+        curves: dict[int, list[list[float]]] = {trial: [] for trial in places}
+        for index, lane in enumerate(part.lanes):
+            if lane.trial in places:
+                last = outcome.ended[index] if outcome.ended else end
+                row = outcome.metrics[metric][index].tolist()[: last - begin]
+                curve = dict(history.curve(metric, lane.trial).get(lane.seed, {}))
+                curve |= dict(enumerate(row, begin + 1))
+                curves[lane.trial].append(history.since(lane.trial, curve, last))
+        return kept(self.planner.keep, outcome.state, places, curves, self.ledger.kept())
 
     def _narrow(self, name: str, width: int) -> None:
         """Record that memory ran out, and the number of lanes per call from now on."""

@@ -15,7 +15,10 @@ import jax
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
-from .cohort import Probe, Timing, Way, Work, probe
+from ..train import EarlyStopping
+from .cohort import Way, Work
+from .probe import Probe, Timing, probe
+from .score import Keep
 from .search import Search, searcher
 from .settings import Settings
 from .space import Space, Values
@@ -83,6 +86,7 @@ class Planner:
     metric: str
     maximize: bool
     search: Search
+    stopping: EarlyStopping | None
     found: dict[str, str]
 
     def __init__(
@@ -97,6 +101,8 @@ class Planner:
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric, self.maximize = self._ranking(training)
+        ranking = self.metric, self.maximize
+        self.stopping = stopping_of(experiment, settings, self.metrics, ranking)
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
@@ -218,6 +224,11 @@ class Planner:
             return metric, maximize
         raise ValueError(problem)
 
+    @property
+    def keep(self) -> Keep:
+        """Which trials are kept."""
+        return Keep(self.settings.keep, self.metric, self.maximize, self.settings.score)
+
     def _problem(self) -> str:
         """Return why the settings do not fit the experiment and its space; "" if they do."""
         settings, most = self.settings, self.settings.trials
@@ -253,6 +264,28 @@ class Planner:
                 f"static ({self.found[name]}): sweep traced numbers only"
             )
         return ""
+
+
+def stopping_of(
+    experiment: Experiment[Any],
+    settings: Settings,
+    metrics: Sequence[str],
+    ranking: tuple[str, bool],
+) -> EarlyStopping | None:
+    """Return what stops a lane early, as a single run with this patience; None if nothing does.
+
+    Args:
+        experiment: The experiment, whose metric a single run monitors.
+        settings: The settings; a metric that they name is monitored instead.
+        metrics: The metrics of the program.
+        ranking: The metric that trials are compared by, and whether larger is better.
+    """
+    if settings.patience is None:
+        return None
+    monitored = experiment.ranked
+    if settings.chosen_metric or monitored[0] not in metrics:
+        monitored = ranking
+    return EarlyStopping(monitored[0], settings.patience, maximize=monitored[1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,17 +7,26 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from ..experiment import sources
 from ..experiment.configuration import from_plain
-from ..experiment.experiment import Experiment, TrainedRun, configured
+from ..experiment.experiment import Configured, Experiment, TrainedRun, configured
+from ..train import Hook
+from ..train.state import with_keys, without_keys
 from ..validation import integer
 from .display import summary
 from .export import trial_rows
 from .ledger import Ledger
+from .plan import stopping_of
 from .reading import Sweep, mean, read
 from .report import write
+from .settings import Settings
+from .states import unpack
 from .structure import TRACED, converted, space_of
 from .tables import Trial
+from .training import Training
 
 
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
@@ -110,7 +119,7 @@ class TrialResult:
         values: The swept values by dotted path; after population-based training, the last ones.
         status: "asked", "running", "done", "stopped", "diverged", or "failed".
         error: Why it failed or diverged, or None.
-        score: The metric after its last epoch, the mean over its seeds; None without one.
+        score: Its score by the rule of the sweep, the mean over its seeds; None without one.
     """
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
@@ -146,29 +155,75 @@ class TrialResult:
         }
         return space_of(experiment).configured(base, values)
 
-    def train(self, seed: int = 0) -> TrainedRun:
-        """Train the configuration of the trial alone, and return the trained run.
-
-        A sweep does not keep the weights of trials, so this repeats the training. After a sweep
-        with `exact=True` the result is bitwise that of the lane; otherwise it may differ by
-        rounding, which training amplifies. After population-based training it is another run,
-        with the last values from the beginning.
+    def load(self, seed: int = 0) -> TrainedRun:
+        """Return the trained run of a trial that the sweep kept, with its final state.
 
         Args:
             seed: Which of the seeds of the trial, from 0. Default: 0.
+
+        Raises:
+            ValueError: The trial was not kept; or the code changed, so that its program has
+                another state.
+            LedgerError: The file with its states is missing or damaged.
+        """
+        one = self.configured(seed)
+        return TrainedRun(one.config, one.data.data, one.program, self._states(one, seed))
+
+    @functools.cached_property
+    def state(self) -> Any:
+        """The final state of a trial that the sweep kept, as of `load()`."""
+        return self.load().state
+
+    def train(self, seed: int = 0) -> TrainedRun:
+        """Train the configuration of the trial again, alone, and return the trained run.
+
+        After a sweep with `exact=True` the result is bitwise that of the lane; otherwise it may
+        differ by rounding, which training amplifies. After population-based training it is another
+        run, with the last values from the beginning.
+
+        Args:
+            seed: Which of the seeds of the trial, from 0. Default: 0.
+        """
+        one = self.configured(seed)
+        state, _ = one.fit(hooks=self._hooks(), progress=False)
+        return TrainedRun(one.config, one.data.data, one.program, state)
+
+    def configured(self, seed: int = 0) -> Configured:
+        """Return the configuration of the trial with its data and its program.
+
+        Args:
+            seed: As for `load`.
         """
         config = self.config
         integer(0, self._sweep.seeds - 1)(seed, "seed")
         if seed:
             config = dataclasses.replace(config, seed=config.seed + seed)
-        one = configured(self._known(), config)
-        state, _ = one.fit(progress=False)
-        return TrainedRun(config, one.data.data, one.program, state)
+        return configured(self._known(), config)
 
-    @functools.cached_property
-    def state(self) -> Any:
-        """The final state of `train()`, ready for `train.predict`; trained at the first use."""
-        return self.train().state
+    def _hooks(self) -> list[Hook]:
+        """Return what stops a trial early, in a sweep with `patience`."""
+        sweep, plain = self._sweep, self._sweep.facts.get("settings", {})
+        settings = from_plain(Settings, plain, f"{sweep.folder}: settings")
+        names = [*sweep.curves]
+        found = stopping_of(self._known(), settings, names, (sweep.metric, sweep.maximize))
+        return [] if found is None else [found]
+
+    def _states(self, one: Configured, seed: int) -> Any:
+        """Return the kept state of a seed."""
+        folder, number = self._sweep.folder, self.number
+        with Ledger.open(folder) as ledger:
+            kept = ledger.kept()
+            if number not in kept:
+                some = ", ".join(map(str, sorted(kept))) or "none"
+                raise ValueError(
+                    f"the weights of trial {number} of {folder} were not kept, those of {some} "
+                    f"were: sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
+                    "to keep more, or write trial.train() to train it again"
+                )
+            packed = ledger.kept_states(number)
+        spec = jax.eval_shape(lambda: Training(one).begin(0))
+        states = unpack(packed, jax.eval_shape(without_keys, spec))
+        return with_keys(jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), states), spec)
 
     def _known(self) -> Experiment[Any]:
         """Return the experiment; raise ValueError if it is unknown."""

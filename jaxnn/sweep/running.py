@@ -64,6 +64,8 @@ def run(
 ) -> Result:
     """Sweep the space of an experiment, and return the result.
 
+    The final states of the best trials are kept: `result.best.state` needs no training.
+
     If the folder contains this sweep, unfinished or finished, it is continued, and the result is
     bitwise equal to that of a sweep that was never interrupted. Arguments that are left out are
     then those of the sweep; those that are given must be equal to them.
@@ -96,6 +98,11 @@ def run(
               that of the experiment, the validation accuracy, or the validation loss.
             - `maximize`: The same, if larger is better.
             - `minimize`: The same, if smaller is better.
+            - `score`: The score of a trial: "last", the value after the last epoch; "best", the
+              best value; or "mean:5", the mean over the last 5 epochs. Default: "last".
+            - `keep`: Number of best trials whose final states are kept. Default: 1.
+            - `patience`: Stop a trial after this number of epochs without a better metric: the one
+              given here, otherwise the one that a single run monitors. Default: None, never.
             - `halving`: "none", "successive", "hyperband", or "population". Default: "none".
             - `eta`: One trial in this many continues from a rung to the next. Default: 4.
             - `least`: Epochs to the first rung, or between two changes of a population. Default: 1.

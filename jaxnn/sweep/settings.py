@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from ..validation import check_fields, integer, natural, positive
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
+from .score import rule_of_score
 
 # Searches that learn from one round for the next.
 LEARNING = ("tpe", "cmaes", "gp")
@@ -28,6 +29,13 @@ class Settings:
     """The metric for comparing trials, if larger is better."""
     minimize: str = ""
     """The metric for comparing trials, if smaller is better."""
+    score: Annotated[str, rule_of_score] = "last"
+    """The score of a trial: the last value of the metric, the best one, or mean:5 for the mean over
+    the last 5 epochs."""
+    keep: Annotated[int, natural] = 1
+    """Number of best trials whose weights are kept."""
+    patience: Annotated[int | None, None | positive] = None
+    """Stop a trial after this number of epochs without a better metric, as in a single run."""
     halving: Literal["none", "successive", "hyperband", "population"] = "none"
     """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
     eta: Annotated[int, integer(2)] = 4
@@ -66,6 +74,11 @@ class Settings:
             problem = (
                 "--exact and --by vmap contradict each other: lanes that train together round "
                 "differently; leave one out"
+            )
+        elif self.patience is not None and self.halving != "none":
+            problem = (
+                f"--patience {self.patience} stops a trial by its own values, and --halving "
+                f"{self.halving} by those of others: leave one out"
             )
         if problem:
             raise ValueError(problem)

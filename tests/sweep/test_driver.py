@@ -83,7 +83,7 @@ def wholes(tmp_path_factory):
 SOME = [
     "successive",
     "population",
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "hyperband")),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "hyperband", "stopping")),
 ]
 
 

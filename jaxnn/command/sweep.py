@@ -37,9 +37,10 @@ class Resources:
     """The executor and the devices of a sweep."""
 
     executor: str = "local"
-    """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
+    """local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
     workers: int = 0
-    """Cohorts that run at the same time; 0 for the number of workers of the executor."""
+    """Cohorts that run at the same time, with local in so many processes that divide the cores; 0
+    for the number of workers of the executor."""
     devices: int = 0
     """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
 

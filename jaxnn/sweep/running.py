@@ -83,8 +83,9 @@ def run(
             `sweeps/NAME-DATE-TIME` in the current folder.
         executor: Where lanes train: a name, as for `executors.create`, or any
             `concurrent.futures.Executor`. Default: "local", this process.
-        workers: The number of cohorts that run at the same time. Default: None, the number of
-            workers of the executor; 1 if it does not state one.
+        workers: The number of cohorts that run at the same time; "local" with several starts worker
+            processes that divide the cores. Default: None, the number of workers of the executor; 1
+            if it does not state one.
         force: Whether to continue even if the code or the data changed since the sweep began; the
             sweep records it. Default: False.
         progress: Whether to show the progress: live on a terminal and in a notebook, otherwise in

@@ -546,6 +546,14 @@ def test_two_dask_workers_one_of_them_killed(tmp_path, paths):
 
 
 @pytest.mark.slow
+def test_two_worker_processes_one_of_them_killed(tmp_path, paths):
+    with create("processes", 2) as executor:
+        pids = [executor.submit(os.getpid).result(60) for _ in range(2)]
+        check_many(tmp_path, executor, lambda: os.kill(pids[0], signal.SIGKILL))
+        assert pids[0] not in [executor.submit(os.getpid).result(60) for _ in range(2)]
+
+
+@pytest.mark.slow
 def test_two_ray_workers_one_of_them_killed(tmp_path, paths):
     pytest.importorskip("ray")
     jax.devices()  # from here on JAX warns of forks

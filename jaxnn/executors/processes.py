@@ -79,9 +79,16 @@ class Processes(Pool):
     def _call(self, message: bytes) -> Any:
         worker = self._free.get()  # there is one for each thread
         try:
-            if self._given_up.is_set():
-                raise BrokenExecutor("the workers are being stopped")
+            if not self._given_up.is_set():
+                worker.start()
+            if self._given_up.is_set():  # also if it is set while the worker starts
+                raise RuntimeError("the workers are being stopped")
             return worker.call(message)
+        except RuntimeError as error:
+            if not self._given_up.is_set():
+                raise
+            worker.kill()
+            raise BrokenExecutor(str(error)) from error
         finally:
             self._free.put(worker)
 
@@ -98,8 +105,6 @@ class _Worker:
 
     def call(self, message: bytes) -> Any:
         """Return the result of a call; raise BrokenExecutor if the process dies."""
-        if self._process is None or not self._process.is_alive():
-            self._start()
         try:
             self._connection.send_bytes(message)
             succeeded, result = pickle.loads(self._connection.recv_bytes())
@@ -112,7 +117,10 @@ class _Worker:
             raise RuntimeError(f"the call raised {result!r}") from result
         raise result
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process unless it runs."""
+        if self._process is not None and self._process.is_alive():
+            return
         self.stop()
         context = multiprocessing.get_context("spawn")
         with self.starting:

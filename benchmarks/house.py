@@ -1,6 +1,7 @@
 """Counts of the source code, each next to its limit: `python -m benchmarks house`."""
 
 import ast
+import collections
 import io
 import tokenize
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,13 @@ from benchmarks.report import Bar
 
 PACKAGE = Path(__file__).parents[1] / "jaxnn"
 TRAINING = ("train", "experiment", "parallel", "sweep")
+# Names of functions that do the same thing in several packages.
+SHARED_NAMES = {
+    "main": "the entry point of a command line",
+    "run": "what a user calls to run a program, an experiment, or a sweep",
+}
+# Folders with the same file names: the mathematics of a layer, and the layer.
+MIRRORED = {"functional", "layers"}
 
 
 def files(*folders: str) -> list[Path]:
@@ -59,9 +67,38 @@ def counts() -> list[Bar]:
             sum(map(lines_of_code, files(*TRAINING))),
             8935,
         ),
+        Bar("names of several public functions or classes", len(shared_names()), 0),
+        Bar("names of several files", len(shared_file_names()), 0),
         Bar("tests for Wrapper outside core", sum(map(_tests_for_wrapper, outside_core)), 0),
         Bar("methods _declare outside core", sum(map(_is_declare, outside_core)), 0),
     ]
+
+
+def shared_names() -> dict[str, list[str]]:
+    """Return each name of several public functions or classes of modules, with their files."""
+    found: dict[str, set[str]] = collections.defaultdict(set)
+    for file in files():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                found[node.name].add(str(file.relative_to(PACKAGE)))
+    return {
+        name: sorted(where)
+        for name, where in found.items()
+        if len(where) > 1 and name not in SHARED_NAMES
+    }
+
+
+def shared_file_names() -> dict[str, list[str]]:
+    """Return each name of several files, with their folders."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for file in files():
+        if file.stem not in ("__init__", "__main__"):
+            found[file.stem].append(str(file.parent.relative_to(PACKAGE)))
+    return {
+        name: folders
+        for name, folders in found.items()
+        if len(folders) > 1 and set(folders) != MIRRORED
+    }
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from benchmarks.sweeping import digits
 from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
 from benchmarks.timing import fastest, sample
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import read
+from jaxnn.sweep.snapshot import read
 
 TRIALS = 64
 OURS = "jaxnn sweep"

@@ -20,7 +20,7 @@ from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
-from jaxnn.sweep.driver import Driver, Progress
+from jaxnn.sweep.driver import Driver, SweepProgress
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.running import meta_of
@@ -115,7 +115,7 @@ class _Bare:
         self.seconds = 0.0  # of the loop
         self.paused = 0.0  # of the sweep
 
-    def keep_up(self, ledger: Ledger, seen: Progress) -> None:
+    def keep_up(self, ledger: Ledger, seen: SweepProgress) -> None:
         """Train until `SHARE` of the sweep's trials are reached."""
         began = time.perf_counter()
         if self._loop is None:

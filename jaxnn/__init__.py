@@ -17,14 +17,12 @@ attributes of `jaxnn`, imported when they are first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .combine.capture import Tap, capture
 from .combine.mixture import MixtureOfExperts
-from .combine.precision import Precision
-from .combine.quantize import quantize
+from .combine.precision import Precision, quantize
 from .combine.recurrent import Bidirectional, Recurrent
 from .combine.reparametrization import LoRA, SpectralNorm, WeightNorm
-from .combine.sequential import Parallel, Residual, Sequential
-from .combine.transforms import Ensemble, Inference, Remat, Repeat
+from .combine.sequential import Parallel, Residual, Sequential, layer
+from .combine.transforms import Ensemble, Inference, Remat, Repeat, Tap, capture
 from .core.composite import Composite, Wrapper, intercept
 from .core.declarations import Param, Variable
 from .core.layer import Layer, LayerLike, Primitive
@@ -65,7 +63,6 @@ from .layers.normalization import (
     LocalResponseNorm,
     RMSNorm,
 )
-from .layers.pair import layer
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -108,8 +105,7 @@ if TYPE_CHECKING:
     from .inspect.value_checks import checkify
     from .surgery.caching import with_cache
     from .surgery.replacement import add_lora, merge_lora, replace
-    from .surgery.stacking import stack_layers, unstack_layers
-    from .surgery.widening import widen
+    from .surgery.reshaping import stack_layers, unstack_layers, widen
 
 # Imported when first used, so that `import jaxnn` costs little more than `import jax`.
 _PACKAGES = (
@@ -131,10 +127,10 @@ _LATER = {
     "generate": "jaxnn.generation",
     "merge_lora": "jaxnn.surgery.replacement",
     "replace": "jaxnn.surgery.replacement",
-    "stack_layers": "jaxnn.surgery.stacking",
+    "stack_layers": "jaxnn.surgery.reshaping",
     "summary": "jaxnn.inspect.summary",
-    "unstack_layers": "jaxnn.surgery.stacking",
-    "widen": "jaxnn.surgery.widening",
+    "unstack_layers": "jaxnn.surgery.reshaping",
+    "widen": "jaxnn.surgery.reshaping",
     "with_cache": "jaxnn.surgery.caching",
 }
 

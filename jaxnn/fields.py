@@ -220,21 +220,21 @@ class _Parts:
     """A `functools.partial` while a value is pickled; unpickles as the partial."""
 
     def __init__(self, value: "functools.partial[Any]") -> None:
-        named = tuple((key, encode(item)) for key, item in value.keywords.items())
-        self.parts = (encode(value.func), encode(value.args), named)
+        named = tuple((key, encode_field(item)) for key, item in value.keywords.items())
+        self.parts = (encode_field(value.func), encode_field(value.args), named)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _partial, self.parts
 
 
-def encode(value: Any) -> Any:
+def encode_field(value: Any) -> Any:
     """Return a field in a form that pickles: functions by their public paths."""
     if isinstance(value, functools.partial):
         return _Parts(value)
     if type(value) is tuple:
-        return tuple(map(encode, value))
+        return tuple(map(encode_field, value))
     if isinstance(value, dict):
-        return type(value)({key: encode(item) for key, item in value.items()})
+        return type(value)({key: encode_field(item) for key, item in value.items()})
     if callable(value):
         path = public_path(value)
         if path is not None:

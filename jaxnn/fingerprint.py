@@ -86,7 +86,9 @@ def fingerprint(value: Any) -> dict[str, str]:
     return {**walk.found, **{f"{CODE}{name}": text for name, text in sorted(walk.code.items())}}
 
 
-def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+def fingerprint_differences(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
+) -> list[str]:
     """Return a line for each path at which two nested dicts of text differ.
 
     Args:
@@ -94,7 +96,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str =
         now: Present dict.
         path: Path of both. Default: "".
 
-    >>> differences({"batch_size": 8, "key": "a"}, {"batch_size": 16, "key": "a"})
+    >>> fingerprint_differences({"batch_size": 8, "key": "a"}, {"batch_size": 16, "key": "a"})
     ['batch_size: recorded 8, now 16']
     """
     lines = []
@@ -102,7 +104,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str =
         where = "/".join(part for part in (path, name) if part)
         a, b = recorded.get(name), now.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, where)
+            lines += fingerprint_differences(a, b, where)
         elif a != b and name.startswith(CODE):
             kind = "is new" if a is None else "is not used any more" if b is None else "changed"
             lines.append(f"{path}: the {name} {kind}" if path else f"the {name} {kind}")

@@ -113,7 +113,9 @@ def _edited(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
         return new, {name: below for name, (_, below) in pairs.items()}
     if isinstance(children, tuple | list):
         both = [_edited(edit, *pair) for pair in zip(children, params, strict=True)]
-        return paths.like(children, [a for a, _ in both]), paths.like(params, [b for _, b in both])
+        return paths.rebuild_sequence(children, [a for a, _ in both]), paths.rebuild_sequence(
+            params, [b for _, b in both]
+        )
     return (children, params) if children is None else edit(children, params)
 
 

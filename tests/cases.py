@@ -1,12 +1,12 @@
-"""One table of all layers, combinators and wrappers: every law in `tests/laws` runs over it.
+"""One table of all layers, combinators, and wrappers; `tests/laws` tests every law on it.
 
-A new layer is one line: a name, the layer, and the shapes it takes. What else a law needs to know
-(whether the layer has state or draws random numbers) is found when a test needs it, never when the
-tests are collected.
+A new layer needs one line: a name, the layer, and the shapes of its inputs. Other properties, such
+as whether the layer has state or draws random numbers, are computed when a test needs them, not
+when tests are collected.
 
-Laws of layers run on every case. Laws of what surrounds a layer (wrappers, and `init`) run on the
-cases of STRUCTURAL, which differ in their parameters, state, keys, inputs, and outputs; on the
-other cases they are marked slow.
+Laws of layers are tested on every case. Laws of wrappers and of `init` are tested on the cases in
+STRUCTURAL, which differ in their parameters, state, keys, inputs, and outputs; on the other cases
+these tests are marked slow.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ def tokens(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def host(tree: Any) -> Any:
-    """The arrays as numpy's, whose operations are not compiled."""
+    """Convert the arrays to NumPy, whose operations are not compiled."""
     return jax.tree.map(np.asarray, tree)
 
 
 def stacked(trees: Any) -> Any:
-    """Trees of one structure as one, along a new axis in front."""
+    """Stack trees of one structure along a new first axis."""
     return jax.tree.map(lambda *a: np.stack(a), *map(host, trees))
 
 
@@ -51,13 +51,13 @@ class Case:
     name: str
     layer: nn.Layer
     inputs: tuple[Any, ...]
-    causal: bool = False  # whether `nn.with_cache` of it may be fed a sequence in pieces
+    causal: bool = False  # whether `nn.with_cache(layer, n)` accepts a sequence in pieces
 
     def __str__(self) -> str:
         return self.name
 
     def arrays(self, dtype: Any = None, seed: int = 0) -> tuple[Any, ...]:
-        """Inputs with numbers: normal floats, of `dtype` where it is given, and tokens 0 to 3."""
+        """Return random inputs: normal floats, of `dtype` if it is given, and tokens 0 to 3."""
         rng = np.random.default_rng(seed)
 
         def leaf(x: jax.ShapeDtypeStruct) -> jax.Array:
@@ -75,11 +75,11 @@ class Case:
         return self.layer.init(KEY, *self.inputs)
 
     def eager(self, params: Any, state: Any, key: Any, inputs: Any, train: bool = True) -> Any:
-        """Output and new state: the call that every law makes."""
+        """Return the output and the new state; all laws make this call."""
         return self.layer.apply(params, *inputs, state=state, key=key, train=train)
 
     def run(self, params: Any, state: Any, key: Any, inputs: Any, train: bool = True) -> Any:
-        """The same, compiled once for all laws."""
+        """Return the same from a program that is compiled once for all laws."""
         return _run(self.layer, params, state, key, inputs, train)
 
     @functools.cached_property
@@ -89,7 +89,8 @@ class Case:
     @functools.cached_property
     def draws(self) -> bool:
         """Whether training needs a key."""
-        params, state = jax.eval_shape(self.layer.init, KEY, *self.inputs), self.state
+        declared, state = self.layer.spec(*self.inputs), self.state
+        params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), declared)
         try:
             jax.eval_shape(lambda p, x: self.eager(p, state, None, x), params, self.inputs)
         except ValueError as error:
@@ -225,7 +226,7 @@ CASES = [
         True,
     ),
     Case("Repeat of Inference", nn.Repeat(nn.Sequential(nn.Inference(BLOCK), nn.Dense(4)), 2), X),
-    # So many rounds find the singular vectors, where holding them fixed changes no gradient.
+    # 200 iterations find the singular vectors exactly; treating them as constants is then correct.
     Case("SpectralNorm", nn.SpectralNorm(nn.Dense(4), steps=200), X),
     Case("LoRA", nn.LoRA(nn.Repeat(nn.Dense(4), 2), 2), X),
     Case("WeightNorm", nn.WeightNorm(nn.Repeat(nn.Dense(4), 2)), X),

@@ -1,4 +1,4 @@
-"""Converted networks next to what their sources compute: the fixtures, and the comparison."""
+"""Fixtures and comparisons for networks converted from other libraries."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import numpy as np
 
 from tests.fixtures import interop as fixtures
 
-# The bar for converted networks: float32 sums of some tens of terms, in another order.
+# Tolerance for converted networks: float32 sums of up to about 100 terms, in another order.
 NEAR = 1e-5
 
 
 def fixture(model: str, kind: str = "weights") -> tuple[dict[str, Any], list[Any], Any]:
-    """The weights by their own names (or by those in keras's file), the inputs and the output."""
+    """Return the weights by their original names or those in Keras's file, inputs, and output."""
     with np.load(fixtures.FILE) as file:
         found = {k.removeprefix(f"{model}:"): file[k] for k in file if k.startswith(f"{model}:")}
     start = f"{kind}:"
@@ -23,7 +23,7 @@ def fixture(model: str, kind: str = "weights") -> tuple[dict[str, Any], list[Any
 
 
 def outputs(net: Any, weights: Any, *inputs: Any, **named: Any) -> Any:
-    """The output of `net` in inference."""
+    """Return the output of `net` in inference."""
 
     def run(params, state, inputs, named):
         return net.apply(params, *inputs, state=state, **named)[0]
@@ -32,6 +32,6 @@ def outputs(net: Any, weights: Any, *inputs: Any, **named: Any) -> Any:
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """The outputs are equal to rounding, and there is something to compare."""
+    """Assert that the outputs are equal up to rounding, and are not all close to zero."""
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, rtol=NEAR, atol=NEAR)

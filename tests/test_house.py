@@ -15,6 +15,27 @@ def test_counts_that_hold():
     assert [claim for claim in HOLD if not bars[claim].met] == []
 
 
+def test_no_two_things_share_a_name():
+    assert house.shared_names() == {}
+    assert house.shared_file_names() == {}
+
+
+def test_shared_names_are_found(tmp_path, monkeypatch):
+    for folder in ("core", "train", "functional", "layers"):
+        (tmp_path / folder).mkdir()
+    one, other = (
+        "def draw(): ...\ndef _own(): ...\ndef run(): ...\n",
+        "class draw: ...\ndef run(): ...\n",
+    )
+    (tmp_path / "core" / "plan.py").write_text(one + "class Draw:\n    def plan(self): ...\n")
+    (tmp_path / "train" / "plan.py").write_text(other + "def _own(): ...\n")
+    for folder in ("functional", "layers"):
+        (tmp_path / folder / "linear.py").write_text("")
+    monkeypatch.setattr(house, "PACKAGE", tmp_path)
+    assert house.shared_names() == {"draw": ["core/plan.py", "train/plan.py"]}
+    assert house.shared_file_names() == {"plan": ["core", "train"]}
+
+
 def test_lines_of_code_leave_out_docstrings_comments_and_blank_lines(tmp_path):
     file = tmp_path / "module.py"
     file.write_text(

@@ -24,8 +24,7 @@ from ..initializers import lecun_normal
 from ..layers.checks import check_not_empty, check_sequence, positive_size
 from ..layers.linear import Dense
 from ..validation import above, integer, positive
-from .capture import Tap
-from .transforms import Ensemble
+from .transforms import Ensemble, Tap
 
 # It sets a shape, so it may not be traced.
 _CAPACITY = above(0).such(traced=False)
@@ -117,7 +116,7 @@ class MixtureOfExperts(Composite):
         places = min(tokens, math.ceil(share))
         slots, gates, balance = route(logits, self.top_k, places, real)
         self.balance(balance)
-        there = dispatch(sequences, slots, self.experts * places)
+        there = gather_tokens(sequences, slots, self.experts * places)
         split = there.reshape(-1, self.experts, places, x.shape[-1])
         found = expert(jnp.swapaxes(split, 0, 1), **_marks(expert, None))  # not a sequence
         back = jnp.swapaxes(found, 0, 1).reshape(-1, self.experts * places, found.shape[-1])
@@ -215,7 +214,7 @@ def _balance(probabilities: jax.Array, goes: jax.Array, real: jax.Array | None) 
     return probabilities.shape[-1] * jnp.sum(share * mean)
 
 
-def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
+def gather_tokens(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
     """Gather tokens into slots; empty slots are zeros.
 
     Args:
@@ -228,7 +227,7 @@ def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[[1.0], [2.0], [3.0]]])
-    >>> dispatch(x, jnp.array([[[2], [3], [0]]]), places=3)[0, :, 0].tolist()
+    >>> gather_tokens(x, jnp.array([[[2], [3], [0]]]), places=3)[0, :, 0].tolist()
     [3.0, 0.0, 1.0]
     """
     tokens, k = slots.shape[1:]

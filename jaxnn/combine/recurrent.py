@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..arrays import narrowed, widened
 from ..core import paths
-from ..core.calls import Arrays, Call, Outcome, evaluate
+from ..core.calls import Arrays, Call, Outcome, evaluate_layer
 from ..core.composite import Composite, Wrapper
 from ..core.declarations import Variable
 from ..core.layer import Layer, LayerLike, Signature, signature
@@ -236,7 +236,7 @@ class Recurrent(Wrapper):
                 )
             )
 
-        return evaluate(cell, call, run)
+        return evaluate_layer(cell, call, run)
 
     def _general(self, call: Call, start: Any, marks: Marks | None) -> Outcome:
         """Scan any cell, with a separate key for each step."""

@@ -81,7 +81,9 @@ class WeightNorm(Wrapper):
         if isinstance(tree, dict):
             return {name: self._joined(item, (*path, name)) for name, item in tree.items()}
         if isinstance(tree, tuple):
-            return paths.like(tree, [self._joined(x, (*path, str(i))) for i, x in enumerate(tree)])
+            return paths.rebuild_sequence(
+                tree, [self._joined(x, (*path, str(i))) for i, x in enumerate(tree)]
+            )
         return tree
 
 
@@ -325,7 +327,7 @@ class LoRA(Wrapper):
             return {name: self.merge(item, (*path, name)) for name, item in params.items()}
         if isinstance(params, tuple):
             items = [self.merge(item, (*path, str(i))) for i, item in enumerate(params)]
-            return paths.like(params, items)
+            return paths.rebuild_sequence(params, items)
         return params
 
 

@@ -1,7 +1,11 @@
-"""Wrappers around one layer: Repeat (scan), Ensemble (vmap), Remat (checkpoint), and Inference."""
+"""Wrappers around one layer: Repeat (scan), Ensemble (vmap), Remat (checkpoint), and Inference.
+
+`capture` returns intermediate outputs of a network, and `Tap` gives any value a path for it.
+"""
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import jax
@@ -10,13 +14,13 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
-from ..core.calls import Arrays, Call, Outcome
+from ..core.calls import Arrays, Call, Next, Outcome
 from ..core.composite import Wrapper
 from ..core.declarations import declare_copies, split_arrays
-from ..core.layer import LayerLike
+from ..core.layer import LayerLike, Primitive
 from ..explain.text import Mismatch, describe
 from ..functional.gradients import dear
-from ..layers.checks import check_not_training, copies
+from ..layers.checks import check_not_training, copies, path_pattern
 from ..tree import layers
 
 
@@ -243,3 +247,65 @@ class Inference(Wrapper):
             return after[path] if cached else before
 
         return outcome._replace(state=paths.map_with_path(kept, call.state or {}))
+
+
+class capture(Wrapper):
+    """Return intermediate outputs of a network: the output becomes `(y, {path: value})`.
+
+    The value at a path is the output of the layer there. A second call of the same layer is stored
+    under `path@1`, and another method under `path.method`. Under `Repeat` and `Ensemble`, values
+    are stacked.
+
+    Args:
+        inner: Network, a layer or a function.
+        match: Path pattern of the values to return. `*` matches any text within one segment, and
+            `**` matches any number of segments. Default: `"**"`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense, Sequential
+    >>> net = capture(Sequential(hidden=Dense(4), act=jax.nn.relu, out=Dense(2)), match="hidden")
+    >>> x = jnp.ones((3, 5))
+    >>> y, values = net.apply(net.init(jax.random.key(0), x), x)
+    >>> y.shape, jax.tree.map(jnp.shape, values)
+    ((3, 2), {'hidden': (3, 4)})
+    """
+
+    inner: LayerLike
+    match: Annotated[str, path_pattern] = "**"
+
+    def _evaluate(self, call: Call) -> Outcome:
+        output, state, collected = self._inside(call.intercepted(partial(_seen, self.match)))
+        values = collected.get(KIND, {})
+        own = {path: item for path, item in values.items() if paths.matches(self.match, path)}
+        # An interceptor outside may collect values, too, also some that are not captured here.
+        return Outcome((output, own), state, {} if call.interceptor is None else collected)
+
+
+KIND = "captured"
+
+
+def _seen(match: str, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+    """Collect the output of the outermost layer at each path that matches."""
+    outcome = next(call)
+    if call.inner or not path or not paths.matches(match, paths.text(path)):
+        return outcome
+    if call.foreign:
+        raise ValueError(
+            f"{paths.text(path)!r} would be captured inside a transform of your own, from which "
+            "its value cannot come out; use Repeat, Remat or Ensemble in its place"
+        )
+    captured = {**outcome.collected.get(KIND, {}), "": outcome.output}
+    return outcome._replace(collected={**outcome.collected, KIND: captured})
+
+
+class Tap(Primitive):
+    """The identity as a layer, which gives a value a path for `capture`.
+
+    >>> import jax.numpy as jnp
+    >>> Tap().apply({}, jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def forward(self, params: Any, x: Any) -> Any:
+        """Return the input."""
+        return x

@@ -3,6 +3,6 @@
 An experiment's module ends with `main(EXPERIMENT)`.
 """
 
-from .experiment import main
+from .experiment_commands import main
 
 __all__ = ["main"]

@@ -19,7 +19,7 @@ from ..files.reading import printable
 from ..installation import required
 
 
-def dispatch(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
+def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
     """Run a command, and return its exit status; an error is printed in one line.
 
     The status is 0 for success, 1 for an error, 2 for an unknown command, and 130 for Ctrl-C.
@@ -78,7 +78,7 @@ def parse(
                 f"{field} is swept, so {argument} has no effect: leave it out, or remove {field} "
                 "from the experiment's space"
             )
-    default, rest = chosen(experiment.config() if start is None else start, arguments)
+    default, rest = choose_variants(experiment.config() if start is None else start, arguments)
     choices = [
         f"{field.capitalize()}: write {' or '.join(f'{field}:{name}' for name in members)}; the "
         f"options below are those of {_short(type(getattr(default, field)))}.\n"
@@ -109,7 +109,7 @@ def read_options(
         folder: what the folder that the first word names contains. Default: "", the command takes
             no folder.
     """
-    tyro = library()
+    tyro = import_tyro()
     unnamed = tyro.conf.arg(name="")  # options are named by their fields alone
     parts: list[Any] = []
     for value in values:
@@ -138,7 +138,7 @@ def one_option(name: str, metavar: str, help: str, default: str) -> type[Any]:
         default: what None means.
     """
     hint = f"(default: {default})"
-    word = library().conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
+    word = import_tyro().conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
     fields = [(name, Annotated[Path | None, word], None)]
     return dataclasses.make_dataclass("Option", fields, frozen=True)
 
@@ -169,7 +169,7 @@ def alternatives(config: type[Any]) -> dict[str, dict[str, type[Any]]]:
     return found
 
 
-def chosen(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
+def choose_variants(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
     """Return the configuration that words like `optimizer:sgd` choose, and the other arguments.
 
     Args:
@@ -196,6 +196,6 @@ def _short(cls: type[Any]) -> str:
     return cls.__name__.lower()
 
 
-def library() -> Any:
+def import_tyro() -> Any:
     """Return tyro; raise ImportError, with the command that installs it, if it is missing."""
     return required("tyro", "the command line is read by", "tyro", "experiments")

@@ -18,15 +18,15 @@ from ..files.reading import printable, quoted
 from ..html.charts import check_library
 from ..sweep import Result, run
 from ..sweep import open as opened
-from ..sweep.display import summary
+from ..sweep.display import best_trials
 from ..sweep.ledger import check_free
 from ..sweep.plan import Planner, make_plan
-from ..sweep.report import prepared
+from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
 from ..sweep.results import TrialResult
 from ..sweep.running import resume
 from ..sweep.settings import Settings
-from ..sweep.storage import resume_command as resume_text
+from ..sweep.storage import command_to_resume as resume_text
 from ..sweep.structure import space_of
 from ..validation import integer
 from .parsing import folder_option, parse, read_options, refuse
@@ -39,7 +39,7 @@ class Resources:
     executor: str = "local"
     """local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
     workers: int = 0
-    """Cohorts that run at the same time, with local in so many processes that divide the cores; 0
+    """Cohorts that run at the same time, with local in processes that divide the cores; 0
     for the number of workers of the executor."""
     devices: int = 0
     """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
@@ -82,7 +82,7 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     return _run(call, experiment, folder, resources)
 
 
-def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
+def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted."""
     folder, resources, option = read_options(
         experiment,
@@ -144,7 +144,7 @@ def _run(
     """Begin or continue a sweep, print its results, and write its report; return the status."""
     check_library()
     executor, workers = resources.executor, resources.workers or None
-    with prepared():
+    with drawing_imports():
         try:
             result = call(experiment, folder=folder, executor=executor, workers=workers)
         except KeyboardInterrupt as stopped:
@@ -162,7 +162,7 @@ def finish(result: Result) -> None:
     Args:
         result: the result.
     """
-    print(f"\n{summary(result.sweep)}", flush=True)  # the report takes a moment
+    print(f"\n{best_trials(result.sweep)}", flush=True)  # the report takes a moment
     try:
         print(f"\nReport: {printable(str(result.report()), lines=True)}")
     except Exception as error:  # any error of the drawing: the ledger has all results

@@ -19,15 +19,15 @@ from typing import Literal
 
 from ..files.reading import LONGEST, printable
 from ..html.page import count
-from ..sweep.display import summary
-from ..sweep.export import export
+from ..sweep.display import best_trials
+from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
-from ..sweep.reading import described, read
-from ..sweep.report import write
-from ..sweep.storage import LedgerError, damaged, is_driven, resume_command
+from ..sweep.report import write_report
+from ..sweep.snapshot import described, read
+from ..sweep.storage import LedgerError, command_to_resume, damaged, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__
-from .parsing import dispatch, library, refuse
+from .parsing import execute, import_tyro, refuse
 
 SECONDS = 1.0  # between two updates of a running sweep
 
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):
         print(__doc__)
         return 0
-    return dispatch({name: functools.partial(_run, name) for name in COMMANDS}, words[1], words[2:])
+    return execute({name: functools.partial(_run, name) for name in COMMANDS}, words[1], words[2:])
 
 
 def _run(name: str, arguments: list[str]) -> None:
     """Run a command with the arguments that tyro reads."""
-    tyro = library()
+    tyro = import_tyro()
     config = (tyro.conf.PositionalRequiredArgs,)
     tyro.cli(COMMANDS[name], args=arguments, prog=f"jaxnn sweep {name}", config=config)
 
@@ -73,14 +73,14 @@ def top(folder: Path) -> None:
             sweep = read(ledger)
         if sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        print(summary(sweep), flush=True)
+        print(best_trials(sweep), flush=True)
         many = sweep.facts.get("settings", {}).get("trials")
         if type(many) is not int:
             raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):
-            command = resume_command(folder, sweep.experiment)
+            command = command_to_resume(folder, sweep.experiment)
             print(f"no driver is running: continue it with {command}")
             return
         time.sleep(SECONDS)
@@ -95,24 +95,24 @@ def show(folder: Path, trials: int = 10) -> None:
     """
     with Ledger.open(folder) as ledger:
         sweep = read(ledger)
-    print(summary(sweep, trials))
+    print(best_trials(sweep, trials))
     for trial in sweep.trials:
         if trial.status in BROKEN:
             error = printable((trial.error or "")[-LONGEST:].strip(), lines=True)
             print(f"\ntrial {trial.number} {trial.status}: {error}")
 
 
-def report(folder: Path) -> None:
+def report_command(folder: Path) -> None:
     """Write the report of a sweep again.
 
     Args:
         folder: The folder of a sweep.
     """
     with Ledger.open(folder) as ledger:
-        print(write(ledger))
+        print(write_report(ledger))
 
 
-def export_(
+def export_command(
     folder: Path, kind: Literal["csv", "parquet", "optuna", "tensorboard", "wandb"], target: Path
 ) -> None:
     """Write a sweep for another tool.
@@ -123,7 +123,7 @@ def export_(
         target: The file or folder to write, which does not exist yet.
     """
     with Ledger.open(folder) as ledger:
-        print(export(ledger, kind, target))
+        print(export_sweep(ledger, kind, target))
 
 
 def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
@@ -142,13 +142,13 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         print(f"no trial of {folder} failed or diverged")
     else:
         many = count(len(numbers), "trial")
-        print(f"to run {many} again, write {resume_command(folder, experiment)}")
+        print(f"to run {many} again, write {command_to_resume(folder, experiment)}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "top": top,
     "show": show,
-    "report": report,
-    "export": export_,
+    "report": report_command,
+    "export": export_command,
     "retry": retry,
 }

@@ -144,7 +144,7 @@ class Call:
         return Arrays(self.params, self.state, None if self.key is None else self.key.value())
 
 
-def evaluate(layer: Any, call: Call, step: Next | None = None) -> Outcome:
+def evaluate_layer(layer: Any, call: Call, step: Next | None = None) -> Outcome:
     """Call a layer. Every layer, child or wrapped, is called by this function.
 
     Args:

@@ -20,7 +20,7 @@ from ..explain.definition_errors import check_nesting, check_siblings, intercept
 from ..explain.text import UNREACHED, Mismatch, Unreached, drawing, located
 from ..fields import FrozenDict, is_traced
 from . import paths
-from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate
+from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate_layer
 from .declarations import placeholder
 from .layer import Declaring, Function, Layer, LayerLike, Signature
 from .values import copy_as, copy_with, fields
@@ -187,7 +187,7 @@ def bind(children: Any, frame: "Frame", path: paths.Path = ()) -> Any:
         return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
     if isinstance(children, tuple):
         bound = [bind(child, frame, (*path, str(i))) for i, child in enumerate(children)]
-        return paths.like(children, bound)
+        return paths.rebuild_sequence(children, bound)
     return children if children is None else Bound(children, frame, path)
 
 
@@ -275,7 +275,7 @@ class Frame:
                 foreign=self.call.foreign or self._left(),
             )
             with jax.named_scope(paths.text(path)):
-                outcome = evaluate(layer, call)
+                outcome = evaluate_layer(layer, call)
         if outcome.state:
             self.state = paths.nested(self.state, path, outcome.state)
         if self.call.interceptor is not None:
@@ -405,7 +405,7 @@ class Wrapper(Layer):
 
     def _inside(self, call: Call) -> Outcome:
         """Call the inner layer."""
-        return evaluate(self.wrapped, call.replace(inner=True))
+        return evaluate_layer(self.wrapped, call.replace(inner=True))
 
     def _evaluate(self, call: Call) -> Outcome:
         return self._inside(call if call.abstract else self.lower(call))
@@ -456,7 +456,7 @@ class intercept(Wrapper):
     function: Annotated[Interceptor, interceptor]
 
     def _evaluate(self, call: Call) -> Outcome:
-        return evaluate(self.wrapped, call.intercepted(self.function).replace(inner=False))
+        return evaluate_layer(self.wrapped, call.intercepted(self.function).replace(inner=False))
 
 
 @functools.cache
@@ -472,7 +472,7 @@ def _seen(kind: Any) -> Any:
 
         def _evaluate(self, call: Call) -> Outcome:
             call = call.intercepted(self._function).replace(inner=False)
-            return evaluate(self, call, partial(kind._evaluate, self))
+            return evaluate_layer(self, call, partial(kind._evaluate, self))
 
         def __repr__(self) -> str:
             return repr(copy_as(kind, self))
@@ -492,7 +492,9 @@ def as_layers(item: Any, where: str, several: bool = True) -> Any:
             {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
         )
     if several and isinstance(item, tuple):
-        return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
+        return paths.rebuild_sequence(
+            item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
+        )
     return Function(layer_like(item, where))
 
 

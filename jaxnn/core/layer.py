@@ -18,7 +18,12 @@ import jax
 
 from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
-from ..explain.definition_errors import REQUESTS, RESERVED_NAMES, check_forward, check_names
+from ..explain.definition_errors import (
+    REQUESTS,
+    RESERVED_NAMES,
+    check_forward,
+    check_reserved_names,
+)
 from ..explain.text import Mismatch, drawing, located, read_early
 from ..fields import code
 from ..initializers import constant
@@ -26,7 +31,7 @@ from ..keys import as_key
 from ..random import draw
 from ..validation import flag
 from . import paths
-from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate, placeholder_key
+from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate_layer, placeholder_key
 from .declarations import Declaration, Param, Variable, abstract, placeholder, split_arrays
 from .values import Value, fields, is_lasting
 
@@ -67,7 +72,7 @@ class Layer(Value):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         jax.tree_util.register_static(cls)
-        check_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
+        check_reserved_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
         check_forward(cls, cls._skip, cls._requests)
 
     # What fields annotated bool accept: users of other libraries write Dense(784, 128).
@@ -186,7 +191,7 @@ class Layer(Value):
         if isinstance(params, Unknown):
             explain.check_named(self, method, named)
             with located(params.path, self):
-                output = evaluate(self, Call(params, inputs, named, method=method)).output
+                output = evaluate_layer(self, Call(params, inputs, named, method=method)).output
             return output if state is None else (output, state)
         explain.check_options(state, train)
         explain.check_named(self, method, named)
@@ -204,7 +209,7 @@ class Layer(Value):
         )
         try:
             with located((), self):
-                outcome = evaluate(self, call)
+                outcome = evaluate_layer(self, call)
         except Mismatch as error:
             text = explain.explanation(self, error, params, method, inputs, named)
             raise ValueError(text) from None
@@ -365,7 +370,7 @@ def _filled(one: Any, other: Any) -> Any:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return {name: _filled(item, other[name]) for name, item in one.items()}
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        return paths.like(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
+        return paths.rebuild_sequence(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
     return one
 
 

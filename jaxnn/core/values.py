@@ -11,7 +11,7 @@ import struct
 import types
 from typing import Any, dataclass_transform
 
-from ..fields import FrozenDict, arguments, encode, is_traced, normalize, public_path, restore
+from ..fields import FrozenDict, arguments, encode_field, is_traced, normalize, public_path, restore
 from ..validation import check_fields
 
 
@@ -74,7 +74,7 @@ class Value:
 
     def __reduce__(self) -> tuple[Any, ...]:
         names = tuple(field.name for field in fields(self))
-        return restore, (type(self), names, tuple(encode(getattr(self, n)) for n in names))
+        return restore, (type(self), names, tuple(encode_field(getattr(self, n)) for n in names))
 
 
 def _writes_init(cls: type) -> bool:

@@ -11,10 +11,10 @@ Data that do not fit on the device are a `source` of batches: `HostArrays`, `Rec
 pipeline. Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators;
 `accept` converts all that a run accepts to a pytree of rows or a source.
 
-`packaged` has the data sets, `dataset` and `text` their values and splits. `rows` and `check` check
-arrays, `standardize` scales them, `augment` changes them, and `augmented` applies this to the
-batches of a run. `order` is that of an epoch. `host_arrays`, `records`, `grain_pipeline`, and
-`stream` are sources, and `prefetch` reads ahead of the training.
+`packaged` has the data sets, and `dataset` their values and splits. `rows` and `check` check
+arrays, `augment` changes or standardizes them, and `augmented` applies this to the batches of a
+run. `source`, `records`, `grain_pipeline`, and `stream` are sources, and `prefetch` reads ahead of
+the training.
 """
 
 from jaxnn.data.accept import as_source as as_source
@@ -22,6 +22,7 @@ from jaxnn.data.accept import check_resumable as check_resumable
 from jaxnn.data.accept import fingerprint_of as fingerprint_of
 from jaxnn.data.accept import is_resumable as is_resumable
 from jaxnn.data.accept import pieces as pieces
+from jaxnn.data.augment import Standardizer as Standardizer
 from jaxnn.data.augment import cutmix as cutmix
 from jaxnn.data.augment import cutout as cutout
 from jaxnn.data.augment import mixup as mixup
@@ -57,5 +58,4 @@ from jaxnn.data.source import NoEpochs as NoEpochs
 from jaxnn.data.source import Source as Source
 from jaxnn.data.source import batches as batches
 from jaxnn.data.source import epoch_order as epoch_order
-from jaxnn.data.standardize import Standardizer as Standardizer
 from jaxnn.data.stream import Stream as Stream

@@ -66,7 +66,7 @@ class Grain:
 
     def __post_init__(self) -> None:
         """Raise if the dataset is not a pipeline."""
-        grain = library()
+        grain = import_grain()
         instance((grain.MapDataset, grain.IterDataset), "a grain.MapDataset or grain.IterDataset")(
             self.dataset,
             "Grain.dataset",
@@ -172,7 +172,7 @@ class Grain:
         return length
 
     def _endless(self, process: tuple[int, int]) -> Any:
-        dataset, grain, (index, count) = self.dataset, library(), process
+        dataset, grain, (index, count) = self.dataset, import_grain(), process
         ends = len(dataset) != sys.maxsize
         if count > 1:
             whole = len(dataset) // count * count if ends else None
@@ -181,7 +181,7 @@ class Grain:
         return (dataset.repeat() if ends else dataset).to_iter_dataset(options)
 
     def _is_map(self) -> bool:
-        return isinstance(self.dataset, library().MapDataset)
+        return isinstance(self.dataset, import_grain().MapDataset)
 
     @functools.cached_property  # worker processes take seconds to start
     def _first(self) -> Any:
@@ -267,7 +267,7 @@ class GrainBatches:
         ) from cause
 
 
-def library() -> Any:
+def import_grain() -> Any:
     """Import Grain."""
     return required("grain", "pipelines are read by", "grain", "grain")
 

@@ -71,7 +71,7 @@ class Records:
         self._counts: list[int] = []
         for file in map(os.fspath, _several(files, "Records.files")):
             os.stat(file)
-            reader = library().ArrayRecordReader(file)
+            reader = import_array_record().ArrayRecordReader(file)
             count = reader.num_records() if reader.ok() else 0
             if count:
                 reader.close()  # which raises if nothing can be read
@@ -206,12 +206,12 @@ class Records:
     def _example(self, file: str, record: int) -> Any:
         readers = self._open.__dict__  # one of each file and thread: they are not shared
         if file not in readers:
-            readers[file] = library().ArrayRecordReader(file)
+            readers[file] = import_array_record().ArrayRecordReader(file)
         (raw,) = readers[file].read([record])
         return self._decode(raw)
 
 
-def library() -> Any:
+def import_array_record() -> Any:
     """Import the module of array_record."""
     module = "array_record.python.array_record_module"
     return required(module, "records are read by", "array-record", "grain")

@@ -14,8 +14,8 @@ drawing.
 
 from .configuration import SGD, AdamW
 from .experiment import Command, Experiment, TrainedRun
-from .run import run
 from .run_folder import Checkpointing, RunOptions, load_run
+from .training_run import run
 
 __all__ = [
     "SGD",

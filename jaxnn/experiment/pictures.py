@@ -43,7 +43,7 @@ def drawings(
     elif is_of_classes(task, predictions) and np.ndim(y) == 1:
         kept = y >= 0  # without ignored labels
         y, predictions = y[kept], predictions[kept]
-        found["confusion_matrix.png"] = lambda: confusion_matrix(y, predictions.argmax(1), names)
+        found["confusion_matrix.png"] = lambda: confusion_counts(y, predictions.argmax(1), names)
         if dataset.image_shape or getattr(dataset.test.x, "ndim", 0) in (2, 3):
             found["worst_mistakes.png"] = lambda: _worst(dataset, kept, y, predictions, names)
     return found
@@ -69,7 +69,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
-def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Any:
+def confusion_counts(y: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Any:
     """Return the number of examples of each true class (rows) by predicted class (columns).
 
     Args:

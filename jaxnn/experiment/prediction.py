@@ -13,7 +13,7 @@ from .. import train
 from ..data import Dataset
 from ..data.rows import row_count
 from ..files.reading import FileError, check_regular, quoted, read_bytes
-from ..html.page import aligned
+from ..html.page import aligned_columns
 from .experiment import Configured
 
 LARGEST = 2**30  # bytes of a file with inputs
@@ -44,7 +44,7 @@ def scores_text(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
 
 
-def evaluate(one: Configured, state: Any, folder: Path) -> None:
+def print_scores(one: Configured, state: Any, folder: Path) -> None:
     """Print the scores of a finished run: on the test rows, otherwise on the validation rows.
 
     Args:
@@ -64,7 +64,7 @@ def evaluate(one: Configured, state: Any, folder: Path) -> None:
     print(f"{folder}{text}: {scores_text(scores_of(one, state, rows))}")
 
 
-def predict(one: Configured, state: Any, folder: Path, file: Path | None) -> None:
+def print_predictions(one: Configured, state: Any, folder: Path, file: Path | None) -> None:
     """Print the predictions of a finished run: of the test rows, or of the rows of a file.
 
     Args:
@@ -122,7 +122,7 @@ def prediction_lines(one: Configured, predictions: Any, y: Any) -> list[str]:
         columns["predicted"] = _texts(predictions)
     if probabilities is not None:
         columns["probability"] = [f"{share:.3f}" for share in probabilities.max(1)]
-    return aligned([[*columns], *zip(*columns.values(), strict=True)])
+    return aligned_columns([[*columns], *zip(*columns.values(), strict=True)])
 
 
 def _texts(tree: Any) -> list[str]:

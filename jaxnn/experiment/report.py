@@ -10,8 +10,8 @@ from typing import Any
 
 from ..files.reading import printable
 from ..html import charts, page
-from ..html.page import LONGEST_NAME, count, duration, escaped, flat, label, number, shown
-from ..train.hooks.throughput import TIMINGS
+from ..html.page import LONGEST_NAME, count, duration, escaped, flat, format_number, label, shown
+from ..train.hooks.profiling import TIMINGS
 
 LINES = ("-", "--", ":", "-.")
 MOST_PATHS = 2 * len(LINES)  # curves by path of a panel
@@ -22,7 +22,7 @@ Record = Mapping[str, Any]
 Panels = list[tuple[str, dict[str, str]]]
 
 
-def report(
+def run_report(
     name: str,
     records: Sequence[Record],
     *,
@@ -58,7 +58,7 @@ def report(
     Raises:
         ImportError: matplotlib is not installed.
 
-    >>> page = report("trial", [{"epoch": 1, "step": 9, "loss": 0.5}], scores={"accuracy": 0.9})
+    >>> page = run_report("trial", [{"epoch": 1, "step": 9, "loss": 0.5}], scores={"accuracy": 0.9})
     >>> page.startswith("<!doctype html>"), "http:" in page.split("<svg")[0]
     (True, False)
     """
@@ -72,8 +72,10 @@ def report(
     tables = {"configuration": ("field", config), "environment": ("what", environment)}
     for key, (head, plain) in tables.items():
         if rows := [(path, value) for path, value in flat(plain or {}) if path]:
-            parts.append(page.section(key, key.capitalize(), page.table([head, "value"], rows)))
-    facts = [f"{label(k)} {number(v)} on the test rows" for k, v in list(scores.items())[:1]]
+            parts.append(
+                page.section(key, key.capitalize(), page.html_table([head, "value"], rows))
+            )
+    facts = [f"{label(k)} {format_number(v)} on the test rows" for k, v in list(scores.items())[:1]]
     if records:
         facts += [count(int(records[-1][k]), k) for k in ("epoch", "step") if k in records[-1]]
     return page.document(f"Run {name}", " · ".join(map(escaped, facts)), "".join(parts))
@@ -88,10 +90,10 @@ def _result(
     remarks: Sequence[str],
 ) -> str:
     """Return the section of the scores, the last and the best record, and all records."""
-    cards = [(number(v), f"test {label(k)}", "once, at the end") for k, v in scores.items()]
+    cards = [(format_number(v), f"test {label(k)}", "once, at the end") for k, v in scores.items()]
     if timings and "seconds" in timings[-1]:
         rate = _finite(timings, "examples_per_second")
-        speed = f"{number(_median(rate), 3)} rows per second (median)" if rate else ""
+        speed = f"{format_number(_median(rate), 3)} rows per second (median)" if rate else ""
         cards.append((duration(timings[-1]["seconds"]), "of training", speed))
     parts = [page.cards(cards)] if cards else []
     parts += map(page.warning, remarks)
@@ -105,21 +107,23 @@ def _result(
         best = next(record for record in records if record.get(metric) == least)
         rows.insert(0, [f"{word} {label(metric)}", *(shown(best.get(name)) for name in names)])
     every = [[shown(record.get(name)) for name in names] for record in records]
-    parts.append(page.table(["", *titles], rows, right))
+    parts.append(page.html_table(["", *titles], rows, right))
     parts.append(
-        page.folded(
-            f"All {count(len(every), 'record')}", page.table(titles, every, range(len(names)))
+        page.collapsed(
+            f"All {count(len(every), 'record')}", page.html_table(titles, every, range(len(names)))
         )
     )
     rates = {name: _finite(timings, name) for name in TIMINGS if name != "seconds"}
     times = [
-        [UNITS.get(name, label(name)), number(_median(all_), 3), number(max(all_), 3)]
+        [UNITS.get(name, label(name)), format_number(_median(all_), 3), format_number(max(all_), 3)]
         for name, all_ in rates.items()
         if all_
     ]
     if times:
         parts.append(
-            page.folded("Times and rates", page.table(["", "median", "most"], times, (1, 2)))
+            page.collapsed(
+                "Times and rates", page.html_table(["", "median", "most"], times, (1, 2))
+            )
         )
     return page.section("result", "Result", *parts)
 

@@ -41,8 +41,8 @@ import jax.numpy as jnp
 from .. import train
 from ..explain.text import suggestion
 from ..files.reading import FileError, listed, quoted, read_json
-from ..files.writing import fresh, replace
-from ..fingerprint import differences
+from ..files.writing import fresh, replace_file
+from ..fingerprint import fingerprint_differences
 from ..train.weights import packed
 from . import sources
 from .configuration import from_plain, to_plain
@@ -139,17 +139,17 @@ def begin(folder: Path, content: dict[str, Any]) -> None:
     """
     with _explained(folder), fresh(folder) as hidden:
         hidden.mkdir()
-        replace(hidden / CONFIG, to_json(content))
+        replace_file(hidden / CONFIG, to_json(content))
 
 
-def write(folder: Path, name: str, contents: bytes) -> None:
+def write_run_file(folder: Path, name: str, contents: bytes) -> None:
     """Write a file that a finished run needs into its folder, completely or not at all.
 
     Raises:
         OSError: the file cannot be written.
     """
     try:
-        replace(folder / name, contents)
+        replace_file(folder / name, contents)
     except OSError as error:
         raise OSError(
             f"{error}. The run is not finished: make room and write resume {quoted(folder)}"
@@ -199,7 +199,7 @@ def unfinished(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     if (folder / RESULT).exists() or not (folder / CONFIG).is_file():
         return None
     recorded = _content(folder / CONFIG)
-    lines = differences(_identity(recorded), _identity(content))
+    lines = fingerprint_differences(_identity(recorded), _identity(content))
     if lines:
         raise FileExistsError(
             f"{folder} contains an unfinished run of another configuration: {listed(lines)}. Write "
@@ -239,7 +239,7 @@ def check_sources(
     forced = recorded.get("forced", [])
     if lines:
         forced = [*forced, lines]
-        replace(file, to_json(recorded | {"sources": content["sources"], "forced": forced}))
+        replace_file(file, to_json(recorded | {"sources": content["sources"], "forced": forced}))
     return forced
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError
-from ..fingerprint import differences, is_users
+from ..fingerprint import fingerprint_differences, is_users
 from .experiment import Experiment
 
 Modules = Mapping[str, Mapping[str, str]]
@@ -66,7 +66,7 @@ def changes_since(recorded: Any, now: Mapping[str, Any], file: Path | str) -> li
             "compared; begin again in another folder"
         )
     before, others = ({k: v for k, v in one.items() if k != "modules"} for one in (found, now))
-    return changed(found["modules"]) + differences(before, others)
+    return changed(found["modules"]) + fingerprint_differences(before, others)
 
 
 def changed(recorded: Modules) -> list[str]:

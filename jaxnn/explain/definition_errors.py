@@ -44,7 +44,7 @@ def check_forward(cls: type, skip: int, requests: frozenset[str]) -> None:
             raise TypeError(f"{cls.__name__}.forward {wrong}")
 
 
-def check_names(names: Iterable[str], owner: str) -> None:
+def check_reserved_names(names: Iterable[str], owner: str) -> None:
     """Raise TypeError if a field or a named child has the name of a layer's own method."""
     for name in names:
         if name in RESERVED_NAMES:

@@ -267,7 +267,7 @@ def _escaped(character: str) -> str:
 
 
 @contextlib.contextmanager
-def plain(folder: Path) -> Iterator[Path]:
+def plain_path(folder: Path) -> Iterator[Path]:
     """Yield an absolute path to `folder` that has no special characters.
 
     Orbax looks for its files by `glob` patterns that begin with the folder's path, so it finds none

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 
-def replace(file: Path, contents: bytes) -> Path:
+def replace_file(file: Path, contents: bytes) -> Path:
     """Replace the contents of a file by one rename.
 
     Args:
@@ -94,9 +94,9 @@ class Lock:
             self._connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
             self._connection.close()
-            if code(error) == sqlite3.SQLITE_BUSY:
+            if sqlite_code(error) == sqlite3.SQLITE_BUSY:
                 raise Locked(busy) from None
-            if code(error) == sqlite3.SQLITE_NOTADB:
+            if sqlite_code(error) == sqlite3.SQLITE_NOTADB:
                 raise NoLock(f"{file} is not a lock file: remove it") from None
             raise
 
@@ -113,7 +113,7 @@ class Lock:
         try:
             connection.execute("PRAGMA schema_version").fetchone()
         except sqlite3.DatabaseError as error:
-            return code(error) == sqlite3.SQLITE_BUSY
+            return sqlite_code(error) == sqlite3.SQLITE_BUSY
         finally:
             connection.close()
         return False
@@ -140,7 +140,7 @@ def _check(file: Path) -> None:
         raise NoLock(f"{file} is not a lock file: remove it")
 
 
-def code(error: sqlite3.Error) -> int:
+def sqlite_code(error: sqlite3.Error) -> int:
     """Return SQLite's primary result code, such as `sqlite3.SQLITE_BUSY`; -1 if Python raised.
 
     Args:

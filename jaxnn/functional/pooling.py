@@ -32,10 +32,10 @@ from .windows import (
     Windows,
     chosen_by_window,
     even_windows,
-    folded,
     highest,
     larger,
     lowest,
+    reduce_pairs,
     smaller,
     windows,
 )
@@ -214,7 +214,7 @@ def adaptive_max_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
     [2, 6]
     """
     for axis, elements in reversed(_even(x, output_size).items()):
-        x = folded(_laid(x, axis, elements, lowest(x.dtype)), axis, larger)
+        x = reduce_pairs(_laid(x, axis, elements, lowest(x.dtype)), axis, larger)
     return x
 
 
@@ -244,7 +244,7 @@ def global_max_pool(x: jax.Array, start: int = 1) -> jax.Array:
     [[3]]
     """
     for axis in reversed(range(start, x.ndim - 1)):
-        x = folded(x, axis, larger)
+        x = reduce_pairs(x, axis, larger)
     return x
 
 

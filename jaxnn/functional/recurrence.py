@@ -176,16 +176,16 @@ Recur = Callable[[Any, jax.Array], Products]
 Gates = Callable[..., tuple[Any, jax.Array]]
 
 
-def joined(z: Products, u: Products, apart: bool) -> Products:
+def gate_sums(z: Products, u: Products, apart: bool) -> Products:
     """Sum the contributions of the input and the hidden state to each gate.
 
     If `apart`, the last two are returned unsummed.
 
-    >>> joined((1, 2), (10, 20), apart=False), joined((1, 2), (10, 20), apart=True)
+    >>> gate_sums((1, 2), (10, 20), apart=False), gate_sums((1, 2), (10, 20), apart=True)
     ((11, 22), (11, 2, 20))
     """
     if apart:
-        return (*joined(z[:-1], u[:-1], False), z[-1], u[-1])
+        return (*gate_sums(z[:-1], u[:-1], False), z[-1], u[-1])
     return tuple(a + b for a, b in zip(z, u, strict=True))
 
 
@@ -234,7 +234,7 @@ def _(
     # Batch axes come first, so that they remain sharded if a convolution merges axes.
     du = recur(dparams, jnp.moveaxis(hidden, 0, batch))
     du = tuple(jnp.moveaxis(one, batch, 0) for one in du)
-    *dz, dnudge = joined(dz, du, True) if apart else (*joined(dz, du, False), None)
+    *dz, dnudge = gate_sums(dz, du, True) if apart else (*gate_sums(dz, du, False), None)
     dlast, dy, _ = derivative(dcarry, (tuple(dz), dnudge))
     return (last, y), (dlast, dy)
 
@@ -260,7 +260,7 @@ def _unroll(
         u = recur(params, carry["h"])
         if nudge is not None:
             u = (*u[:-1], _nudged(u[-1], nudge))
-        return *gates(carry, *joined(z, u, apart)), carry["h"]
+        return *gates(carry, *gate_sums(z, u, apart)), carry["h"]
 
     return scan(step, carry, start, given, marks, reverse)
 

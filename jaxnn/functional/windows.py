@@ -283,11 +283,11 @@ def _doubled(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Array:
     return lax.slice_in_dim(x, 0, x.shape[axis], along.stride, axis)
 
 
-def folded(x: jax.Array, axis: int, choose: Any) -> jax.Array:
+def reduce_pairs(x: jax.Array, axis: int, choose: Any) -> jax.Array:
     """Reduce `axis` by `choose` on pairs of neighbors until one element is left.
 
     >>> import jax.numpy as jnp
-    >>> folded(jnp.array([[3, 7, 5]]), -1, larger).tolist()
+    >>> reduce_pairs(jnp.array([[3, 7, 5]]), -1, larger).tolist()
     [7]
     """
     while (length := x.shape[axis]) > 1:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..installation import missing
 from . import page
-from .page import escaped, number
+from .page import escaped, format_number
 
 # Names of CSS variables; the index of a color is its placeholder.
 COLORS = (
@@ -211,7 +211,7 @@ def set_ticks(axis: Any, at: Sequence[float]) -> None:
     from matplotlib.ticker import NullLocator
 
     axis.set_minor_locator(NullLocator())
-    axis.set_ticks(at, [number(float(value), 6) for value in at])
+    axis.set_ticks(at, [format_number(float(value), 6) for value in at])
 
 
 def linear_ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[float]:

@@ -20,10 +20,11 @@ LONGEST_NAME = 80  # characters of a name in a figure or a table
 NONE = "\N{EN DASH}"  # in place of a missing value
 
 
-def number(value: Any, digits: int = 4) -> str:
+def format_number(value: Any, digits: int = 4) -> str:
     """Return a value with `digits` significant digits, without trailing zeros.
 
-    >>> [number(v) for v in (0.00012345, 0.25, 1234567.0, 3, True, None, "relu", float("nan"))]
+    >>> values = (0.00012345, 0.25, 1234567.0, 3, True, None, "relu", float("nan"))
+    >>> [format_number(v) for v in values]
     ['1.234e-4', '0.25', '1.235e6', '3', 'True', 'None', 'relu', 'nan']
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -41,8 +42,8 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as `number` does, and a dash for None."""
-    return NONE if value is None else number(value)
+    """Return a value as `format_number` does, and a dash for None."""
+    return NONE if value is None else format_number(value)
 
 
 def duration(seconds: float) -> str:
@@ -52,7 +53,7 @@ def duration(seconds: float) -> str:
     ['12 ms', '2.3 s', '1 min 15 s', '1 h 02 min']
     """
     if not abs(seconds) < 1e9:
-        return f"{number(seconds)} s"
+        return f"{format_number(seconds)} s"
     if 0 < seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
@@ -92,10 +93,10 @@ def shorts(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def aligned(rows: Sequence[Sequence[Any]]) -> list[str]:
+def aligned_columns(rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return a line of text for each row, with columns aligned right.
 
-    >>> aligned([["trial", "loss"], [3, 0.25]])
+    >>> aligned_columns([["trial", "loss"], [3, 0.25]])
     ['trial  loss', '    3  0.25']
     """
     cells = [[printable(str(cell), 60) for cell in row] for row in rows]
@@ -246,7 +247,7 @@ def warning(text: str) -> str:
     return note(escaped(text), "warn")
 
 
-def table(
+def html_table(
     heads: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = (), kind: str = ""
 ) -> str:
     """Return a table.
@@ -294,6 +295,6 @@ def command(line: str) -> str:
     return f"<pre><code>{escaped(line)}</code></pre>"
 
 
-def folded(summary: str, *parts: str) -> str:
+def collapsed(summary: str, *parts: str) -> str:
     """Return details that a click on the summary shows."""
     return f"<details><summary>{escaped(summary)}</summary>\n" + "\n".join(parts) + "</details>"

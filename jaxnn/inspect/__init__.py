@@ -1,9 +1,8 @@
 """Inspection of networks: sizes and FLOPs from shapes, and values and compilations of a run."""
 
-from .flops import flops
 from .recompiled import Explained, why_recompiled
 from .statistics import Moments, Statistics, statistics
-from .summary import Row, Summary, summary
+from .summary import Row, Summary, flops, summary
 from .value_checks import checkify, first_nonfinite
 
 __all__ = [

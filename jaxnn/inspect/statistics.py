@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..combine.capture import capture
+from ..combine.transforms import capture
 from ..core import paths
 from ..core.declarations import split_arrays
 from ..core.layer import Layer

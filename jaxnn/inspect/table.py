@@ -22,7 +22,7 @@ class Table:
             ...
 
     def __str__(self) -> str:
-        return text(*self._table())
+        return format_table(*self._table())
 
     def __repr__(self) -> str:
         return str(self)
@@ -31,7 +31,7 @@ class Table:
         return html(*self._table())
 
 
-def text(lines: Sequence[Line], notes: Sequence[Line]) -> str:
+def format_table(lines: Sequence[Line], notes: Sequence[Line]) -> str:
     """Return aligned columns between rules, the last line separate as the total, and notes below.
 
     Texts are shortened if lines would be longer than `WIDTH`.

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import checkify as jax_checkify
 
 from ..core import paths
-from ..core.calls import Call, Next, Outcome, evaluate, intercepting
+from ..core.calls import Call, Next, Outcome, evaluate_layer, intercepting
 from ..core.composite import Wrapper, collected_path
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
@@ -209,7 +209,7 @@ class _Found(Wrapper):
     watcher: "_Watcher"
 
     def _evaluate(self, call: Call) -> Outcome:
-        outcome = evaluate(self.wrapped, call.intercepted(self.watcher).replace(inner=False))
+        outcome = evaluate_layer(self.wrapped, call.intercepted(self.watcher).replace(inner=False))
         return Outcome(outcome.collected[KIND], outcome.state)
 
     def __repr__(self) -> str:

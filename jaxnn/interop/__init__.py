@@ -4,8 +4,8 @@ from .flax_modules import from_linen, from_nnx, to_linen
 from .flax_weights import from_flax
 from .keras_weights import from_keras
 from .orders import channels_first, channels_last, tied
-from .program import export, load_program, pack_onnx
-from .source import Converter, Source
+from .source_arrays import Converter, SourceArrays
+from .stablehlo import export, load_program, pack_onnx
 from .torch_weights import GPT2, LLAMA, RESNET, VIT, from_torch
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "RESNET",
     "VIT",
     "Converter",
-    "Source",
+    "SourceArrays",
     "channels_first",
     "channels_last",
     "export",

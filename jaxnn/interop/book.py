@@ -9,8 +9,19 @@ import numpy as np
 from ..combine.reparametrization import SpectralNorm, WeightNorm
 from ..core import paths
 from .axes import Trace
-from .orders import ByType, Made, Run, Unfit, lengths, runs, said, state_before, statements, tied
-from .source import Library, Missing, Names, Owner, Source, as_numpy
+from .orders import (
+    AxisRange,
+    ByType,
+    Made,
+    Unfit,
+    lengths,
+    runs,
+    said,
+    state_before,
+    statements,
+    tied,
+)
+from .source_arrays import Library, Missing, Names, Owner, SourceArrays, as_numpy
 
 
 class Book:
@@ -46,7 +57,7 @@ class Book:
 
     # ---- arrays by name ----
 
-    def find(self, source: Source, name: str) -> str | Made | None:
+    def find(self, source: SourceArrays, name: str) -> str | Made | None:
         """Return the name of an array in the weights, or its parts if it is computed; or None."""
         full = source.full(name)
         made = self.library.made and self.library.made(self, source.owner.layer, full)
@@ -59,7 +70,7 @@ class Book:
             return other if other in self.weights else None
         return None
 
-    def array(self, source: Source, name: str) -> Any:
+    def array(self, source: SourceArrays, name: str) -> Any:
         """Return the array that a converter requests, and record its use; NaN for a part that a
         weight does not have."""
         found = self.find(source, name)
@@ -98,7 +109,7 @@ class Book:
         except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise Unfit(f"{name} is not an array that NumPy can hold: {error}") from None
 
-    def _note(self, source: Source, *names: str) -> None:
+    def _note(self, source: SourceArrays, *names: str) -> None:
         path = source.owner.path
         by_type = not isinstance(self.rule(path), tuple)
         for name in names:
@@ -302,7 +313,7 @@ class Book:
     ) -> dict[paths.Path, Any]:
         """Return the result of the layer's converter for a part of each weight."""
         table = self.library.params if root == "params" else self.library.state
-        source = Source(self, owner, owner.path, copy, tree, part, table, root)
+        source = SourceArrays(self, owner, owner.path, copy, tree, part, table, root)
         rule = self.rule(owner.path)
         converter = rule[1] if isinstance(rule, tuple) else None
         if converter is None or isinstance(converter, ByType) or root == "state":
@@ -315,7 +326,7 @@ class Book:
 
     # ---- channels first ----
 
-    def runs(self, owner: Owner, place: paths.Path) -> list[Run]:
+    def runs(self, owner: Owner, place: paths.Path) -> list[AxisRange]:
         """Return the axes of an array of a layer that are in another order in the library."""
         root, *rest = place
         path = (root, *owner.path, *rest)
@@ -348,7 +359,7 @@ class Book:
         return ""
 
 
-def _write(path: str, prefix: str, run: Run) -> str:
+def _write(path: str, prefix: str, run: AxisRange) -> str:
     """Return the code to write for axes whose order is not known."""
     both = statements(run)
     if both is None:

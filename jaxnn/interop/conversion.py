@@ -1,9 +1,9 @@
 """Conversion of the weights of another library, by name, to those of a network.
 
 The network is traversed with its declaration. At each layer that owns arrays a converter, found by
-the layer's type, requests arrays from a `Source` by the other library's names; the source adds the
-prefix for the layer's path. At the end every declared array must exist in its shape, every given
-array must be used, and none may be used by two layers.
+the layer's type, requests arrays from `SourceArrays` by the names of the other library; these add
+the prefix for the path of the layer. At the end every declared array must exist in its shape, every
+given array must be used, and none may be used by two layers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ from ..tree import inside, layers
 from ..validation import Accepts
 from .axes import Trace, traced
 from .book import Book
-from .source import IfThere, Library, Names, Owner
+from .source_arrays import IfThere, Library, Names, Owner
 
 by_name: Accepts = Accepts(
     "arrays by name",
@@ -51,7 +51,7 @@ rules: Accepts = Accepts(
 )
 
 
-def converted(
+def convert_weights(
     library: Library,
     net: Layer,
     weights: Mapping[str, Any],
@@ -79,7 +79,7 @@ def converted(
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, key=placeholder_key(), **named))
     owners = list(_owners(bare))
-    check_names(names, owners, {"params": spec, "state": slots})
+    check_name_rules(names, owners, {"params": spec, "state": slots})
     trace = traced(bare, inputs, named, spec, slots)
     if not library.channels_first:
         trace = Trace({}, trace.methods)
@@ -121,7 +121,7 @@ def converted(
     return Weights(filled("params", spec), filled("state", begun))
 
 
-def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
+def check_name_rules(names: Names, owners: list[Owner], trees: Any) -> None:
     """Raise TypeError for a rule of another type, ValueError for a path that no layer has.
 
     Args:

@@ -14,20 +14,20 @@ from ..layers.elementwise import PReLU
 from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
-from .conversion import converted
+from .conversion import convert_weights
 from .orders import Made, weight_normed
-from .source import (
+from .source_arrays import (
     KERNELS,
     NORMS,
     TABLES,
     Library,
     Names,
-    Source,
+    SourceArrays,
     bias,
     kernel_attention,
     kernel_convolution,
     renamed,
-    table,
+    single_array,
 )
 
 
@@ -87,7 +87,7 @@ def from_flax(
             if name in flat:
                 raise ValueError(f"two collections of the variables have an array {name!r}")
             flat[name] = array
-    return converted(FLAX, net, flat, inputs, named, names or {}, ignore)
+    return convert_weights(FLAX, net, flat, inputs, named, names or {}, ignore)
 
 
 def _plain(tree: Any) -> Any:
@@ -102,7 +102,7 @@ def _segment(name: Any) -> str:
     return paths.text(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
-def made(book: Any, layer: Any, name: str) -> Made | None:
+def _made(book: Any, layer: Any, name: str) -> Made | None:
     """Return a weight inside the WeightNorm or SpectralNorm of linen or nnx; None for others.
 
     linen stores the arrays that belong to `Dense_0/kernel` as `WeightNorm_0/Dense_0/kernel/scale`
@@ -139,13 +139,13 @@ def _next_to(book: Any, name: str, kind: str) -> str | None:
     return None
 
 
-def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
+def _transposed_convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """kernel `(*window, inputs, features)`, which flax applies from the window's end."""
     kernel = source("kernel")
     return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | bias(source)
 
 
-def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
+def _packed(source: SourceArrays) -> tuple[Any, Any, Any, Any] | None:
     """Return the weights and biases of an nnx cell with one matrix for all gates, else None."""
     cell = "cell/" if source.has("cell/dense_h/kernel") else ""
     if not source.has(f"{cell}dense_h/kernel"):
@@ -158,7 +158,7 @@ def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
     return w, u, b, c
 
 
-def _gates(source: Source, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
+def _gates(source: SourceArrays, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
     """Return the weights of input and hidden state, gates side by side, and biases by gate."""
     if (packed := _packed(source)) is not None:
         w, u, b, c = packed
@@ -183,17 +183,17 @@ def _gates(source: Source, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
     return w, u, biases, size
 
 
-def lstm(layer: Any, source: Source) -> dict[str, Any]:
+def lstm(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """LSTMCell and OptimizedLSTMCell: ii, if, ig, io and hi, hf, hg, ho."""
     w, u, biases, _ = _gates(source, "ifgo")
     b = np.concatenate(biases["i"]) + np.concatenate(biases["h"])
     return {"input": {"w": w, "b": b}, "recurrent": {"w": u}}
 
 
-def gated(gates: str) -> Any:
+def _gated(gates: str) -> Any:
     """GRUCell and MGUCell: a matrix for each gate, of which the last has a second bias."""
 
-    def convert(layer: Any, source: Source) -> dict[str, Any]:
+    def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
         w, u, biases, _ = _gates(source, gates)
         inner = [*biases["h"][:-1], np.zeros_like(biases["h"][-1])]
         b = np.concatenate(biases["i"]) + np.concatenate(inner)
@@ -202,7 +202,7 @@ def gated(gates: str) -> Any:
     return convert
 
 
-def simple(layer: Any, source: Source) -> dict[str, Any]:
+def simple(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """SimpleCell: i and h."""
     if (packed := _packed(source)) is not None:
         w, u, b, c = packed
@@ -214,7 +214,7 @@ def simple(layer: Any, source: Source) -> dict[str, Any]:
     return {"input": {"w": w, "b": b}, "recurrent": {"w": source(f"{cell}h/kernel")}}
 
 
-def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+def _is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     """Return whether an array is the key or the count of a random stream of nnx."""
     segments = name.split("/")
     return "rngs" in segments and segments[-1] in ("key", "count")
@@ -226,18 +226,18 @@ FLAX = Library(
     {
         **KERNELS,
         DepthwiseConv: kernel_convolution,
-        ConvTranspose: transposed_convolution,
+        ConvTranspose: _transposed_convolution,
         **dict.fromkeys(NORMS, renamed(scale="scale", b="bias")),
-        **dict.fromkeys(TABLES, table("embedding")),
+        **dict.fromkeys(TABLES, single_array("embedding")),
         PReLU: renamed(alpha="negative_slope"),
         MultiHeadAttention: kernel_attention("out"),
         RNNCell: simple,
         LSTMCell: lstm,
-        GRUCell: gated("rzn"),
-        MinimalGatedCell: gated("fn"),
+        GRUCell: _gated("rzn"),
+        MinimalGatedCell: _gated("fn"),
     },
     {BatchNorm: renamed(mean="mean", var="var")},
-    made=made,
-    is_buffer=is_buffer,
+    made=_made,
+    is_buffer=_is_buffer,
     stacked=True,
 )

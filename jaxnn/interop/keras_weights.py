@@ -15,20 +15,20 @@ from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
 from ..validation import Accepts
-from .conversion import converted
+from .conversion import convert_weights
 from .orders import Unfit
-from .source import (
+from .source_arrays import (
     KERNELS,
     NORMS,
     TABLES,
     Library,
     Names,
-    Source,
+    SourceArrays,
     bias,
     fitted,
     kernel_attention,
     renamed,
-    table,
+    single_array,
 )
 
 
@@ -87,7 +87,7 @@ def from_keras(
     if not isinstance(weights, Mapping):
         library = KERAS._replace(channels_first=_has_channels_first(weights))
         weights = _by_path(getattr(weights, "weights", weights))
-    return converted(library, net, weights, inputs, named, names or {}, ignore)
+    return convert_weights(library, net, weights, inputs, named, names or {}, ignore)
 
 
 def _has_channels_first(layer: Any) -> bool:
@@ -136,7 +136,7 @@ _PARTS = {
 }
 
 
-def numbered(layer: Any, name: str) -> str:
+def _numbered(layer: Any, name: str) -> str:
     """Return the name of a variable in a `.weights.h5` file: its number in the layer."""
     part, _, last = name.rpartition("/")
     if isinstance(layer, BatchNorm | LayerNorm | GroupNorm | InstanceNorm):
@@ -149,12 +149,12 @@ def numbered(layer: Any, name: str) -> str:
     return f"{_PARTS.get(part, part)}/vars/{number}".removeprefix("/")
 
 
-def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+def _is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     """Return whether an array is the state of a random generator, which a dropout layer keeps."""
     return "seed_generator" in name.split("/")
 
 
-def _check_one(layer: Any, source: Source, theirs: str, ours: str) -> None:
+def _check_one(layer: Any, source: SourceArrays, theirs: str, ours: str) -> None:
     """Raise Unfit if a number does not show whether the one array is gamma or beta."""
     if not isinstance(layer, RMSNorm) and not source.has_itself(theirs) and source.has("vars/0"):
         path, prefix = paths.text(source.path), source.book.prefix(source.path)
@@ -165,7 +165,7 @@ def _check_one(layer: Any, source: Source, theirs: str, ours: str) -> None:
         )
 
 
-def norm(layer: Any, source: Source) -> dict[str, Any]:
+def norm(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """gamma and beta; or the `scale` of RMSNormalization."""
     if "scale" in source.declared and "b" not in source.declared:
         _check_one(layer, source, "gamma", "scale")
@@ -179,7 +179,7 @@ def norm(layer: Any, source: Source) -> dict[str, Any]:
     }
 
 
-def depthwise(layer: Any, source: Source) -> dict[str, Any]:
+def depthwise(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """kernel `(*window, channels, multiplier)`."""
     kernel = source("kernel")
     wanted = source.shape("w")
@@ -188,19 +188,19 @@ def depthwise(layer: Any, source: Source) -> dict[str, Any]:
     return {"w": kernel.reshape(wanted)} | bias(source)
 
 
-def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
+def _transposed_convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """kernel `(*window, features, inputs)`."""
     return {"w": np.swapaxes(source("kernel"), -1, -2)} | bias(source)
 
 
-def prelu(layer: Any, source: Source) -> dict[str, Any]:
+def _prelu(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """alpha, one for each feature, with axes of 1 before it."""
     alpha, wanted = source("alpha"), source.shape("alpha")
     fitted(alpha, (*(1,) * (alpha.ndim - len(wanted)), *wanted), "alpha")
     return {"alpha": alpha.reshape(wanted)}
 
 
-def _cell(source: Source, name: str) -> tuple[Any, Any, Any]:
+def _cell(source: SourceArrays, name: str) -> tuple[Any, Any, Any]:
     """kernel, recurrent_kernel and bias."""
     cell = f"{name}/" if source.has(f"{name}/kernel") else ""
     kernel, recurrent = source(f"{cell}kernel"), source(f"{cell}recurrent_kernel")
@@ -209,10 +209,10 @@ def _cell(source: Source, name: str) -> tuple[Any, Any, Any]:
     return kernel, recurrent, source(f"{cell}bias")
 
 
-def recurrent(name: str) -> Any:
+def _recurrent(name: str) -> Any:
     """SimpleRNN, and LSTM, whose gates are in our order."""
 
-    def convert(layer: Any, source: Source) -> dict[str, Any]:
+    def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
         w, u, b = _cell(source, name)
         b = np.zeros(w.shape[-1], w.dtype) if b is None else b
         return {"input": {"w": w, "b": b}, "recurrent": {"w": u}}
@@ -220,7 +220,7 @@ def recurrent(name: str) -> Any:
     return convert
 
 
-def gru(layer: Any, source: Source) -> dict[str, Any]:
+def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """GRU: gates z, r, h, and biases (2, 3 features) of the input and of the hidden state."""
     w, u, b = _cell(source, "gru_cell")
     b = np.zeros((2, w.shape[-1]), w.dtype) if b is None else b
@@ -245,18 +245,18 @@ KERAS = Library(
     {
         **KERNELS,
         DepthwiseConv: depthwise,
-        ConvTranspose: transposed_convolution,
+        ConvTranspose: _transposed_convolution,
         **dict.fromkeys(NORMS, norm),
-        **dict.fromkeys(TABLES, table("embeddings")),
-        PReLU: prelu,
+        **dict.fromkeys(TABLES, single_array("embeddings")),
+        PReLU: _prelu,
         MultiHeadAttention: kernel_attention("attention_output"),
-        RNNCell: recurrent("simple_rnn_cell"),
-        LSTMCell: recurrent("lstm_cell"),
-        ConvLSTMCell: recurrent("conv_lstm_cell"),
-        GRUCell: gru,
+        RNNCell: _recurrent("simple_rnn_cell"),
+        LSTMCell: _recurrent("lstm_cell"),
+        ConvLSTMCell: _recurrent("conv_lstm_cell"),
+        GRUCell: _gru,
     },
     {BatchNorm: renamed(mean="moving_mean", var="moving_variance")},
-    other_name=numbered,
-    is_buffer=is_buffer,
+    other_name=_numbered,
+    is_buffer=_is_buffer,
     if_not_shared=", and if it has two weights of this name, pass model.weights, not a dict",
 )

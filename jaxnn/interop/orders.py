@@ -138,7 +138,7 @@ _sizes = Accepts(
 )
 
 
-class Run(NamedTuple):
+class AxisRange(NamedTuple):
     """Axes `start` to `stop` of an array, which run over the positions and channels of images."""
 
     start: int
@@ -179,12 +179,12 @@ class ByType:
                 if self.first:
                     found[place] = self._moved(found[place], run, source.declared_shape(place))
 
-    def _check(self, run: Run) -> None:
+    def _check(self, run: AxisRange) -> None:
         *window, last = [f.size for f in run.factors if f.size > 1]
         if not window or last != self.channels or math.prod(window) != math.prod(self.window):
             raise Unfit(f"{self!r} is stated, but an array {said(run)}")
 
-    def _moved(self, array: Any, run: Run, declared: tuple[int, ...]) -> Any:
+    def _moved(self, array: Any, run: AxisRange, declared: tuple[int, ...]) -> Any:
         before, after = declared[: run.start], declared[run.stop :]
         split = (*before, self.channels, *self.window, *after)
         if array.size != math.prod(split) or (before + after and array.ndim != len(declared)):
@@ -192,7 +192,7 @@ class ByType:
         moved = np.moveaxis(array.reshape(split), run.start, run.start + len(self.window))
         return moved.reshape(declared)
 
-    def _likely(self, layer: Any, source: Any, found: Any) -> dict[paths.Path, list[Run]]:
+    def _likely(self, layer: Any, source: Any, found: Any) -> dict[paths.Path, list[AxisRange]]:
         """Axes of the stated sizes, if the trace shows none: of the inputs of a layer with a
         matrix, of all arrays of another one."""
         places = [p for p in found if "recurrent" not in p]
@@ -210,7 +210,7 @@ class ByType:
                 if math.prod(shape[i:j]) == size and (j == i + 1 or shape[j - 1] == self.channels)
             ]
             if spans:
-                chosen[place] = [Run(*spans[0], factors, True)]
+                chosen[place] = [AxisRange(*spans[0], factors, True)]
         if not chosen and source.root == "params":
             raise Unfit(f"{self!r} is stated, but no array has axes of these sizes")
         return chosen
@@ -275,7 +275,7 @@ def _stated(channels: Any, window: tuple[Any, ...], first: bool) -> ByType:
     return ByType(channels, tuple(window), first)
 
 
-def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
+def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[AxisRange]:
     """Yield the axes of an array that are in another order in a library with channels first.
 
     Args:
@@ -284,7 +284,7 @@ def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
     """
     for i, one in enumerate(factors):
         if order(one) is not None:
-            yield Run(i, i + 1, tuple(one), False)
+            yield AxisRange(i, i + 1, tuple(one), False)
     for start, stop in _groups(layer, len(factors)):
         known = [i for i in range(start, stop) if any(f.kinds for f in factors[i])]
         if len(known) < 2 or any(order(factors[i]) is not None for i in known):
@@ -295,7 +295,7 @@ def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
         if moved is not None:
             sizes = [f.size for f in together]
             shown = not isinstance(layer, Dense) and [sizes[i] for i in moved] != sizes
-            yield Run(start, stop, together, shown)
+            yield AxisRange(start, stop, together, shown)
 
 
 def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
@@ -308,7 +308,7 @@ def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
     return [(0, ndim)]
 
 
-def said(run: Run) -> str:
+def said(run: AxisRange) -> str:
     """Return the known kinds of the axes, for an error.
 
     Args:
@@ -324,7 +324,7 @@ def said(run: Run) -> str:
     return f"{axes} over {' x '.join(words)} of an image"
 
 
-def statements(run: Run) -> tuple[ByType, ByType] | None:
+def statements(run: AxisRange) -> tuple[ByType, ByType] | None:
     """Return the two converters for these axes; None if they are not positions, then channels.
 
     Args:

@@ -19,9 +19,20 @@ from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
-from .conversion import converted
+from .conversion import convert_weights
 from .orders import Made, spectral_normed, weight_normed
-from .source import NORMS, TABLES, IfThere, Library, Names, Source, as_numpy, fitted, renamed, table
+from .source_arrays import (
+    NORMS,
+    TABLES,
+    IfThere,
+    Library,
+    Names,
+    SourceArrays,
+    as_numpy,
+    fitted,
+    renamed,
+    single_array,
+)
 
 
 def from_torch(
@@ -83,10 +94,10 @@ def from_torch(
     >>> from_torch(net, state_dict, jnp.ones((1, 3))).params[0]["w"].tolist()
     [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
     """
-    return converted(TORCH, net, state_dict, inputs, named, names or {}, ignore)
+    return convert_weights(TORCH, net, state_dict, inputs, named, names or {}, ignore)
 
 
-def dense(layer: Any, source: Source) -> dict[str, Any]:
+def dense(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.Linear: weight (features, inputs)."""
     shape = source.shape("w")
     outputs = math.prod(source.shape("b")) if "b" in source.declared else 0
@@ -99,36 +110,36 @@ def dense(layer: Any, source: Source) -> dict[str, Any]:
     return found | _bias(source, source.shape("b") if "b" in source.declared else ())
 
 
-def _bias(source: Source, shape: tuple[int, ...] = ()) -> dict[str, Any]:
+def _bias(source: SourceArrays, shape: tuple[int, ...] = ()) -> dict[str, Any]:
     if "b" not in source.declared:
         return {}
     bias = source("bias")
     return {"b": bias.reshape(shape) if shape and bias.size == math.prod(shape) else bias}
 
 
-def convolution(layer: Any, source: Source) -> dict[str, Any]:
+def _convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.Conv1d to 3d: weight `(features, inputs / groups, *window)`."""
     return {"w": np.moveaxis(source("weight"), (0, 1), (-1, -2))} | _bias(source)
 
 
-def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
+def _transposed_convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.ConvTranspose1d to 3d: weight `(inputs, features / groups, *window)`."""
     parts = np.concatenate(np.split(source("weight"), layer.groups), 1)
     return {"w": np.moveaxis(parts, (0, 1), (-2, -1))} | _bias(source)
 
 
-def bilinear(layer: Any, source: Source) -> dict[str, Any]:
+def _bilinear(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.Bilinear: weight (features, n, m)."""
     return {"w": np.moveaxis(source("weight"), 0, -1)} | _bias(source)
 
 
-def prelu(layer: Any, source: Source) -> dict[str, Any]:
+def _prelu(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.PReLU: one weight, or one for each channel."""
     weight = source("weight")
     return {"alpha": weight if layer.per_feature else fitted(weight, (1,), "weight")[0]}
 
 
-def attention(layer: Any, source: Source) -> dict[str, Any]:
+def _attention(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.MultiheadAttention, or linear layers called query, key, value and out."""
     parts = ("query", "key", "value")
     if not source.has("in_proj_weight") and not source.has("q_proj_weight"):
@@ -152,25 +163,25 @@ def attention(layer: Any, source: Source) -> dict[str, Any]:
     }
 
 
-def gated(layer: Any, source: Source) -> dict[str, Any]:
+def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """Linear layers called gate, up and down."""
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
-def _gates(source: Source, side: str) -> tuple[Any, Any]:
+def _gates(source: SourceArrays, side: str) -> tuple[Any, Any]:
     """Return the weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
     weight = source(f"weight_{side}").T
     name = f"bias_{side}"
     return weight, source(name) if source.has(name) else np.zeros(weight.shape[-1], weight.dtype)
 
 
-def recurrent(layer: Any, source: Source) -> dict[str, Any]:
+def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.RNN and LSTM: the gates in our order, with two biases that are added up."""
     (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
     return {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
 
 
-def gru(layer: Any, source: Source) -> dict[str, Any]:
+def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
     (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
     n = c.shape[0] // 3
@@ -178,7 +189,7 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
     return {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
 
 
-def made(book: Any, layer: Any, name: str) -> Made | None:
+def _made(book: Any, layer: Any, name: str) -> Made | None:
     """Return a weight of weight_norm or spectral_norm of torch, or of their parametrizations."""
     head, dot, last = name.rpartition(".")
     inner = f"{head}{dot}parametrizations.{last}"
@@ -198,7 +209,7 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
     return None
 
 
-def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+def _is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     """Return whether an array is a counter, mask, or table that models save with weights."""
     last, ndim = name.rpartition(".")[2], len(getattr(array, "shape", ()))
     if last == "num_batches_tracked":
@@ -231,31 +242,31 @@ TORCH = Library(
     ".",
     {
         Dense: dense,
-        Conv: convolution,
-        DepthwiseConv: convolution,
-        PatchEmbedding: convolution,
-        ConvTranspose: transposed_convolution,
-        Bilinear: bilinear,
+        Conv: _convolution,
+        DepthwiseConv: _convolution,
+        PatchEmbedding: _convolution,
+        ConvTranspose: _transposed_convolution,
+        Bilinear: _bilinear,
         **dict.fromkeys(NORMS, renamed(scale="weight", b="bias")),
-        **dict.fromkeys((*TABLES, EmbeddingBag), table("weight")),
-        PReLU: prelu,
-        MultiHeadAttention: attention,
-        GatedFeedForward: gated,
-        RNNCell: recurrent,
-        LSTMCell: recurrent,
-        GRUCell: gru,
+        **dict.fromkeys((*TABLES, EmbeddingBag), single_array("weight")),
+        PReLU: _prelu,
+        MultiHeadAttention: _attention,
+        GatedFeedForward: _gated,
+        RNNCell: _recurrent,
+        LSTMCell: _recurrent,
+        GRUCell: _gru,
     },
     {BatchNorm: renamed(mean="running_mean", var="running_var")},
     channels_first=True,
-    made=made,
-    is_buffer=is_buffer,
+    made=_made,
+    is_buffer=_is_buffer,
 )
 
 
 # ---- the names in models of transformers and torchvision, for `jaxnn.models` ----
 
 
-def packed_attention(layer: Any, source: Source) -> dict[str, Any]:
+def packed_attention(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """GPT-2: c_attn (n, 3 n), with query, key, and value side by side, and c_proj, as x @ w + b."""
     weights = np.split(source("c_attn.weight"), 3, 1)
     biases = np.split(source("c_attn.bias"), 3)
@@ -264,7 +275,7 @@ def packed_attention(layer: Any, source: Source) -> dict[str, Any]:
     return found | {"out": {"w": source("c_proj.weight"), "b": source("c_proj.bias")}}
 
 
-def untransposed(layer: Any, source: Source) -> dict[str, Any]:
+def untransposed(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """transformers' Conv1D: x @ weight + bias, with the weight in our layout."""
     return {"w": source("weight"), "b": source("bias")}
 

@@ -16,7 +16,7 @@ from ..functional.checking import check_range
 from ..functional.gradients import shared_rows
 from ..functional.linear import linear, wider_type
 from ..functional.segments import check_segments
-from ..functional.windows import folded, larger
+from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
 from ..validation import Accepts, each, integer, one_of, positive
 from .checks import check_multiples, check_rank, positive_size
@@ -387,7 +387,7 @@ def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:
     """One bag per row: rows (..., n, features) to (..., features)."""
     count = jnp.sum(inside, -1, dtype=jnp.int32)[..., None]
     if mode == "max" and rows.shape[-2]:
-        y = folded(jnp.where(inside[..., None], rows, -jnp.inf), -2, larger)
+        y = reduce_pairs(jnp.where(inside[..., None], rows, -jnp.inf), -2, larger)
         return jnp.where(count > 0, y, 0)
     y = jnp.sum(rows, -2)
     return y / jnp.maximum(count, 1).astype(y.dtype) if mode == "mean" else y

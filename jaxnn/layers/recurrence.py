@@ -18,7 +18,7 @@ from ..explain.text import check_matches
 from ..functional.convolution import PerAxis, convolution, per_axis
 from ..functional.gradients import shared_sum
 from ..functional.linear import along_axis, floating_type, linear, wider_type
-from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
+from ..functional.recurrence import gate_sums, gru_step, lstm_step, minimal_gated_step
 from ..initializers import (
     InitFn,
     Initializer,
@@ -102,7 +102,7 @@ class Cell(Primitive):
         check_carry(carry, self.carries(x))
         z = self.project(params["input"], x)
         u = self.recur(params["recurrent"], carry["h"].astype(z[0].dtype))
-        return self.wide_step(z[0].dtype, carry, *joined(z, u, self.apart))
+        return self.wide_step(z[0].dtype, carry, *gate_sums(z, u, self.apart))
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         """Return the input's contribution to each gate, at one step or many."""

@@ -18,10 +18,9 @@ A hand-written training loop uses the same parts:
 between devices.
 """
 
-from .mesh import abstract_mesh, mesh, shard_batch
+from .memory_plan import Collective, Plan, collectives, plan
+from .mesh import abstract_mesh, initialize, is_first, mesh, shard_batch
 from .placement import Placement, init
-from .plan import Collective, Plan, collectives, plan
-from .processes import initialize, is_first
 from .rules import (
     DATA_PARALLEL,
     FSDP,

@@ -17,15 +17,14 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from ..combine.capture import capture
 from ..combine.precision import Precision
 from ..combine.sequential import Residual
-from ..combine.transforms import Inference, Remat, Repeat
+from ..combine.transforms import Inference, Remat, Repeat, capture
 from ..core import paths
-from ..core.calls import Call, Interceptor, Next, Outcome, evaluate, intercepting
+from ..core.calls import Call, Interceptor, Next, Outcome, evaluate_layer, intercepting
 from ..core.composite import intercept
 from ..core.layer import Layer, Primitive
-from ..train.supervised_loss import SupervisedLoss
+from ..train.minimize import SupervisedLoss
 from ..tree import inside
 from .mesh import batch_axes
 from .rules import axes_of, placed
@@ -65,7 +64,7 @@ class Gathering:
         specs = {} if manual else self.specs(call.params)
         with intercepting(None):  # nested calls have gathered parameters
             net = gathered(layer, self.mesh, specs)
-            return evaluate(net, call.replace(interceptor=self.outer))
+            return evaluate_layer(net, call.replace(interceptor=self.outer))
 
     def specs(self, params: Any) -> dict[paths.Path, Entries]:
         """Return how each parameter is split, by path; {} if they are not in the state."""

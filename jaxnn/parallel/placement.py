@@ -21,10 +21,10 @@ from ..core.calls import INTERCEPTOR, intercepting
 from ..keys import as_key, kept_key, kept_words
 from ..random import watching
 from ..train import Minimize
-from ..train.state import is_key, strong
+from ..train.program import is_key, strong
 from ..validation import Accepts, check_fields
 from .gathering import Gathering
-from .mesh import check_rows, row_parts, row_sharding, shard_batch
+from .mesh import check_divisible, row_parts, row_sharding, shard_batch
 from .rules import (
     DATA_PARALLEL,
     RULES,
@@ -205,9 +205,10 @@ class Placement:
             return next((found[end] for end in ends if end in found), self.whole)
 
         memories = {
-            name: like(leaf, of_memory(name, leaf)) for name, leaf in tree["memories"].items()
+            name: sharded_struct(leaf, of_memory(name, leaf))
+            for name, leaf in tree["memories"].items()
         }
-        return {"state": jax.tree.map(like, state, places), "memories": memories}
+        return {"state": jax.tree.map(sharded_struct, state, places), "memories": memories}
 
     def layout(self, state: Any) -> tuple[NamedSharding, ...]:
         """Return the sharding of each array of a state, for `pinned` and `gathering`."""
@@ -230,7 +231,7 @@ class Placement:
 
     def batch_like(self, batch: Any) -> Any:
         """Return the shapes and shardings of the batch that `put_batch` returns."""
-        return jax.tree.map(lambda leaf: like(leaf, row_sharding(self.mesh)), batch)
+        return jax.tree.map(lambda leaf: sharded_struct(leaf, row_sharding(self.mesh)), batch)
 
     def put_numbers(self, program: Any) -> list[Any]:
         """Return the leaves of a program, as arguments of its compiled code: whole on every device.
@@ -272,7 +273,7 @@ class Placement:
 
     def pinned_batch(self, batch: Any) -> Any:
         """Pin a batch of a step, each device with its rows; ValueError if they do not divide it."""
-        check_rows(batch, self.mesh, row_parts(self.mesh))
+        check_divisible(batch, self.mesh, row_parts(self.mesh))
         return with_sharding_constraint(batch, row_sharding(self.mesh))
 
     def pinned_piece(self, piece: Any) -> Any:
@@ -357,6 +358,6 @@ def _on_host(array: Any) -> Any:
     return array if is_global or jax.process_count() == 1 else np.asarray(array)
 
 
-def like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+def sharded_struct(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     """Return the shape and type of an array, with a sharding."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)

@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 from ..core import paths
 from ..random import Spec, Watch
 from ..train import TrainState
-from ..train.state import is_key
+from ..train.program import is_key
 from ..validation import Accepts
 
 

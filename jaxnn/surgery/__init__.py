@@ -2,8 +2,7 @@
 
 from .caching import with_cache
 from .replacement import add_lora, merge_lora, replace
-from .stacking import stack_layers, unstack_layers
-from .widening import widen
+from .reshaping import stack_layers, unstack_layers, widen
 
 __all__ = [
     "add_lora",

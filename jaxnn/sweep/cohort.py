@@ -1,6 +1,6 @@
 """A cohort: trials of one structure that train together as lanes of one compiled program.
 
-A `Work` is sent to a worker, where `work` runs it, and an `Outcome` returns. Both are plain data,
+A `Work` is sent to a worker, where `work` runs it, and a `WorkResult` returns. Both are plain data,
 so any executor can carry them.
 
 A lane that stops early leaves the batch: the lanes that are left move together, and fill fewer
@@ -22,10 +22,10 @@ from ..train import EarlyStopping
 from .compiled import By, Compiled, Way, compiled_cohort
 from .score import Keep
 from .space import Values
-from .states import joined, pack, unpack
+from .states import join_lanes, pack, unpack
 from .structure import Structure
 
-__all__ = ["By", "Compiled", "Outcome", "Way", "Work", "compiled_cohort", "work"]
+__all__ = ["By", "Compiled", "Way", "Work", "WorkResult", "compiled_cohort", "work"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class WorkResult:
     """The result of a `Work`.
 
     Args:
@@ -84,7 +84,7 @@ class Outcome:
     ended: tuple[int, ...] = ()
 
 
-def work(task: Work) -> Outcome:
+def work(task: Work) -> WorkResult:
     """Train the lanes of a cohort; if memory runs out, in calls of half the lanes.
 
     An error that the program raises is returned as text: it would be raised again.
@@ -102,7 +102,7 @@ def work(task: Work) -> Outcome:
             if out_of_memory(error) and way.width > 1:
                 way = way._replace(width=way.width // 2)
                 continue
-            return Outcome({}, None, way, time.perf_counter() - began, error=_traceback(error))
+            return WorkResult({}, None, way, time.perf_counter() - began, error=_traceback(error))
 
 
 def _traceback(error: Exception) -> str:
@@ -131,7 +131,7 @@ def taken(structure: Structure, values: Values, way: Way) -> Way:
     return Way("loop", 1) if alone else way
 
 
-def _run(task: Work, asked: Way) -> Outcome:
+def _run(task: Work, asked: Way) -> WorkResult:
     way = taken(task.structure, task.values[0], asked)
     batch = _Batch(task, way)
     return batch.stopping() if task.stopping is not None else batch.whole()
@@ -150,7 +150,7 @@ class _Batch:
         self.before.setdefault(found, (found.traces, found.compile_seconds))
         return found
 
-    def whole(self) -> Outcome:
+    def whole(self) -> WorkResult:
         """Train all lanes to the end of the segment."""
         task, compiled = self.task, self.compiled(self.way)
         held = None if task.state is None else unpack(task.state, compiled.lane(task.values[0]))
@@ -169,10 +169,10 @@ class _Batch:
             self.end(*waiting.popleft())
         # The device has worked in the meantime; this waits for it.
         metrics = compiled.metrics(jax.device_get(found), self.count)
-        state = pack(joined(jax.device_get(states), self.count)) if task.keep else None
+        state = pack(join_lanes(jax.device_get(states), self.count)) if task.keep else None
         return self.outcome(metrics, state, ())
 
-    def stopping(self) -> Outcome:
+    def stopping(self) -> WorkResult:
         """Train epoch by epoch; lanes that stop leave, and the others move together."""
         task, hook = self.task, self.task.stopping
         assert hook is not None
@@ -236,14 +236,14 @@ class _Batch:
 
     def outcome(
         self, metrics: dict[str, np.ndarray], state: bytes | None, ended: tuple[int, ...]
-    ) -> Outcome:
+    ) -> WorkResult:
         """Return the outcome of the lanes."""
         packed: tuple[int, ...] = ()
         if self.best.states:
             packed = tuple(sorted(self.best.states))
             each = [self.best.states[lane] for lane in packed]
             state = pack(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
-        return Outcome(
+        return WorkResult(
             metrics=metrics,
             state=state,
             way=self.way,

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..experiment.experiment import Loaded
-from ..train.state import with_keys, without_keys
+from ..train.program import with_keys, without_keys
 from .space import Values
 from .structure import Structure
 from .training import Order, Training, array, as_written, dependent, scalar

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..files.reading import LONGEST, printable
-from ..html.page import aligned, count, duration, number
+from ..html.page import aligned_columns, count, duration, format_number
 from ..train.hooks.progress import in_notebook
-from .driver import Progress, Watch
+from .driver import SweepProgress, Watch
 from .ledger import Ledger
-from .reading import Sweep
 from .report.result import seed_mean
+from .snapshot import Sweep
 
 LISTED = 5  # trials in the table at the end
 
@@ -28,20 +28,20 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
 
         shown: Any = display(HTML(""), display_id=True)
 
-        def update(progress: Progress) -> None:
-            rows = aligned([list(one) for one in facts(progress, metric, seeds).items()])
+        def update(progress: SweepProgress) -> None:
+            rows = aligned_columns([list(one) for one in facts(progress, metric, seeds).items()])
             shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
 
         yield update
         return
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda progress: print(line(progress, metric, seeds), flush=True)
+        yield lambda progress: print(progress_line(progress, metric, seeds), flush=True)
         return
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
 
-    def show(progress: Progress) -> None:
+    def show(progress: SweepProgress) -> None:
         grid = Table.grid(padding=(0, 2))
         for title, text in facts(progress, metric, seeds).items():
             grid.add_row(title, Text(text))  # a string would be read as markup
@@ -51,7 +51,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         yield show
 
 
-def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
+def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
     """Return the facts about a running sweep by title.
 
     Args:
@@ -65,7 +65,7 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
     best = "-"
     if progress.best:
         name = printable(metric, 60)
-        best = f"{name} {number(progress.best[1])} (trial {progress.best[0]})"
+        best = f"{name} {format_number(progress.best[1])} (trial {progress.best[0]})"
     found = {
         "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
         "lanes": str(progress.lanes),
@@ -75,19 +75,19 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
         "done": f"{min(share, 1.0):.0%}",
     }
     if progress.seconds > 0:
-        found["trials per second"] = number(progress.lanes / seeds / progress.seconds, 3)
+        found["trials per second"] = format_number(progress.lanes / seeds / progress.seconds, 3)
     if trained > 0 and share < 1:
         left = progress.seconds * (progress.whole - progress.epochs) / trained
         found["left"] = duration(left)
     return found
 
 
-def line(progress: Progress, metric: str, seeds: int) -> str:
+def progress_line(progress: SweepProgress, metric: str, seeds: int) -> str:
     """Return the facts on a plain line."""
     return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
 
 
-def summary(sweep: Sweep, listed: int = LISTED) -> str:
+def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     """Return the best trials as a table of text, and how the others ended.
 
     Args:
@@ -99,9 +99,11 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
     rows: list[list[Any]] = [["trial", sweep.metric, *names]]
     for trial in trials:
         mean = seed_mean(sweep.scores[trial.number].each)
-        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        values = [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
         rows.append([trial.number, mean, *values])
     ends = Counter(trial.status for trial in sweep.trials)
     ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
-    return "\n".join([head, *aligned(rows), *(printable(one, LONGEST) for one in sweep.forced)])
+    return "\n".join(
+        [head, *aligned_columns(rows), *(printable(one, LONGEST) for one in sweep.forced)]
+    )

@@ -25,7 +25,7 @@ from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..train.metrics import badness
-from .cohort import Outcome, Way, Work, work
+from .cohort import Way, Work, WorkResult, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -48,14 +48,14 @@ from .states import kept, regrouped
 from .storage import LedgerError, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
-__all__ = ["Driver", "Progress", "Watch", "decide"]
+__all__ = ["Driver", "SweepProgress", "Watch", "decide"]
 
 
 PATIENCE = 1.0
 """Seconds between two reports of the progress: counting takes long after many trials."""
 
 
-class Progress(NamedTuple):
+class SweepProgress(NamedTuple):
     """The progress of a sweep.
 
     Args:
@@ -83,7 +83,7 @@ class Progress(NamedTuple):
     seconds: float
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[SweepProgress], None]
 
 
 class Reporter:
@@ -116,7 +116,7 @@ class Reporter:
             self._last = time.perf_counter()
             self.watch(self.progress(rung))
 
-    def progress(self, rung: int) -> Progress:
+    def progress(self, rung: int) -> SweepProgress:
         """Return the progress.
 
         Args:
@@ -132,7 +132,7 @@ class Reporter:
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
         worth, best = min(ranked, default=(math.inf, -1))
         whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
-        return Progress(
+        return SweepProgress(
             asked=len(trials),
             trials=settings.trials,
             statuses=Counter(trial.status for trial in trials),
@@ -321,7 +321,7 @@ class Driver:
         """Train the lanes of a step, and commit each cohort when it ends."""
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
-        running: dict[Future[Outcome], tuple[Part, Work, int]] = {}
+        running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
                 for part, sent in itertools.islice(queue, self.workers - len(running)):
@@ -383,7 +383,7 @@ class Driver:
         return regrouped(pieces, np.argsort(order).tolist())
 
     def _write(
-        self, step: Train, part: Part, sent: Work, outcome: Outcome, history: History
+        self, step: Train, part: Part, sent: Work, outcome: WorkResult, history: History
     ) -> None:
         """Commit the outcome of a cohort; if its program raised, run each of its trials alone."""
         if outcome.error is not None:
@@ -430,7 +430,9 @@ class Driver:
         self.ledger.commit(cohort, results, statuses, errors, state, best)
         self.reporter.lanes += len(part.lanes)
 
-    def _kept(self, part: Part, outcome: Outcome, done: Collection[int], history: History) -> Any:
+    def _kept(
+        self, part: Part, outcome: WorkResult, done: Collection[int], history: History
+    ) -> Any:
         """Return the trials that are kept after their last cohort, as `Ledger.commit` gets them."""
         assert outcome.state is not None
         metric, (begin, end) = self.planner.metric, part.epochs

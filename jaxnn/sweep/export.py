@@ -19,14 +19,14 @@ from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
 from .ledger import Ledger
-from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
+from .snapshot import Sweep, read
 from .tables import Trial
 
 Row = dict[str, Any]
 
 
-def export(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
+def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
@@ -105,15 +105,15 @@ def _write_parquet(file: Path, columns: Mapping[str, list[Any]]) -> None:
         required(name, "Parquet is written by", "pyarrow", "export")
         for name in ("pyarrow", "pyarrow.parquet")
     )
-    table = pyarrow.table({name: uniform(column) for name, column in columns.items()})
+    table = pyarrow.table({name: single_type(column) for name, column in columns.items()})
     with open(file, "xb") as opened:
         parquet.write_table(table, opened)
 
 
-def uniform(column: list[Any]) -> list[Any]:
+def single_type(column: list[Any]) -> list[Any]:
     """Return a column of one type: as it is, or as text if options are of several types.
 
-    >>> uniform([1, 2.5, None]), uniform([1, "all"])
+    >>> single_type([1, 2.5, None]), single_type([1, "all"])
     ([1.0, 2.5, None], ['1', 'all'])
     """
     kinds = {type(value) for value in column if value is not None}

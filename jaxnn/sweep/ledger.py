@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, Self
 
 from ..files.reading import parse_json
 from . import storage, tables
-from .storage import LedgerError, explained, resume_command
-from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Scalar, Trial
+from .storage import LedgerError, command_to_resume, explained
+from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Scalar, Trial
 
-__all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
+__all__ = ["Change", "Cohort", "EpochResult", "Group", "Ledger", "LedgerError", "Trial"]
 
 MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
@@ -118,7 +118,7 @@ class Ledger:
             self._connection = storage.connect(folder, write)
             stack.callback(self._connection.close)
             self._writes = write
-            resume = resume_command(folder, self.meta.get("experiment", "experiments.NAME"))
+            resume = command_to_resume(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
                 "Nothing was lost, what was committed is whole: remove the cause, then write "
                 f"{resume}"
@@ -204,7 +204,7 @@ class Ledger:
             for number, round, bracket, values, *rest in rows
         ]
 
-    def results(self, name: str | None = None) -> list[Result]:
+    def results(self, name: str | None = None) -> list[EpochResult]:
         """Return the results in the order of trial, seed, epoch, and name.
 
         Args:
@@ -343,10 +343,10 @@ class Ledger:
                 _KINDS[kind](types, f"column {column}")
         return rows
 
-    def _results(self, rest: str, *values: Any) -> list[Result]:
+    def _results(self, rest: str, *values: Any) -> list[EpochResult]:
         rows = self._rows("results", "iiitR", rest, *values)
         return [
-            Result(trial, seed, at, name, math.nan if value is None else value)
+            EpochResult(trial, seed, at, name, math.nan if value is None else value)
             for trial, seed, at, name, value in rows
         ]
 
@@ -564,7 +564,7 @@ def check_free(folder: Path) -> None:
             experiment, count = ledger.meta.get("experiment"), len(ledger.trials())
         problem = (
             f"a sweep already (of {experiment}, {count} trials): continue it with "
-            f"{resume_command(folder, experiment)}, or write --folder with another path"
+            f"{command_to_resume(folder, experiment)}, or write --folder with another path"
         )
     elif found:
         problem = f"something else already ({found[0]}): write --folder with a new path"

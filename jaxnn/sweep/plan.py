@@ -289,7 +289,7 @@ def stopping_of(
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """The first round of a sweep.
 
     Args:
@@ -357,7 +357,7 @@ def _trials(count: int) -> str:
     return f"{count} trial{'s' * (count > 1)}"
 
 
-def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> Plan:
+def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> SweepPlan:
     """Return the plan for a first round of these trials.
 
     Args:
@@ -372,7 +372,7 @@ def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]
         some = [values for _, values in each[:LANES]]
         grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
         groups.append((grouped, len(each)))
-    return Plan(planner, tuple(groups), failed)
+    return SweepPlan(planner, tuple(groups), failed)
 
 
 def by_structure(

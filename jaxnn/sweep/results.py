@@ -14,17 +14,17 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured
 from ..train import Hook
-from ..train.state import with_keys, without_keys
+from ..train.program import with_keys, without_keys
 from ..validation import integer
-from .display import summary
+from .display import best_trials
 from .export import trial_rows
 from .ledger import Ledger
 from .plan import stopping_of
-from .reading import Sweep, mean, read
-from .report import write
+from .report import write_report
 from .settings import Settings
+from .snapshot import Sweep, mean, read
 from .states import unpack
-from .structure import TRACED, converted, space_of
+from .structure import TRACED, space_of, traced_value
 from .tables import Trial
 from .training import Training
 
@@ -99,11 +99,11 @@ class Result:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        return write(self.sweep)
+        return write_report(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""
-        return f"Sweep in {self.folder}\n{summary(self.sweep)}"
+        return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
 
 
 class TrialResult:
@@ -150,7 +150,7 @@ class TrialResult:
         )
         traced, kinds = self._sweep.facts.get("traced", {}), self._sweep.dimensions
         values = {
-            name: converted(kinds[name], value) if traced.get(name) == TRACED else value
+            name: traced_value(kinds[name], value) if traced.get(name) == TRACED else value
             for name, value in self.values.items()
         }
         return space_of(experiment).configured(base, values)

@@ -29,20 +29,20 @@ from ..executors import check_name, create, worker_died
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, Loaded, loaded
-from ..experiment.run import versions
+from ..experiment.training_run import versions
 from ..explain.text import suggestion
 from ..files.reading import quoted
-from ..fingerprint import differences
+from ..fingerprint import fingerprint_differences
 from ..train import Program
 from ..validation import function
 from .display import watched
-from .driver import Driver, Progress
+from .driver import Driver, SweepProgress
 from .ledger import Ledger
 from .plan import Planner
-from .reading import read
 from .results import Result
 from .settings import Settings
-from .storage import FILE, resume_command
+from .snapshot import read
+from .storage import FILE, command_to_resume
 from .structure import space_of
 from .tables import OPEN, to_text
 
@@ -323,7 +323,7 @@ def _check_resumable(
     if meta["experiment"] != sources.module_of(experiment):
         raise ValueError(
             f"{folder} is a sweep of {meta['experiment']}: write "
-            f"{resume_command(folder, meta['experiment'])}"
+            f"{command_to_resume(folder, meta['experiment'])}"
         )
     asked: dict[str, Any] = {"space": _by_name(space_of(experiment).to_plain())}
     recorded = {"space": _by_name(meta["space"])}
@@ -332,7 +332,7 @@ def _check_resumable(
     now = to_plain(Settings(**settings))
     asked["settings"] = {name: now[name] for name in settings}
     recorded["settings"] = {name: meta["settings"].get(name) for name in settings}
-    differ = differences(recorded, asked)
+    differ = fingerprint_differences(recorded, asked)
     old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
     current = _sources(experiment, old)
     changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
@@ -376,7 +376,7 @@ def _drive(
         came = stack.enter_context(_signals())
         watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
 
-        def show(progress: Progress) -> None:
+        def show(progress: SweepProgress) -> None:
             if came.is_set():
                 raise KeyboardInterrupt
             watch(progress)
@@ -400,7 +400,7 @@ def _drive(
             stop()
             raise ChildProcessError(
                 f"workers of {executor} died repeatedly ({error}): {whole}; continue with "
-                f"{resume_command(ledger.folder, sources.module_of(experiment))}"
+                f"{command_to_resume(ledger.folder, sources.module_of(experiment))}"
             ) from error
 
 

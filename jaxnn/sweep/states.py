@@ -15,7 +15,7 @@ from ..installation import required
 from .score import Keep
 
 
-def joined(parts: Sequence[Any], count: int) -> Any:
+def join_lanes(parts: Sequence[Any], count: int) -> Any:
     """Return the first `count` lanes of several stacked states, on the host."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 

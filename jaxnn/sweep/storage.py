@@ -30,7 +30,7 @@ from ..files.reading import (
     printable,
     quoted,
 )
-from ..files.writing import Lock, Locked, NoLock, code, replace
+from ..files.writing import Lock, Locked, NoLock, replace_file, sqlite_code
 from ..installation import upgrade
 from .tables import TABLES
 
@@ -56,10 +56,10 @@ class LedgerError(OSError):
         super().__init__(printable(message, LONGEST))  # it may quote what the ledger holds
 
 
-def resume_command(folder: Path, experiment: object) -> str:
+def command_to_resume(folder: Path, experiment: object) -> str:
     """Return the command that continues the sweep in `folder`.
 
-    >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
+    >>> command_to_resume(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
     """
     return f"python -m {shlex.quote(str(experiment))} resume {quoted(folder)}"
@@ -108,7 +108,7 @@ def _cause(folder: Path, error: sqlite3.Error | OSError) -> str:
             sqlite3.SQLITE_PERM: f"{folder} cannot be written",
             sqlite3.SQLITE_BUSY: f"another process holds the ledger in {folder}",
             sqlite3.SQLITE_INTERRUPT: f"{damaged(folder)}: a statement took too long",
-        }.get(code(error), f"the ledger in {folder} cannot be used")
+        }.get(sqlite_code(error), f"the ledger in {folder} cannot be used")
         return f"{text} ({error})"
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     where, text = cause.filename or folder, cause.strerror or str(cause)
@@ -222,7 +222,7 @@ def _header_problem(connection: sqlite3.Connection, file: Path) -> str:
         ((application,),) = connection.execute("PRAGMA application_id")
         ((schema,),) = connection.execute("PRAGMA user_version")
     except sqlite3.DatabaseError as error:
-        if code(error) != sqlite3.SQLITE_NOTADB:
+        if sqlite_code(error) != sqlite3.SQLITE_NOTADB:
             raise
         application = schema = 0
     age, remedy = "an older", "begin another sweep, or read it with that version"
@@ -308,7 +308,7 @@ def write_states(folder: Path, number: int, contents: bytes, kind: str = LANES) 
     if not file.parent.is_dir():
         file.parent.mkdir(exist_ok=True)
         _sync(folder)
-    replace(file, contents)
+    replace_file(file, contents)
     _sync(file.parent)
     return hashlib.sha256(contents).hexdigest()
 

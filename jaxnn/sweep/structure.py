@@ -67,7 +67,7 @@ class Structure:
             values: All values of the trial.
         """
         dimensions = space_of(self.experiment).dimensions
-        return {name: converted(dimensions[name], values[name]) for name in self.traced}
+        return {name: traced_value(dimensions[name], values[name]) for name in self.traced}
 
     def configured(self, numbers: Mapping[str, Any]) -> Any:
         """Return the configuration with these numbers, traced or not."""
@@ -157,7 +157,7 @@ def _as_traced(values: Values, names: Collection[str]) -> dict[str, str]:
     return {name: TRACED if name in names else "static" for name in values}
 
 
-def converted(dimension: Dimension, value: Any) -> Any:
+def traced_value(dimension: Dimension, value: Any) -> Any:
     """Return a value as a traced number: a whole number among floats is a float.
 
     Args:

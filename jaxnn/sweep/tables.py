@@ -73,7 +73,7 @@ class Trial:
     error: str | None = None
 
 
-class Result(NamedTuple):
+class EpochResult(NamedTuple):
     """A number that a lane reported after an epoch; epochs count from 1."""
 
     trial: int

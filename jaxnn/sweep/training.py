@@ -27,10 +27,10 @@ from ..data.augmented import augmented
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words
-from ..train.evaluation import SIZE, check_names
+from ..train.evaluation import SIZE, require_metrics
 from ..train.metrics import check_metrics, direction_of, directions, without_collected
+from ..train.program import strong
 from ..train.record import Tally, combine, prefixed
-from ..train.state import strong
 from ..train.step import check_step
 from ..train.steps import has_convolution
 
@@ -98,7 +98,7 @@ class Training:
             leaves: Leaves by path.
         """
         given = [
-            like(leaves[name], leaf) if name in leaves else leaf
+            typed_like(leaves[name], leaf) if name in leaves else leaf
             for name, leaf in self.leaves().items()
         ]
         new = object.__new__(Configured)
@@ -175,7 +175,7 @@ class Training:
         """
         found, owner = self.run.program.evaluate(state, piece, key=key), type(self.run.program)
         check_metrics(found, f"{owner.__name__}.evaluate")
-        check_names(found, owner.__name__)
+        require_metrics(found, owner.__name__)
         return jax.tree.map(jnp.asarray, dict(found))
 
     def metrics(self, found: Any, held: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -283,7 +283,7 @@ def array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, jnp.result_type(leaf))
 
 
-def like(number: Any, other: Any) -> Any:
+def typed_like(number: Any, other: Any) -> Any:
     """Return a traced number, weakly typed if another one is."""
     return as_written(number) if getattr(jax.typeof(other), "weak_type", False) else number
 

@@ -16,20 +16,16 @@ from .classification import (
     NextToken,
 )
 from .evaluation import evaluate, predict
-from .every import Every
 from .fit import fit
 from .for_network import for_network
 from .gradient_step import apply_if_finite, dynamic_loss_scale
 from .hooks.checkpoints import Checkpoints
-from .hooks.divergence import Diverged, Divergence
-from .hooks.early_stopping import EarlyStopping
-from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop
-from .hooks.learning_rate import LearningRate
 from .hooks.log import Log
-from .hooks.profile import Profile
+from .hooks.measurement import Evaluate, LearningRate
+from .hooks.profiling import TIMINGS, Profile, Throughput
 from .hooks.progress import Progress
-from .hooks.throughput import TIMINGS, Throughput
+from .hooks.stopping import Diverged, Divergence, EarlyStopping
 from .interruption import Interrupted
 from .logging import JsonLines, Logger, MLflow, TensorBoard, WandB
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
@@ -37,8 +33,8 @@ from .minimize import Minimize, Supervised
 from .multitask import MultiTask
 from .optimizer import Optimizer
 from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
-from .program import Program
-from .record import Event, combine
+from .program import Program, TrainState
+from .record import Event, Every, combine
 from .run import run
 from .schedules import (
     Constant,
@@ -50,7 +46,6 @@ from .schedules import (
     Schedule,
     Warmup,
 )
-from .state import TrainState
 from .step import make_step
 from .task import Regression, Task
 from .weights import Weights, load_weights, save_weights

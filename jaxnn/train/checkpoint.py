@@ -10,11 +10,11 @@ A checkpoint may be damaged, or made by someone else. Everything that it holds i
 is used. A checkpoint that is not what was written raises `Damaged`; any other error leaves it as it
 is.
 
-`identity` determines the numbers of a run, and a run resumes only from a checkpoint with the same
-one. It holds everything that `train.run` is given, except what changes no number of the steps done:
-the length of the run, hooks that only look at it, and where its arrays are placed. `environment` is
-compared too, but a difference there is only a warning: a run of weeks has to survive a security
-update or a move to another machine.
+`run_identity` determines the numbers of a run, and a run resumes only from a checkpoint with an
+equal one. It holds everything that `train.run` is given, except what changes no number of the
+steps: the length of the run, hooks that only look at it, and where its arrays are placed.
+`environment` is compared too, but a difference there is only a warning: a run of weeks has to
+survive a security update or a move to another machine.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ import jax.numpy as jnp
 
 from ..data.accept import as_source, fingerprint_of
 from ..explain.text import describe
-from ..files.reading import MEGABYTE, FileError, listed, plain, printable, read_json
-from ..files.writing import replace
-from ..fingerprint import CODE, checksum, differences, fingerprint
+from ..files.reading import MEGABYTE, FileError, listed, plain_path, printable, read_json
+from ..files.writing import replace_file
+from ..fingerprint import CODE, checksum, fingerprint, fingerprint_differences
 from ..version import __version__
-from .state import by_path
+from .program import by_path
 
 SCHEMA = 4
 SEAL = "seal.json"
@@ -76,7 +76,7 @@ class Damaged(FileError):
 # ---- which run it is ----
 
 
-def identity(run: Any) -> dict[str, Any]:
+def run_identity(run: Any) -> dict[str, Any]:
     """Return what determines the numbers of a run, as JSON."""
     program, data = run.program, run.data
     methods = [getattr(type(program), name) for name in ("init", "step", "evaluate")]
@@ -109,7 +109,7 @@ def changes(
     if before != after:  # its bytecode differs, whatever the source
         recorded, now = _without_code(recorded), _without_code(now)
     pairs = (recorded, now), (versions, here)
-    lines, others = ([printable(line) for line in differences(*pair)] for pair in pairs)
+    lines, others = ([printable(line) for line in fingerprint_differences(*pair)] for pair in pairs)
     return lines, others
 
 
@@ -122,7 +122,7 @@ def _without_code(item: Any) -> Any:
 # ---- its files ----
 
 
-def numbered(folder: Path) -> dict[int, Path]:
+def checkpoints_by_step(folder: Path) -> dict[int, Path]:
     """Return the checkpoints in a folder by step: complete folders that are not links."""
     every = folder.iterdir() if folder.is_dir() else ()
     return {
@@ -132,7 +132,9 @@ def numbered(folder: Path) -> dict[int, Path]:
     }
 
 
-def write(folder: Path, tree: Any, progress: Mapping[str, Any], score: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path, tree: Any, progress: Mapping[str, Any], score: Mapping[str, Any]
+) -> None:
     """Write a checkpoint and put it in place by one rename; all processes of a run call it.
 
     Args:
@@ -158,7 +160,7 @@ def write(folder: Path, tree: Any, progress: Mapping[str, Any], score: Mapping[s
     with _quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         writer.save(folder, args=items)
     if jax.process_index() == 0:
-        replace(folder / SEAL, json.dumps(_checksums(folder), indent=1).encode())
+        replace_file(folder / SEAL, json.dumps(_checksums(folder), indent=1).encode())
 
 
 def score_of(folder: Path, best: str | None, maximize: bool | None) -> float:
@@ -230,12 +232,14 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
         arrays.pop(path)
-    if lines := differences(arrays, {path: describe(leaf) for path, leaf in declared.items()}):
+    if lines := fingerprint_differences(
+        arrays, {path: describe(leaf) for path, leaf in declared.items()}
+    ):
         raise FileError(
             f"{folder} is a checkpoint of another program: {listed(lines)}. It was written for "
             f"{about['program']:.400}, and this is {title:.400}: name another folder"
         )
-    with _unsealed(folder), plain(folder) as place, _quiet_orbax():
+    with _unsealed(folder), plain_path(folder) as place, _quiet_orbax():
         stored: Any = ocp.StandardCheckpointHandler().metadata(epath.Path(place / "state"))
         for path, leaf in declared.items():
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

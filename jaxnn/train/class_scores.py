@@ -27,7 +27,7 @@ import numpy as np
 
 from ..fields import is_traced
 from ..validation import Accepts, one_of
-from .examples import Examples, check_shapes
+from .examples import WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
 
 average_kind: Accepts = one_of("binary", "macro", "micro")
@@ -37,7 +37,7 @@ class _Decisions(NamedTuple):
     """Predicted classes (...), and the labels that they should be."""
 
     predicted: jax.Array
-    labels: Examples
+    labels: WeightedTargets
     classes: int
     several: bool  # whether the last axis holds several labels per example
 
@@ -261,11 +261,11 @@ def _decisions(
         predicted = jnp.argmax(outputs, -1).astype(jnp.int32)
     elif fit == shape and not jnp.issubdtype(outputs.dtype, jnp.floating):
         several, size = several and classes is None, 2 if classes is None else classes
-        found = Examples.of_labels(owner, outputs, classes=size, ignore=None)
+        found = WeightedTargets.of_labels(owner, outputs, classes=size, ignore=None)
         predicted, right = found.targets, ~jnp.isnan(found.counts)
     else:
         predicted = (outputs.reshape(shape) > threshold).astype(jnp.int32)
-    labels = Examples.of_labels(owner, targets, weights, classes=size, ignore=ignore)
+    labels = WeightedTargets.of_labels(owner, targets, weights, classes=size, ignore=ignore)
     labels = labels if right is None else labels.valid_where(right)
     return _Decisions(predicted, labels, size, several)
 

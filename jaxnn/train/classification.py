@@ -10,7 +10,7 @@ import optax
 
 from ..fields import is_traced
 from ..validation import Accepts, fraction, integer, number, tuple_of
-from .examples import Examples, cross_entropy, wide
+from .examples import WeightedTargets, cross_entropy, wide
 from .metrics import Direction, Ratio
 from .task import Task
 
@@ -106,7 +106,7 @@ class Classification(_OneOfSeveral):
         if targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating):
             soft, targets, ignore = targets, jnp.argmax(targets, -1), None
         logits = self._wide(outputs, targets)
-        labels = Examples.of_labels(
+        labels = WeightedTargets.of_labels(
             repr(self), targets, weights, classes=self.number, ignore=ignore
         )
         if soft is not None:
@@ -177,7 +177,7 @@ class _YesOrNo(Task):
         logits = self._wide(outputs, targets)
         if self._per_output and jnp.issubdtype(targets.dtype, jnp.floating):
             known = (targets >= 0) & (targets <= 1)
-            labels = Examples.of_numbers(repr(self), targets, weights).valid_where(known)
+            labels = WeightedTargets.of_numbers(repr(self), targets, weights).valid_where(known)
         else:
             labels = self._labels(targets, weights)
         logits = labels.select(logits)

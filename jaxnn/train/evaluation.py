@@ -62,14 +62,14 @@ def evaluate(
     """
     check_program(program, "evaluate")
     positive(batch_size, "batch_size")
-    data = prepared(program, data, "data", placement)
+    data = prepare_data(program, data, "data", placement)
     return evaluated(program, state, data, batch_size, placement, key)
 
 
 def evaluated(
     program: Program, state: Any, data: Any, size: int, placement: Any, key: Any = None
 ) -> dict[str, float]:
-    """As `evaluate`, for data that `prepared` returned, in pieces of `size` rows."""
+    """As `evaluate`, for data that `prepare_data` returned, in pieces of `size` rows."""
     call = _evaluation(program, state, placement, key)
     several = enumerate(_pieces(data, size, placement, program.check_data))
     return combine(
@@ -125,7 +125,7 @@ def piece_spec(data: Any, batch_size: int) -> Any:
     """Return the shapes and types of the first piece of an evaluation.
 
     Args:
-        data: Result of `prepared`.
+        data: Result of `prepare_data`.
         batch_size: Largest number of rows of a piece.
     """
     if data is None:
@@ -137,7 +137,7 @@ def piece_spec(data: Any, batch_size: int) -> Any:
     return row_spec(data, min(batch_size, row_count(data)))
 
 
-def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
+def prepare_data(program: Program, data: Any, name: str, placement: Any) -> Any:
     """Return data to evaluate: a source, or arrays on the device that the program accepts.
 
     Args:
@@ -155,7 +155,7 @@ def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
     return placement.put(data)
 
 
-def check_names(metrics: dict[str, Any], owner: str) -> None:
+def require_metrics(metrics: dict[str, Any], owner: str) -> None:
     """Raise ValueError if there are no metrics."""
     hint = "write def evaluate(self, state, batch, *, key): ... return {'loss': loss}"
     Accepts("at least one metric by name", bool)(metrics, f"the result of {owner}.evaluate", hint)

@@ -21,7 +21,7 @@ from .metrics import Ratio
 INT32 = np.iinfo(np.int32)
 
 
-class Examples(NamedTuple):
+class WeightedTargets(NamedTuple):
     """Targets, and what each of them counts for.
 
     Args:
@@ -36,8 +36,8 @@ class Examples(NamedTuple):
     counts: Any
 
     @classmethod
-    def of_numbers(cls, owner: str, targets: Any, weights: Any = None) -> "Examples":
-        """Examples of numbers (...); `owner` names what takes the weights in an error."""
+    def of_numbers(cls, owner: str, targets: Any, weights: Any = None) -> "WeightedTargets":
+        """Weighted targets of numbers (...); `owner` names what takes the weights in an error."""
         counts = spread(owner, weights, jnp.shape(targets))
         kept = None if counts is None else counts != 0
         examples = cls(jnp.asarray(targets), kept, counts)
@@ -46,8 +46,8 @@ class Examples(NamedTuple):
     @classmethod
     def of_labels(
         cls, owner: str, targets: Any, weights: Any = None, *, classes: int, ignore: int | None
-    ) -> "Examples":
-        """Examples of integer labels (...) of any type; TypeError for floats."""
+    ) -> "WeightedTargets":
+        """Weighted targets of integer labels (...) of any type; TypeError for floats."""
         if jnp.issubdtype(jnp.result_type(targets), jnp.floating):
             raise TypeError(
                 f"{owner} needs integer class labels, got {describe(targets)}; write "
@@ -67,14 +67,14 @@ class Examples(NamedTuple):
         check_range(shown, classes, f"label {{value}} is outside of [0, {classes})")
         return cls(jnp.where(inside, labels, 0), kept, counts).valid_where(inside)
 
-    def valid_where(self, valid: jax.Array) -> "Examples":
+    def valid_where(self, valid: jax.Array) -> "WeightedTargets":
         """Return the examples, with NaN for the counts of those that are kept and not valid."""
         counts = jnp.where(valid, 1.0 if self.counts is None else self.counts, jnp.nan)
         return self._replace(counts=self.select(counts))
 
     def select(self, values: jax.Array) -> jax.Array:
         """Return values (...) or (..., n), with zeros for examples that do not count."""
-        return values if self.kept is None else jnp.where(aligned(self.kept, values), values, 0)
+        return values if self.kept is None else jnp.where(expand_like(self.kept, values), values, 0)
 
     def ratio(self, values: jax.Array, factors: Any = 1, maximize: bool | None = None) -> Ratio:
         """Return the weighted sum of values (...) over that of `factors`, 1 each by default.
@@ -94,7 +94,7 @@ class Examples(NamedTuple):
         return self.ratio((predicted == self.targets).astype(jnp.float32), maximize=True)
 
 
-def aligned(kept: jax.Array, array: Any) -> jax.Array:
+def expand_like(kept: jax.Array, array: Any) -> jax.Array:
     """Return booleans (...) with the number of axes of an array (..., n, m)."""
     return kept.reshape(kept.shape + (1,) * (jnp.ndim(array) - kept.ndim))
 
@@ -155,7 +155,7 @@ def check_shapes(
 
 def cross_entropy(
     logits: jax.Array,
-    examples: Examples,
+    examples: WeightedTargets,
     label_smoothing: Any = 0.0,
     class_weights: Any = None,
     probabilities: Any = None,

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 
-from .every import Every
-from .hooks.divergence import Divergence
-from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, as_hooks, ordered
+from .hooks.measurement import Evaluate
 from .hooks.progress import Progress
+from .hooks.stopping import Divergence
 from .program import Program, check_program
+from .record import Every
 from .run import Run
 from .step import SINGLE_DEVICE
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ..core.layer import Layer
-from .blocks import Stacked, around
 from .optimizer import Optimizer, as_pytree, updated
+from .stacked_blocks import Stacked, around
 
 
 @dataclasses.dataclass(frozen=True)

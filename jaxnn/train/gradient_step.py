@@ -18,7 +18,7 @@ from ..validation import Accepts, is_number
 from .for_network import ForNetwork, layout_of
 from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
-from .state import TrainState
+from .program import TrainState
 from .task import Metrics
 from .wrapped_optimizers import without_gradient
 
@@ -57,9 +57,9 @@ class SkipNonfinite:
         every = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
         finite = functools.reduce(jnp.logical_and, every, jnp.array(True))
         new, inner = updated(self.inner, updates, state.inner, params, **extra)
-        new = chosen(finite, new, jax.tree.map(jnp.zeros_like, new))
+        new = choose_tree(finite, new, jax.tree.map(jnp.zeros_like, new))
         skipped = state.skipped + jnp.where(finite, 0, 1)
-        return new, SkipState(chosen(finite, inner, state.inner), finite, skipped)
+        return new, SkipState(choose_tree(finite, inner, state.inner), finite, skipped)
 
 
 def apply_if_finite(optimizer: Any) -> Optimizer:
@@ -157,7 +157,7 @@ def dynamic_loss_scale(
     return Optimizer(LossScaled, optimizer, initial=initial, period=period, factor=factor)
 
 
-def scale_of(opt_state: Any) -> jax.Array | None:
+def loss_scale_of(opt_state: Any) -> jax.Array | None:
     """Return the factor of the loss in an optimizer's state, None if it has none.
 
     Raises ValueError for more than one.
@@ -171,7 +171,7 @@ def scale_of(opt_state: Any) -> jax.Array | None:
     return states[0].scale if states else None
 
 
-def chosen(condition: jax.Array, new: Any, old: Any) -> Any:
+def choose_tree(condition: jax.Array, new: Any, old: Any) -> Any:
     """Return one of two trees of the same structure."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
@@ -232,7 +232,7 @@ def gradient_step(
         The state after the step, and the metrics of the whole batch. `Collected` metrics are
         dropped. If the optimizer may skip steps, `skipped` is 1 for a step that changed nothing.
     """
-    scale = scale_of(ts.opt_state)
+    scale = loss_scale_of(ts.opt_state)
     layout = layout_of(optimizer)
     trained, still = (ts.params, None) if layout is None else layout.split(ts.params)
     arguments = trained, ts.state, batch, step_key(ts)
@@ -296,7 +296,7 @@ def gradient_step(
         metrics |= norms_by_path(log_norms, grads, updates)
     applied = was_applied(opt_state)
     if applied is not None:
-        state = chosen(applied, state, ts.state)
+        state = choose_tree(applied, state, ts.state)
         metrics["skipped"] = 1 - applied.astype(jnp.float32)
     if scale is not None:
         metrics["loss_scale"] = scale

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from ..files.reading import MEGABYTE, FileError, parse_json, quoted, read_bytes
-from ..files.writing import replace
+from ..files.writing import replace_file
 from ..installation import missing
 
 Numbers: TypeAlias = dict[str, Any]
@@ -134,7 +134,7 @@ def _resume(file: Path, step: int, history: Sequence[Numbers]) -> None:
         kept.append(line + b"\n")
     contents = b"".join([_line(record) for record in history] or kept)
     if not file.exists() or contents != file.read_bytes():
-        replace(file, contents)
+        replace_file(file, contents)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

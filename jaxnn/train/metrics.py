@@ -78,13 +78,13 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     ('maximize', None)
     """
     declared = directions_of(task)
-    return declared[metric] if metric in declared else declared.get(plain(metric))
+    return declared[metric] if metric in declared else declared.get(base_name(metric))
 
 
-def plain(metric: str) -> str:
+def base_name(metric: str) -> str:
     """Return the name of a metric without the prefix of the data it is computed on.
 
-    >>> plain("validation_f1"), plain("f1")
+    >>> base_name("validation_f1"), base_name("f1")
     ('f1', 'f1')
     """
     for prefix in PREFIXES:

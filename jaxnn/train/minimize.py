@@ -1,4 +1,7 @@
-"""Minimize: the program of one objective and one optimizer."""
+"""Minimize: the program of one objective and one optimizer; Supervised: of a network and a task.
+
+`SupervisedLoss` is the objective of the latter.
+"""
 
 import dataclasses
 import functools
@@ -8,24 +11,129 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import visible
 from ..combine.precision import Precision
 from ..core import paths
-from ..core.composite import Composite, intercept
-from ..core.layer import Layer
-from ..explain.text import suggestion
+from ..core.calls import Call, Outcome
+from ..core.composite import Composite, Wrapper, intercept
+from ..core.layer import Layer, Signature
+from ..data.rows import check_finite
+from ..explain.call_errors import check_named
+from ..explain.text import brief, suggestion
 from ..keys import as_key, kept_words
 from ..tree import map_children
 from ..validation import Accepts, instance, positive
+from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree, optimizer_like
-from .program import Program
-from .state import TrainState, differences, owned, state_key
-from .supervised_loss import SupervisedLoss, check_parts
-from .task import Loss, name_of
+from .program import Program, TrainState, owned, state_key, tree_differences
+from .task import Loss, Task, loss_function, measured, name_of
 from .weights import Weights
 from .wrapped_optimizers import evaluation_params
+
+network: Accepts = instance(Layer, "a layer", "write nn.Sequential(...)")
+
+
+class SupervisedLoss(Wrapper):
+    """The objective of a network and a task: the loss of the task on (inputs, targets).
+
+    It adds no level to paths. A batch is (inputs, targets) or (inputs, targets, weights), with a
+    weight per row or per position. Inputs are one array, a tuple (positional inputs), or a dict
+    (named inputs).
+
+    Args:
+        inner: Network.
+        task: `train.Task`, or a function loss(outputs, targets).
+    """
+
+    inner: Layer
+    task: Any
+
+    def _signature(self, method: str) -> Signature:
+        return Signature(("batch",), 1, False, frozenset({"batch"}), frozenset())
+
+    def _takes(self, method: str) -> set[str]:
+        return {"batch"}
+
+    def _has_method(self, name: str) -> bool:
+        return name == "forward" or name in self._methods()
+
+    def _methods(self) -> list[str]:
+        return ["predict"] if isinstance(self.task, Task) else []
+
+    def _evaluate(self, call: Call) -> Outcome:
+        (batch,) = call.inputs
+        if call.method == "forward" and not call.abstract:
+            batch = _without_hidden(batch)
+        inputs, named = visible(self.wrapped, "forward", *self._given(call.method, batch))
+        outcome = self._inside(call.replace(inputs=inputs, named=named, method="forward"))
+        if call.abstract:
+            return outcome._replace(output=None)
+        if call.method == "predict":
+            return outcome._replace(output=self.task.predict(outcome.output))
+        metrics = measured(self.task, outcome.output, *batch[1:])
+        return outcome._replace(output=(metrics.pop("loss"), metrics))
+
+    def check_data(self, data: Any, name: str) -> None:
+        """Raise ValueError or TypeError for rows that cannot be trained on.
+
+        Args:
+            data: Tuple (inputs, targets) or (inputs, targets, weights).
+            name: Name of the data in errors.
+        """
+        inputs = _inputs_of(data)
+        if len(data) == 2:  # a weight of zero hides what is not finite
+            check_finite(inputs, f"{name}: inputs")
+            check_finite(data[1], f"{name}: targets")
+        check_labels(self.task, data[1], name)
+
+    def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and the named inputs of the network."""
+        given = batch if method == "predict" else _inputs_of(batch)
+        if not isinstance(given, dict):
+            return (given if isinstance(given, tuple) else (given,)), {}
+        check_named(self.wrapped, "forward", given)
+        return (), dict(given)
+
+
+def _inputs_of(batch: Any) -> Any:
+    """Return the inputs of a batch; TypeError for a batch of another structure."""
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise TypeError(
+            "a batch of train.Supervised must be (inputs, targets) or (inputs, targets, weights), "
+            f"got {brief(batch)}; write a train.Minimize objective for other batches"
+        )
+    return batch[0]
+
+
+def _without_hidden(batch: Any) -> Any:
+    """Return the batch, with zeros for NaN and infinity in inputs of rows whose weights are all 0.
+
+    The gradient of a parameter sums the inputs times those of the outputs, and 0 times NaN is NaN.
+    """
+    if len(batch) == 2 or batch[2] is None:
+        return batch
+    weights = map(jnp.asarray, jax.tree.leaves(batch[2]))
+    rows = [(w != 0).any(axis=tuple(range(1, w.ndim))) for w in weights]
+    if len({row.shape for row in rows}) != 1 or rows[0].ndim == 0:
+        return batch  # the task reports them
+    kept = functools.reduce(jnp.logical_or, rows)
+
+    def cleaned(leaf: Any) -> Any:
+        if jnp.shape(leaf)[:1] != kept.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return jnp.where(expand_like(kept, leaf) | jnp.isfinite(leaf), leaf, 0)
+
+    return (jax.tree.map(cleaned, batch[0]), *batch[1:])
+
+
+def check_parts(net: Any, task: Any) -> None:
+    """Raise TypeError for anything but a network and a task, or a loss function in its place."""
+    network(net, "Supervised.net")
+    loss_function(task, "Supervised.task")
+
 
 _objective = instance(
     Layer,
@@ -294,7 +402,7 @@ def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     def shapes(tree: Any) -> Any:  # without types, which are converted
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
 
-    if lines := differences(shapes(drawn), shapes(given), where):
+    if lines := tree_differences(shapes(drawn), shapes(given), where):
         raise ValueError(
             f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
         )

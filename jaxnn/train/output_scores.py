@@ -17,7 +17,7 @@ import numpy as np
 
 from ..validation import positive
 from .class_scores import mean_of_ratios
-from .examples import Examples, check_shapes, cross_entropy, wide
+from .examples import WeightedTargets, check_shapes, cross_entropy, wide
 from .metrics import Collected, Derived, Ratio
 
 
@@ -73,7 +73,7 @@ def auc(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None =
     fit = check_shapes("train.auc", outputs, targets, (*shape, 1), (*shape, 2), shape, hint=hint)
     if fit == (*shape, 2):
         outputs = outputs[..., 1] - outputs[..., 0]
-    labels = Examples.of_labels("train.auc", targets, weights, classes=2, ignore=ignore)
+    labels = WeightedTargets.of_labels("train.auc", targets, weights, classes=2, ignore=ignore)
     last = shape[-1] if fit == shape and len(shape) > 1 else 1
     columns = outputs, labels.targets, labels.counts
     return Collected(_roc_auc, tuple(c.reshape(-1, last) for c in columns), maximize=True)
@@ -117,12 +117,14 @@ def bits(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None 
     return Ratio(found.sum / math.log(2), found.count, maximize=False)
 
 
-def _labels_of(name: str, outputs: Any, targets: Any, weights: Any, ignore: int | None) -> Examples:
+def _labels_of(
+    name: str, outputs: Any, targets: Any, weights: Any, ignore: int | None
+) -> WeightedTargets:
     """Return the labels of logits (..., C)."""
     owner, shape = f"train.{name}", (*jnp.shape(targets), "classes")
     check_shapes(owner, outputs, targets, shape, hint=f"write outputs of shape {shape}")
     classes = outputs.shape[-1]
-    return Examples.of_labels(owner, targets, weights, classes=classes, ignore=ignore)
+    return WeightedTargets.of_labels(owner, targets, weights, classes=classes, ignore=ignore)
 
 
 def _roc_auc(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:
@@ -207,10 +209,12 @@ def r2(outputs: Any, targets: Any, weights: Any = None) -> Derived:
     return Derived(_determination, (errors, *moments), maximize=True, merge=_merged)
 
 
-def _numbers(name: str, outputs: Any, targets: Any, weights: Any) -> tuple[jax.Array, Examples]:
+def _numbers(
+    name: str, outputs: Any, targets: Any, weights: Any
+) -> tuple[jax.Array, WeightedTargets]:
     """Return outputs (..., L), 0 for what is left out, and the examples of targets (..., L)."""
     outputs, targets, owner = wide(outputs), wide(targets), f"train.{name}"
-    examples = Examples.of_numbers(owner, targets, weights)
+    examples = WeightedTargets.of_numbers(owner, targets, weights)
     one = (*targets.shape, 1)
     fit = check_shapes(
         owner, outputs, targets, targets.shape, one, hint=f"write outputs of shape {targets.shape}"
@@ -220,7 +224,7 @@ def _numbers(name: str, outputs: Any, targets: Any, weights: Any) -> tuple[jax.A
     return examples.select(outputs), examples
 
 
-def _weights_of(examples: Examples) -> jax.Array:
+def _weights_of(examples: WeightedTargets) -> jax.Array:
     """Return the weights (..., L), 1 each by default."""
     targets = examples.targets
     return (

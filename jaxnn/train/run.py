@@ -21,13 +21,11 @@ import numpy as np
 
 from ..keys import as_key, kept_words
 from ..validation import natural
-from .every import Every, Moment, ends_of
 from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
 from .interruption import Agreed, Asked, watching_peers
 from .metrics import directions
-from .program import Program, check_program
-from .record import Event, Record, Tally
-from .state import by_path, owned, strong
+from .program import Program, by_path, check_program, owned, strong
+from .record import Event, Every, Moment, Record, Tally, ends_of
 from .step import SINGLE_DEVICE
 from .steps import Loader, Steps, loader_of
 

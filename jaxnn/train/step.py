@@ -13,8 +13,7 @@ from ..data.check import saturated_batch
 from ..explain.text import describe
 from ..random import is_outside
 from .metrics import check_metrics, without_collected
-from .program import Program, check_program, code_of
-from .state import differences, owned, strong
+from .program import Program, check_program, code_of, owned, strong, tree_differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +202,7 @@ def check_step(result: Any, before: Any, owner: str) -> None:
             "write return state, {'loss': loss}"
         )
     check_metrics(result[1], f"{owner}.step")
-    if lines := differences(before, jax.eval_shape(lambda: result[0]), "the state"):
+    if lines := tree_differences(before, jax.eval_shape(lambda: result[0]), "the state"):
         raise ValueError(
             f"{owner}.step must return a state like the given one, in structure, shapes, and "
             f"types, but in the new one {'; '.join(lines[:5])}; write new.astype(old.dtype), or "

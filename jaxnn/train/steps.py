@@ -26,7 +26,7 @@ from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source, epoch_order, whole_batches
 from ..data.stream import Stream
-from ..inspect.flops import costs
+from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
 from .program import Program, code_of
@@ -80,7 +80,7 @@ def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
 DEFAULT_SIZE = 128  # rows of a batch
 
 
-class Batches(NamedTuple):
+class DispatchInput(NamedTuple):
     """The input of one dispatch of compiled steps.
 
     Args:
@@ -121,9 +121,9 @@ class Loader:
     def begin(self, step: int, position: Position | None) -> None:
         """Get ready for the steps after `step`, at which the source was at `position`."""
 
-    def take(self, step: int, count: int) -> Batches:
+    def take(self, step: int, count: int) -> DispatchInput:
         """Return the batches of `count` steps after `step`, or of fewer."""
-        return Batches(None, count, 1)
+        return DispatchInput(None, count, 1)
 
     def prepare(self, step: int) -> None:
         """Prepare the steps after `step` on the host while the device is busy."""
@@ -178,11 +178,11 @@ class ArrayLoader(Loader):
             order = epoch_order(self._words, epoch, self._total)
             self._drawn = epoch, order[: self._steps * self._size].reshape(-1, self._size)
 
-    def take(self, step: int, count: int) -> Batches:
+    def take(self, step: int, count: int) -> DispatchInput:
         """Return the rows of each step."""
         self.prepare(step)
         begin = step % self._steps
-        return Batches(self._drawn[1][begin : begin + count], count, self._size)
+        return DispatchInput(self._drawn[1][begin : begin + count], count, self._size)
 
 
 class SourceLoader(Loader):
@@ -222,12 +222,12 @@ class SourceLoader(Loader):
             self.close()
             self._batches = prefetched(self._open(position), self._placed, ahead=1)
 
-    def take(self, step: int, count: int) -> Batches:
+    def take(self, step: int, count: int) -> DispatchInput:
         """Return the next batch."""
         self.begin(0, None)  # if the epoch before has ended
         batch = self._peek()
         next(self._batches)
-        return Batches(batch, 1, row_count(batch))
+        return DispatchInput(batch, 1, row_count(batch))
 
     def ends_epoch(self) -> bool:
         """Return whether no batch is left; the source is opened again for the next epoch."""
@@ -343,7 +343,7 @@ class Steps:
         )
         return metrics
 
-    def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, state: Any, step: int, batches: DispatchInput) -> tuple[Any, dict[str, Any]]:
         """Return the state after the steps, and the metrics of each, stacked.
 
         Args:

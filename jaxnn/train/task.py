@@ -48,7 +48,7 @@ from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
 from ..validation import Accepts, above, positive, unwritten
-from .examples import Examples, aligned, spread, wide
+from .examples import WeightedTargets, expand_like, spread, wide
 from .metrics import (
     Collected,
     Derived,
@@ -161,10 +161,10 @@ class Task(Value):
         """Return outputs (..., 1) as (...) if targets have no axis of outputs."""
         return outputs[..., 0] if self.outputs == 1 and not self._per_output else outputs
 
-    def _labels(self, targets: Any, weights: Any = None) -> Examples:
+    def _labels(self, targets: Any, weights: Any = None) -> WeightedTargets:
         """Return the examples whose targets are labels of this task."""
         assert self.classes is not None
-        return Examples.of_labels(
+        return WeightedTargets.of_labels(
             repr(self), targets, weights, classes=self.classes, ignore=self.ignored
         )
 
@@ -270,7 +270,7 @@ def _by_rows(
     def shown(leaf: Any) -> jax.Array:
         one = jnp.asarray(leaf)[first]
         instead = jnp.where(kept.any(), one, jnp.zeros_like(one))
-        return jnp.where(aligned(kept, leaf), leaf, instead[None])
+        return jnp.where(expand_like(kept, leaf), leaf, instead[None])
 
     def of_row(outputs: Any, targets: Any) -> dict[str, Any]:
         return written(*jax.tree.map(lambda leaf: leaf[None], (outputs, targets)))
@@ -346,7 +346,7 @@ class Regression(Task):
         """Return the mean squared error and the mean absolute error."""
         wide = self._wide(outputs, targets)
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
-        examples = Examples.of_numbers(repr(self), targets, weights)
+        examples = WeightedTargets.of_numbers(repr(self), targets, weights)
         errors = examples.select(wide) - examples.targets
         return {
             "loss": examples.ratio(jnp.square(errors)),

@@ -30,11 +30,11 @@ from ..core import paths
 from ..core.calls import placeholder_key
 from ..core.layer import Layer
 from ..files.reading import MEGABYTE, FileError, listed, open_regular, parse_json, printable
-from ..files.writing import replace
+from ..files.writing import replace_file
 from ..installation import required
 from ..validation import Accepts, integer
 from ..version import __version__
-from .state import Trained, trained_like
+from .program import Trained, trained_like
 
 # Types by their names in the format. Others have no array type here.
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -223,7 +223,7 @@ def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> 
     >>> jax.tree.map(jnp.shape, loaded.params)
     ({'b': (3,), 'w': (2, 3)}, {})
     """
-    replace(Path(file), packed(net, trained))
+    replace_file(Path(file), packed(net, trained))
 
 
 def packed(net: Layer, trained: Trained) -> bytes:

@@ -21,7 +21,7 @@ from .optimizer import (
     updated,
     with_slow_params,
 )
-from .state import Trained, TrainState, trained_like
+from .program import Trained, TrainState, trained_like
 from .weights import Weights
 
 

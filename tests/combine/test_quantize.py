@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.combine.quantize import KINDS, Quantized
+from jaxnn.combine.precision import KINDS, Quantized
 from jaxnn.models import GPT
 
 KEY = jax.random.key(0)

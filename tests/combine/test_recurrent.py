@@ -15,7 +15,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxnn as nn
-from jaxnn.functional.recurrence import joined
+from jaxnn.functional.recurrence import gate_sums
 from tests.cases import KEY, floats
 from tests.layers.agreement import normals, outputs_and_gradients
 from tests.near import assert_near
@@ -191,7 +191,7 @@ def test_only_what_is_used_is_summed():
     """A gate with what the input and the hidden state add apart is in one sum fewer."""
     z = (jnp.ones(2),) * 3
     for apart in (False, True):
-        program = jax.make_jaxpr(lambda z, u, a=apart: joined(z, u, a))(z, z)
+        program = jax.make_jaxpr(lambda z, u, a=apart: gate_sums(z, u, a))(z, z)
         assert [str(e.primitive) for e in program.eqns] == ["add"] * (3 - apart)
 
 

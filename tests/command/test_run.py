@@ -19,10 +19,10 @@ import pytest
 import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.command import main, parsing
-from jaxnn.command.parsing import chosen
+from jaxnn.command.parsing import choose_variants
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.files.writing import Lock, replace
+from jaxnn.files.writing import Lock, replace_file
 from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP
@@ -219,9 +219,9 @@ def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monk
     def full(file, contents):
         if file.name == "result.json":
             raise OSError(28, "No space left on device")
-        return replace(file, contents)
+        return replace_file(file, contents)
 
-    monkeypatch.setattr("jaxnn.experiment.run_folder.replace", full)
+    monkeypatch.setattr("jaxnn.experiment.run_folder.replace_file", full)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert status == 1
     assert "No space left on device. The run is not finished: make room and write resume" in text
@@ -267,9 +267,9 @@ FAILURES = {
     "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
     "predicting": ("jaxnn.experiment.prediction.predicted", "predicting the test rows failed"),
     "finish": (None, "the experiment's function finish failed"),
-    "the disk": ("replace", "the picture confusion_matrix.png failed"),
+    "the disk": ("replace_file", "the picture confusion_matrix.png failed"),
 }
-RUN = sys.modules["jaxnn.experiment.run"]  # `jaxnn.experiment.run` is the function
+RUN = sys.modules["jaxnn.experiment.training_run"]
 
 
 @pytest.mark.parametrize("what", FAILURES)
@@ -492,7 +492,7 @@ def test_inputs_that_do_not_fit_are_refused(run_folder, tmp_path, capsys, name, 
 
 
 def test_the_choice_of_a_union_is_taken_from_anywhere():
-    config, rest = chosen(Config(), ["--epochs", "3", "optimizer:adamw", "--seed", "1"])
+    config, rest = choose_variants(Config(), ["--epochs", "3", "optimizer:adamw", "--seed", "1"])
     assert config.optimizer == AdamW()
     assert rest == ["--epochs", "3", "--seed", "1"]
 
@@ -525,7 +525,7 @@ def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, t
     for name in [name for name in sys.modules if name.split(".")[0] == library] + [library]:
         monkeypatch.setitem(sys.modules, name, None)
     uses = {
-        "tyro": parsing.library,
+        "tyro": parsing.import_tyro,
         "matplotlib": charts.check_library,
         "safetensors": lambda: packed(MLP().network(1), train.Weights({}, {})),
     }

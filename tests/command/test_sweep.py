@@ -26,7 +26,7 @@ from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep import open as opened
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import read
+from jaxnn.sweep.snapshot import read
 from tests.sweep import quick
 
 SPACE = Space(
@@ -380,7 +380,6 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
             "concurrent.futures.Executor)",
         ),
-        (["--workers", "2"], "local runs one call at a time, got workers=2; write dask"),
     ],
 )
 def test_settings_that_cannot_be(
@@ -604,7 +603,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.report", fails)
+        patch.setattr("jaxnn.sweep.report.sweep_report", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):

@@ -15,6 +15,7 @@ from jax.nn import initializers as peers
 
 import jaxnn as nn
 
+pytestmark = pytest.mark.usefixtures("rows_of_users")
 KEY = jax.random.key(7)
 X = jnp.ones((2, 4))
 

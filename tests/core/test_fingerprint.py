@@ -15,7 +15,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.fingerprint import checksum, differences, fingerprint
+from jaxnn.fingerprint import checksum, fingerprint, fingerprint_differences
 
 GAIN = 2.0
 NAMES = frozenset({"a", "b", "c"})
@@ -133,12 +133,14 @@ def test_an_optimizer_made_again_is_the_same(make):
 
 
 def test_the_line_names_the_hyperparameter():
-    (line,) = differences(fingerprint(optax.sgd(0.1)), fingerprint(optax.sgd(0.2)), "optimizer")
+    (line,) = fingerprint_differences(
+        fingerprint(optax.sgd(0.1)), fingerprint(optax.sgd(0.2)), "optimizer"
+    )
     assert line.startswith("optimizer/update/") and line.endswith(": recorded -0.1, now -0.2")
 
 
 def test_a_difference_far_into_a_text_is_shown():
-    (line,) = differences({"net": "x" * 1000 + "old"}, {"net": "x" * 1000 + "new"})
+    (line,) = fingerprint_differences({"net": "x" * 1000 + "old"}, {"net": "x" * 1000 + "new"})
     assert line.startswith("net: recorded ...x") and "xold, now ...x" in line
     assert line.endswith("xnew") and len(line) < 400
 

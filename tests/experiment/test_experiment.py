@@ -15,7 +15,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import Command, Experiment, load_run, run
 from jaxnn.experiment.experiment import Loaded, configured
-from jaxnn.train.state import without_keys
+from jaxnn.train.program import without_keys
 from tests.sweep.programs import dqn, gan, supervised
 
 

@@ -40,7 +40,7 @@ def test_learning_curves_have_a_panel_per_metric_and_a_curve_per_part():
 
 
 def test_the_confusion_matrix_counts_true_rows_and_predicted_columns():
-    figure = pictures.confusion_matrix(Y, P.argmax(1), NAMES)
+    figure = pictures.confusion_counts(Y, P.argmax(1), NAMES)
     (panel,) = figure.axes
     assert texts(panel) == ["1", "1", "·", "·", "1", "·", "1", "·", "1"]
     assert [label.get_text() for label in panel.get_xticklabels()] == list(NAMES)

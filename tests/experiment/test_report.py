@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.pictures import confusion_matrix, residuals, worst_profiles
-from jaxnn.experiment.report import report
+from jaxnn.experiment.pictures import confusion_counts, residuals, worst_profiles
+from jaxnn.experiment.report import run_report
 from jaxnn.html.charts import png
 
 RECORDS = [
@@ -47,7 +47,7 @@ def made(**changes):
         "environment": {"device": "cpu", "versions": {"jax": "0.10.2"}},
         "remarks": ["stopped early at epoch 11"],
     }
-    return report("mnist_mlp", RECORDS, **{**parts, **changes})
+    return run_report("mnist_mlp", RECORDS, **{**parts, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -112,31 +112,31 @@ def test_names_are_shown_as_they_are():
     bad = "<script>alert(1)</script>"
     page = made(config={bad: bad}, remarks=[bad], summary=bad, environment={bad: bad})
     record = {"epoch": 1, "step": 1, bad: 1.0, "<script>": 1.0}
-    page += report(bad, [record], scores={bad: 1.0}, pictures={f"{bad}.png": b""})
+    page += run_report(bad, [record], scores={bad: 1.0}, pictures={f"{bad}.png": b""})
     assert "<script" not in page and text_of(page).count("alert(1)") >= 9
 
 
 def test_numbers_that_are_not_finite_are_gaps():
     nan, inf = float("nan"), float("inf")
     losses = [1.0, nan, inf, 0.5]
-    page = report("x", [{"epoch": i, "step": i, "loss": v} for i, v in enumerate(losses, 1)])
+    page = run_report("x", [{"epoch": i, "step": i, "loss": v} for i, v in enumerate(losses, 1)])
     assert "<td class=n>nan</td>" in page and "<td class=n>inf</td>" in page
-    assert "<svg" in report("x", [{"epoch": 1, "step": 1, "loss": nan}])
+    assert "<svg" in run_report("x", [{"epoch": 1, "step": 1, "loss": nan}])
 
 
 def test_a_run_without_epochs_is_drawn_by_steps():
-    page = report("x", [{"step": s, "loss": 1.0} for s in (10, 20)])
+    page = run_report("x", [{"step": s, "loss": 1.0} for s in (10, 20)])
     assert ">step</text>" in page and ">epoch</text>" not in page
     assert "20 steps" in text_of(page) and "epoch" not in text_of(page)
 
 
 def test_steps_if_an_epoch_has_several_records():
-    page = report("x", [{"epoch": 1, "step": s, "loss": 1.0} for s in (10, 20, 30)])
+    page = run_report("x", [{"epoch": 1, "step": s, "loss": 1.0} for s in (10, 20, 30)])
     assert ">step</text>" in page and ">epoch</text>" not in page
 
 
 def test_a_run_without_records_has_a_page():
-    assert "The run has no records" in report("x", [])
+    assert "The run has no records" in run_report("x", [])
 
 
 def test_without_matplotlib_there_is_none(monkeypatch):
@@ -183,7 +183,7 @@ def test_a_report_shows_any_text():
         for n in (1, 2)
     ]
     texts = dict.fromkeys(EVIL, "<script>")
-    page = report(
+    page = run_report(
         EVIL[3], records, scores=dict.fromkeys(EVIL, 0.5), config=texts, environment=texts,
         remarks=EVIL, summary="".join(EVIL),
         pictures={f"{name}.png": PNG for name in EVIL},
@@ -203,7 +203,7 @@ def test_a_report_draws_any_finite_numbers(a):
         {"epoch": n, "step": n, "loss": x, "accuracy": y, "learning_rate": x, "gradient_norm": y}
         for n, (x, y) in enumerate([(a, -1e308), (-a, a), (2.0, 10**400)], 1)
     ]
-    page = report("run", records, scores={"loss": a}, timings=[{"step": 1, "seconds": a}])
+    page = run_report("run", records, scores={"loss": a}, timings=[{"step": 1, "seconds": a}])
     for place in re.findall(r' (?:d|x|y|transform|viewBox)="[^"]*"', page):
         assert not re.search("nan|inf", place)
 
@@ -211,6 +211,6 @@ def test_a_report_draws_any_finite_numbers(a):
 @pytest.mark.parametrize("name", ["$\\frac{$", "\ud800" + "x" * 3000])
 def test_a_picture_shows_any_name(name):
     y, p = np.array([0, 1]), np.array([[0.2, 0.8], [0.3, 0.7]])
-    png(confusion_matrix(y, p.argmax(1), [name, "b"]))
+    png(confusion_counts(y, p.argmax(1), [name, "b"]))
     png(worst_profiles(np.ones((2, 1)), y, p, [name, "b"], [name]))
     png(residuals(y * 1e308, p[:, 0], name))

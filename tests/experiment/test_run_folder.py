@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jaxnn.experiment.run_folder import begin, check_folder, default_folder, write
+from jaxnn.experiment.run_folder import begin, check_folder, default_folder, write_run_file
 
 CONTENT = {"schema": 1, "experiment": "digits"}
 
@@ -100,7 +100,7 @@ def test_a_file_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.raises(OSError, match=r"on device.* The run is not finished: make room"):
-            write(tmp_path / "one", "result.json", b"{}")
+            write_run_file(tmp_path / "one", "result.json", b"{}")
     assert [f.name for f in (tmp_path / "one").iterdir()] == ["config.json"]
-    write(tmp_path / "one", "result.json", b"{}")
+    write_run_file(tmp_path / "one", "result.json", b"{}")
     assert (tmp_path / "one" / "result.json").read_bytes() == b"{}"

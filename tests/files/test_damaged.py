@@ -20,11 +20,11 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import read_inputs
 from jaxnn.experiment.run_folder import RunOptions, load_config, load_unfinished, unfinished
 from jaxnn.files.reading import FileError
-from jaxnn.sweep.display import summary
-from jaxnn.sweep.export import export
+from jaxnn.sweep.display import best_trials
+from jaxnn.sweep.export import export_sweep
 from jaxnn.sweep.ledger import Ledger, LedgerError
-from jaxnn.sweep.reading import read
-from jaxnn.sweep.report import report
+from jaxnn.sweep.report import sweep_report
+from jaxnn.sweep.snapshot import read
 from jaxnn.train import JsonLines
 from jaxnn.train.weights import packed
 from tests.command.test_run import EXPERIMENT, Config, load
@@ -190,9 +190,9 @@ def looked_at(folder, place):
         ledger.trained_epochs()
         ledger.states()
         sweep = read(ledger)
-    text = summary(sweep)
+    text = best_trials(sweep)
     assert all(c.isprintable() or c == "\n" for c in text)
-    export(sweep, "csv", place)
+    export_sweep(sweep, "csv", place)
 
 
 @many(120, 2000)
@@ -208,7 +208,7 @@ def test_ledgers(tmp_path, many):
         refusals += bool(message)
         if not message and seed % 40 == 0:  # a report takes a second
             with Ledger.open(folder) as ledger:
-                report(read(ledger)).encode()
+                sweep_report(read(ledger)).encode()
         shutil.rmtree(folder)
     assert refusals > many // 2
 

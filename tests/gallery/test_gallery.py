@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxnn import train
-from jaxnn.train.state import is_key
+from jaxnn.train.program import is_key
 from tests.gallery.killed import digest
 from tests.gallery.more_programs import EAGER, MAPPED
 from tests.gallery.programs import EXPECTED, KILLED, SMALL, TRACES, small

@@ -8,7 +8,7 @@ from jaxnn.command import main
 from jaxnn.experiment.experiment import configured
 from jaxnn.sweep import compiled
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import read
+from jaxnn.sweep.snapshot import read
 
 # Options of each, and how much better the metric of the best trial is than that of the worst one.
 SWEPT = {

@@ -354,7 +354,7 @@ def test_flops_are_the_closed_form(case, monkeypatch):
 
     inputs = case.inputs if type(case.inputs) is tuple else (case.inputs,)
     total = counted()
-    module = sys.modules["jaxnn.inspect.flops"]
+    module = sys.modules["jaxnn.inspect.summary"]
     for kind in ("ELEMENTWISE", "REDUCTIONS", "WINDOWS", "SCATTERS"):
         monkeypatch.setattr(module, kind, frozenset())
     products = counted()

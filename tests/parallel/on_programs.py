@@ -115,7 +115,7 @@ def spec_of(state):
 
 
 def numbers(tree):
-    return [leaf for leaf in jax.tree.leaves(tree) if not train.state.is_key(leaf)]
+    return [leaf for leaf in jax.tree.leaves(tree) if not train.program.is_key(leaf)]
 
 
 def gap(one, other):

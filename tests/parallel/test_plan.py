@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
-from jaxnn.parallel.plan import collectives
+from jaxnn.parallel.memory_plan import collectives
 from tests.parallel import on_programs
 
 X = jax.ShapeDtypeStruct((16, 64), "float32")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxnn import parallel, train
-from jaxnn.parallel.processes import from_environment
+from jaxnn.parallel.mesh import from_environment
 from jaxnn.train.interruption import is_peer_lost
 from tests.parallel import on_two
 from tests.parallel.on_two import PROGRAM, SHAPES, STEPS

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnn.sweep.dimensions import Choice, Int, LogUniform, Uniform
-from jaxnn.sweep.reading import Sweep
+from jaxnn.sweep.snapshot import Sweep
 from jaxnn.sweep.tables import Cohort, Group, Trial
 
 SPACE = {

@@ -33,7 +33,7 @@ from jaxnn.sweep.cohort import (
 from jaxnn.sweep.states import pack, regrouped, unpack
 from jaxnn.sweep.structure import Structure
 from jaxnn.sweep.training import dependent
-from jaxnn.train.state import without_keys
+from jaxnn.train.program import without_keys
 from tests.sweep import quick
 
 NUMBERS = ("optimizer.learning_rate", "optimizer.momentum", "model.dropout")

@@ -8,9 +8,9 @@ import pytest
 
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Grid, Int, LogUniform, Uniform
-from jaxnn.sweep.export import export
-from jaxnn.sweep.reading import Sweep
+from jaxnn.sweep.export import export_sweep
 from jaxnn.sweep.search import distribution
+from jaxnn.sweep.snapshot import Sweep
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up(trials=12, epochs=3, seeds=2, rungs=(1, 3))
@@ -28,7 +28,7 @@ def numbers(sweep: Sweep):
 
 
 def test_csv_has_a_row_a_trial_and_a_row_a_number(tmp_path):
-    assert export(SWEEP, "csv", tmp_path / "trials.csv") == tmp_path / "trials.csv"
+    assert export_sweep(SWEEP, "csv", tmp_path / "trials.csv") == tmp_path / "trials.csv"
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     seeds = {f"validation_accuracy[{seed}]" for seed in (0, 1)}
@@ -50,7 +50,7 @@ def test_csv_has_a_row_a_trial_and_a_row_a_number(tmp_path):
 
 def test_parquet_keeps_types(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    export(SWEEP, "parquet", tmp_path / "trials.parquet")
+    export_sweep(SWEEP, "parquet", tmp_path / "trials.parquet")
     table = parquet.read_table(tmp_path / "trials.parquet")
     assert table.column("trial").to_pylist() == list(range(12))
     assert table.column("model.width").to_pylist() == [
@@ -66,7 +66,7 @@ def test_parquet_keeps_types(tmp_path):
 def test_optuna_opens_its_storage(tmp_path):
     optuna = pytest.importorskip("optuna")
     # A name that a URL would read as options.
-    export(SWEEP, "optuna", tmp_path / "a?mode=ro#%41.db").rename(tmp_path / "study.db")
+    export_sweep(SWEEP, "optuna", tmp_path / "a?mode=ro#%41.db").rename(tmp_path / "study.db")
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.load_study(study_name="mnist_mlp", storage=storage)
     best = SWEEP.best
@@ -98,7 +98,7 @@ def test_dimensions_are_optunas_distributions():
 def test_tensorboard_has_a_run_a_lane(tmp_path):
     pytest.importorskip("tensorboardX")
     sweep = made_up(trials=3, epochs=2, seeds=2, rungs=(2,))
-    export(sweep, "tensorboard", tmp_path / "logs")
+    export_sweep(sweep, "tensorboard", tmp_path / "logs")
     lanes = [(n, s) for n, seeds in sweep.curves["loss"].items() for s in seeds]
     folders = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert folders == [f"trial-{trial:05d}-seed-{seed}" for trial, seed in lanes]
@@ -111,7 +111,7 @@ def test_tensorboard_has_a_run_a_lane(tmp_path):
 def test_wandb_has_an_offline_run_a_lane(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    export(made_up(trials=2, epochs=1, seeds=2, rungs=(1,)), "wandb", tmp_path / "logs")
+    export_sweep(made_up(trials=2, epochs=1, seeds=2, rungs=(1,)), "wandb", tmp_path / "logs")
     runs = list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(runs) == 2  # one trial failed, the other has two seeds
 
@@ -119,7 +119,7 @@ def test_wandb_has_an_offline_run_a_lane(tmp_path, monkeypatch):
 def test_nothing_is_written_over(tmp_path):
     (tmp_path / "trials-results.csv").write_text("mine")
     with pytest.raises(FileExistsError) as error:
-        export(SWEEP, "csv", tmp_path / "trials.csv")
+        export_sweep(SWEEP, "csv", tmp_path / "trials.csv")
     assert str(error.value) == (
         f"{tmp_path / 'trials-results.csv'} exists already, and an export never overwrites "
         "anything: name another place, or remove it"
@@ -130,13 +130,13 @@ def test_nothing_is_written_over(tmp_path):
 def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxnn.sweep.export.result_rows", lambda sweep: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        export(SWEEP, "csv", tmp_path / "trials.csv")
+        export_sweep(SWEEP, "csv", tmp_path / "trials.csv")
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
-        export(SWEEP, "parket", tmp_path / "trials.parquet")
+        export_sweep(SWEEP, "parket", tmp_path / "trials.parquet")
     assert str(error.value).startswith("export.kind must be '")
     assert "'parquet'" in str(error.value) and str(error.value).endswith(", got 'parket'")
 
@@ -158,6 +158,6 @@ def test_an_unknown_kind_is_refused(tmp_path):
 def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, kind, module, said, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as error:
-        export(SWEEP, kind, tmp_path / "out")
+        export_sweep(SWEEP, kind, tmp_path / "out")
     assert str(error.value) == (f"{said}, which is not installed: write {install(extra)}")
     assert not list(tmp_path.iterdir())

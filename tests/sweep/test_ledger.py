@@ -22,7 +22,7 @@ import pytest
 
 from jaxnn.files import writing
 from jaxnn.installation import upgrade
-from jaxnn.sweep.ledger import Change, Cohort, Group, Ledger, LedgerError, Result
+from jaxnn.sweep.ledger import Change, Cohort, EpochResult, Group, Ledger, LedgerError
 from jaxnn.sweep.storage import SCHEMA
 from tests.sweep import toy
 
@@ -41,7 +41,7 @@ def two_lanes(ledger, **statuses):
     """Trials 0 and 1, the first epoch of which is committed with states."""
     ledger.ask(0, 0, [({"rate": 0.1}, "wide"), ({"rate": 0.2}, "wide")])
     cohort = Cohort("wide", 0, 0, 1, ((0, 7), (1, 7)))
-    results = [Result(0, 7, 1, "loss", 0.5), Result(1, 7, 1, "loss", 0.25)]
+    results = [EpochResult(0, 7, 1, "loss", 0.5), EpochResult(1, 7, 1, "loss", 0.25)]
     return ledger.commit(cohort, results, {0: "running", 1: "running"}, lanes=b"states")
 
 
@@ -187,8 +187,8 @@ def test_what_went_in_comes_out(ledger):
     assert before <= found.finished <= time.time()
     wanted = dict(vars(cohort), id=0, checkpoint="lanes/000000.safetensors")
     assert vars(found) == wanted | {"finished": found.finished}
-    assert ledger.results() == sorted(Result(*result) for result in results)
-    assert ledger.results("error") == [Result(0, 0, 1, "error", 3.0)]
+    assert ledger.results() == sorted(EpochResult(*result) for result in results)
+    assert ledger.results("error") == [EpochResult(0, 0, 1, "error", 3.0)]
     assert ledger.curves(0, "loss") == {1: [(1, 1.5), (2, 0.5)]}
     assert ledger.trained_epochs() == {(0, 0): 2, (0, 1): 2, (2, 0): 2}
     assert ledger.states() == {(0, 1, 2): (0, 0), (0, 0, 2): (0, 1), (2, 0, 2): (0, 2)}
@@ -204,7 +204,7 @@ def test_what_went_in_comes_out(ledger):
 def test_infinities_and_nan_come_back(ledger):
     rates = [math.inf, -math.inf, math.nan, 5e-324, 1.7976931348623157e308, 0.1 + 0.2]
     ledger.ask(0, 0, [({"rate": rate}, "wide") for rate in rates])
-    results = [Result(i, 0, 1, "loss", rate) for i, rate in enumerate(rates)]
+    results = [EpochResult(i, 0, 1, "loss", rate) for i, rate in enumerate(rates)]
     lanes = tuple((i, 0) for i in range(len(rates)))
     narrow = [result._replace(value=np.float32(result.value)) for result in results[:3]]
     narrow = [result._replace(name="float32") for result in narrow]
@@ -295,7 +295,7 @@ def test_a_trial_that_failed_is_asked_again(ledger):
     ledger.retry([0])
     trial = ledger.trials()[0]
     assert (trial.status, trial.rung, trial.error) == ("asked", None, None)
-    assert ledger.results() == [Result(1, 7, 1, "loss", 0.25)]
+    assert ledger.results() == [EpochResult(1, 7, 1, "loss", 0.25)]
     assert ledger.states() == {(1, 7, 1): (0, 1)}
     ledger.commit(Cohort("wide", 0, 0, 1, ((0, 7),)), [(0, 7, 1, "loss", 0.1)], {0: "done"})
     assert ledger.curves(0, "loss") == {7: [(1, 0.1)]}

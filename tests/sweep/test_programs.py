@@ -33,7 +33,7 @@ from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure, space_of, traced_or_static
-from jaxnn.train.state import without_keys
+from jaxnn.train.program import without_keys
 from tests.sweep import driven
 from tests.sweep.programs import dqn, gan, supervised
 

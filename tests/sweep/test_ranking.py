@@ -20,17 +20,17 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
-from jaxnn.sweep.display import summary
+from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.driver import Reporter
-from jaxnn.sweep.export import export
+from jaxnn.sweep.export import export_sweep
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.reading import read
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
-from jaxnn.sweep.report.result import cards, headline
+from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import best_by_seconds
 from jaxnn.sweep.settings import Settings
+from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick
 from tests.sweep.made_up import made_up
 
@@ -88,7 +88,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]
     assert told.best == (3, sign * 0.9)
     assert [trial.number for trial in found.finalists] == [3, 1, 6, 0]
-    rows = [line.split() for line in summary(found).splitlines()[2:]]
+    rows = [line.split() for line in best_trials(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]
     assert best_by_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
     experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
@@ -102,7 +102,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
 def test_optuna_finds_the_same_best(tmp_path, maximize):
     optuna = pytest.importorskip("optuna")
     with Ledger.open(written(tmp_path / "sweep", maximize)) as ledger:
-        export(ledger, "optuna", tmp_path / "study.db")
+        export_sweep(ledger, "optuna", tmp_path / "study.db")
     # By its name: to find it, Optuna opens another connection, which it does not close.
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert study.best_trial.number == 3
@@ -128,7 +128,7 @@ def test_tensorboard_gives_a_broken_trial_no_score(tmp_path, monkeypatch):
         ],
         curves={"validation_accuracy": {n: {0: [(1, 0.1 + 0.4 * n)]} for n in range(3)}},
     )
-    export(found, "tensorboard", tmp_path / "logs")
+    export_sweep(found, "tensorboard", tmp_path / "logs")
     assert seen == [{"validation_accuracy": 0.1}, {}, {"validation_accuracy": 0.9}]
 
 
@@ -137,7 +137,7 @@ def test_the_headline_counts_compiling_and_the_probe(tmp_path):
         found = read(ledger)
     # 8 cohorts of 1 s, half of it compiling; a probe of 3 s, of which 2 s compiling.
     assert ("11.0 s", "of computing", "6.0 s of it compiling, 1.0 s measuring how to run") in (
-        cards(found)
+        main_numbers(found)
     )
     assert best_by_seconds(found)[0][-1] == 11.0
     words = headline(found)
@@ -402,7 +402,7 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     with Ledger.open(folder) as ledger:
         found = read(ledger)
     assert command_in(capsys.readouterr().out.splitlines()[-1]) == best
-    assert shlex.split(storage.resume_command(folder, "experiments.toy"))[-1] == str(folder)
+    assert shlex.split(storage.command_to_resume(folder, "experiments.toy"))[-1] == str(folder)
     with pytest.raises(LedgerError) as said:
         storage.connect(tmp_path / "no sweep", write=False)
     assert f"`sweep --folder '{tmp_path / 'no sweep'}'`" in str(said.value)
@@ -418,7 +418,7 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     assert shlex.split(named) == [f"{folder}-2"]
     with pytest.raises(ValueError) as said:
         monkeypatch.setattr(sources, "module_of", lambda experiment: "experiments.other")
-        commands.resume_command(quick.experiment(SPACE, SGD), [str(folder)])
+        commands.resume_sweep(quick.experiment(SPACE, SGD), [str(folder)])
     assert command_in(str(said.value)) == ["python", "-m", "experiments.toy", "resume", str(folder)]
     assert shlex.split(headline(found).partition("<pre><code>")[2].partition("<")[0])[:1] == [
         "python"

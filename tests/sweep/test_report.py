@@ -16,8 +16,7 @@ from jaxnn.html.charts import log_ticks
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import mean, read
-from jaxnn.sweep.report import report, write
+from jaxnn.sweep.report import sweep_report, write_report
 from jaxnn.sweep.report.parameters import (
     draw_slices,
     edge_sentence,
@@ -28,7 +27,8 @@ from jaxnn.sweep.report.parameters import (
 from jaxnn.sweep.report.result import headline, seed_mean
 from jaxnn.sweep.report.rungs import failure_counts, survivors
 from jaxnn.sweep.report.scores import at_edge, best_by_seconds, drawn_trials, score_scale
-from jaxnn.sweep.tables import Change, Cohort, Group, Result
+from jaxnn.sweep.snapshot import mean, read
+from jaxnn.sweep.tables import Change, Cohort, EpochResult, Group
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up()
@@ -53,7 +53,7 @@ META = {
 
 @pytest.fixture(scope="module")
 def shown_page():
-    return report(SWEEP)
+    return sweep_report(SWEEP)
 
 
 def text_of(page):
@@ -70,13 +70,13 @@ def small_ledger(folder):
         finals = {0: 0.5, 1: 0.7, 2: np.nan}
         ledger.commit(
             Cohort("all", 0, 0, 1, lanes, seconds=3.0, compile_seconds=1.0),
-            [Result(t, s, 1, "validation_accuracy", finals[t] + 0.01 * s) for t, s in lanes],
+            [EpochResult(t, s, 1, "validation_accuracy", finals[t] + 0.01 * s) for t, s in lanes],
             {0: "stopped", 1: "running", 2: "diverged"},
             lanes=b"",
         )
         ledger.commit(
             Cohort("all", 1, 1, 2, ((1, 0), (1, 1)), seconds=1.0),
-            [Result(1, s, 2, "validation_accuracy", 0.8 + 0.02 * s) for s in range(2)],
+            [EpochResult(1, s, 2, "validation_accuracy", 0.8 + 0.02 * s) for s in range(2)],
             {1: "done"},
         )
     return folder
@@ -267,7 +267,7 @@ def test_the_page_says_that_the_best_lies_at_an_edge():
 
 @pytest.mark.slow
 def test_the_page_is_the_same_each_time(shown_page):
-    assert report(SWEEP) == shown_page
+    assert sweep_report(SWEEP) == shown_page
 
 
 def test_the_page_asks_for_nothing(shown_page):
@@ -299,16 +299,16 @@ def test_names_and_errors_are_shown_as_they_are(shown_page):
     ids=["nothing measured", "one score", "only a failure"],
 )
 def test_a_sweep_that_has_hardly_begun_has_a_page(sweep):
-    text = text_of(report(sweep))
+    text = text_of(sweep_report(sweep))
     assert "Sweep of mnist_mlp" in text
     assert ("No trial has a score yet." in text) == (sweep.best is None)
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = small_ledger(tmp_path / "sweep")
-    monkeypatch.setattr("jaxnn.sweep.report.report", lambda sweep: f"{sweep.name}</html>\n")
+    monkeypatch.setattr("jaxnn.sweep.report.sweep_report", lambda sweep: f"{sweep.name}</html>\n")
     with Ledger.open(folder) as ledger:
-        assert write(ledger) == folder / "report.html"
+        assert write_report(ledger) == folder / "report.html"
         assert (folder / "report.html").read_text() == "mnist_mlp</html>\n"
         (folder / "report.html").write_text("before")
 
@@ -319,7 +319,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(
             OSError, match=r"report.html: No space left on device; the contents before"
         ) as e:
-            write(ledger)
+            write_report(ledger)
         assert str(e.value).endswith("the contents before are unchanged")
     assert (folder / "report.html").read_text() == "before"
     assert not list(folder.glob(".report*"))
@@ -328,7 +328,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_page_is_made_from_a_ledger(tmp_path):
     with Ledger.open(small_ledger(tmp_path / "sweep")) as ledger:
-        text = text_of(write(ledger).read_text())
+        text = text_of(write_report(ledger).read_text())
     assert "0.81 ± 0.13" in text  # half of 12.706 * 0.02 / sqrt(2) / sqrt(2), by a table
     assert "1 completed, 1 stopped by halving, 1 diverged" in text
 
@@ -336,7 +336,7 @@ def test_a_page_is_made_from_a_ledger(tmp_path):
 def test_without_matplotlib_there_is_no_page(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError) as error:
-        report(SWEEP)
+        sweep_report(SWEEP)
     assert str(error.value) == (
         f"charts are drawn by matplotlib, which is not installed: write {install('experiments')}"
     )
@@ -346,7 +346,7 @@ def test_without_matplotlib_there_is_no_page(monkeypatch):
 def test_a_thousand_trials_make_less_than_a_megabyte():
     sweep = made_up(trials=1000, epochs=20, seeds=1, rungs=(20,))
     assert len(sweep.dimensions) == 6
-    assert len(report(sweep).encode()) < 1_000_000
+    assert len(sweep_report(sweep).encode()) < 1_000_000
 
 
 @pytest.mark.slow
@@ -429,7 +429,7 @@ def test_a_report_shows_any_text(start):
         config=dict(zip(names, names, strict=True)),
         facts={**swept.facts, "device": names[0], "traced": dict.fromkeys(names, "traced")},
     )  # fmt: skip
-    shown = report(sweep)
+    shown = sweep_report(sweep)
     is_whole(shown)
     if start == 0:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
@@ -457,7 +457,7 @@ def test_a_report_draws_any_finite_numbers(a):
         for t in swept.trials
     ]
     sweep = dataclasses.replace(swept, curves=curves, dimensions=dimensions, trials=trials)
-    is_whole(report(sweep))
+    is_whole(sweep_report(sweep))
 
 
 def test_the_mean_of_finite_numbers_is_finite():

@@ -582,14 +582,14 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning_and_the_run_continues(
     tmp_path, monkeypatch, uninterrupted
 ):
     fit(tmp_path, 2)
-    write = checkpoint.write
+    write = checkpoint.write_checkpoint
 
     def full(folder, *given):
         if folder.name == "18":
             raise OSError(28, "No space left on device")
         write(folder, *given)
 
-    monkeypatch.setattr(checkpoint, "write", full)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full)
     with pytest.warns(RuntimeWarning, match=r"could not be written in .*No space left .*step 12"):
         end = fit(tmp_path, 5)
     assert digest(*end) == uninterrupted

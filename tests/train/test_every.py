@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnn import train
-from jaxnn.train.every import Moment, ends_of
+from jaxnn.train.record import Moment, ends_of
 
 
 def moment(step, seconds=0.0, epoch=10):

@@ -1,8 +1,9 @@
 """The report of a sweep: one HTML file under a megabyte, written completely or not at all.
 
-`write` puts `report.html` into the folder of a sweep; `report` returns its text. Its sections are
-in a file each: `result` (best trials, programs, settings), `scores` (best so far, curves),
-`parameters` (importance, slices, pairs, parallel coordinates), `rungs` (survival, failures).
+`write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
+sections are in a file each: `result` (best trials, programs, settings), `scores` (best so far,
+curves), `parameters` (importance, slices, pairs, parallel coordinates), `rungs` (survival,
+failures).
 """
 
 import contextlib
@@ -12,21 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files.writing import replace
+from ...files.writing import replace_file
 from ...html.charts import check_library
 from ...html.page import count, document, escaped, label
-from ..reading import Sweep, read
+from ..snapshot import Sweep, read
 from .parameters import Importance, importance, importance_of, parameters
 from .result import headline, programs, settings
 from .rungs import failures, survival
 from .scores import progress
 
-__all__ = ["prepared", "report", "write"]
+__all__ = ["drawing_imports", "sweep_report", "write_report"]
 
 FILE = "report.html"
 
 
-def report(sweep: Sweep) -> str:
+def sweep_report(sweep: Sweep) -> str:
     """Return the report of a sweep as HTML. Equal sweeps give equal text.
 
     Raises:
@@ -57,7 +58,7 @@ def report(sweep: Sweep) -> str:
     return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer)
 
 
-def write(ledger: Any) -> Path:
+def write_report(ledger: Any) -> Path:
     """Write `report.html` into the folder of a sweep, and return its path.
 
     Args:
@@ -67,11 +68,11 @@ def write(ledger: Any) -> Path:
         OSError: The file cannot be written.
     """
     sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
-    return replace(sweep.folder / FILE, report(sweep).encode())
+    return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())
 
 
 @contextlib.contextmanager
-def prepared() -> Iterator[None]:
+def drawing_imports() -> Iterator[None]:
     """Import what draws a report while the body of the `with` statement runs.
 
     The import takes seconds, in which a sweep can compile. The end waits for it, since Python must

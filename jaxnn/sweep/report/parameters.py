@@ -31,10 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.page import count, escaped, label, number, shorts
+from ...html.page import count, escaped, format_number, label, shorts
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension, Grid
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import Trial
 from .scores import (
     ScoreScale,
@@ -43,7 +43,7 @@ from .scores import (
     draw_scores,
     drawn_trials,
     position,
-    scale_of,
+    score_axis,
     score_caption,
     set_axis,
 )  # fmt: skip
@@ -182,7 +182,7 @@ def importance(found: Importance | str, sweep: Sweep) -> str:
         "what a parameter can do.",
     )  # fmt: skip
     rows = [[n, f"{found.trials[n]:,}", text] for n, text in zip(names, texts, strict=True)]
-    table = page.table(["parameter", "trials that have it", "share"], rows, (1, 2))
+    table = page.html_table(["parameter", "trials that have it", "share"], rows, (1, 2))
     return page.section("importance", title, drawn, table)
 
 
@@ -234,7 +234,7 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
             2.35 * charts.rows_of(len(names)) + 0.2,
             f"Across: the value of the parameter. Up: {escaped(label(sweep.metric))}, "
             f"{'more' if sweep.maximize else 'less'} is better. "
-            f"{score_caption(sweep, scale_of(sweep))}{some}{edge_sentence(sweep, names)}",
+            f"{score_caption(sweep, score_axis(sweep))}{some}{edge_sentence(sweep, names)}",
         ),
     ]  # fmt: skip
     if len(paired) > 1:
@@ -270,7 +270,7 @@ def edge_sentence(sweep: Sweep, names: Sequence[str]) -> str:
 
 def draw_slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> None:
     """Draw a panel per parameter: the scores by its values."""
-    scale, short = scale_of(sweep), shorts(names)
+    scale, short = score_axis(sweep), shorts(names)
     for index, (panel, name) in enumerate(
         zip(charts.panels(figure, len(names), sharey=True), names, strict=True)
     ):
@@ -346,7 +346,7 @@ def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Draw an axis per parameter and one for the score, and a line per trial."""
     panel = figure.subplots()
     panel.set_axis_off()
-    names, scale, levels = list(sweep.dimensions), scale_of(sweep), rank_levels(sweep)
+    names, scale, levels = list(sweep.dimensions), score_axis(sweep), rank_levels(sweep)
     width, alpha = (0.45, 0.4) if len(trials) > 300 else (0.8, 0.75)
     ways = {
         t.number: _way(sweep, t, scale) for t in (*trials, *([sweep.best] if sweep.best else ()))
@@ -362,7 +362,7 @@ def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
         charts.lines(panel, [range(len(names) + 1)] * len(some), some, color, thick, alpha=opacity)
     worst, best = (scale.low, scale.high) if sweep.maximize else (scale.high, scale.low)
     axes = [(shorts(names)[name], *_ends(sweep, name)) for name in names]
-    axes.append((label(sweep.metric), number(worst, 3), number(best, 3)))
+    axes.append((label(sweep.metric), format_number(worst, 3), format_number(best, 3)))
     for at, (title, low, high) in enumerate(axes):
         panel.plot([at, at], [0, 1], color=charts.INK, linewidth=0.9)
         above = {"ha": "center", "va": "bottom"}
@@ -372,7 +372,9 @@ def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     for at, dimension in enumerate(sweep.dimensions.values()):
         if isinstance(dimension, Choice | Grid) and 2 < len(dimension.options) <= 8:
             for option in dimension.options[1:-1]:
-                panel.text(at + 0.03, dimension.unit(option), number(option), va="center", **SMALL)
+                panel.text(
+                    at + 0.03, dimension.unit(option), format_number(option), va="center", **SMALL
+                )
     if any(len(t.values) < len(names) for t in trials):
         panel.plot(
             [-0.1, len(names) - 0.9], [-0.2, -0.2], color=charts.LINE, linewidth=0.8, linestyle=":"
@@ -413,8 +415,10 @@ def _way(sweep: Sweep, trial: Trial, scale: ScoreScale) -> list[float]:
 def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
     dimension = sweep.dimensions[name]
     if isinstance(dimension, Choice | Grid):
-        return number(dimension.options[0]), number(dimension.options[-1])
-    return number(dimension.low), number(dimension.high) + (", log" if dimension.log else "")
+        return format_number(dimension.options[0]), format_number(dimension.options[-1])
+    return format_number(dimension.low), format_number(dimension.high) + (
+        ", log" if dimension.log else ""
+    )
 
 
 def _wrapped(name: str) -> str:

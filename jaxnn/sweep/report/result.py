@@ -10,9 +10,9 @@ import numpy as np
 
 from ...files.reading import quoted
 from ...html import page
-from ...html.page import NONE, count, duration, escaped, flat, label, number, shorts
+from ...html.page import NONE, count, duration, escaped, flat, format_number, label, shorts
 from ..dimensions import Choice
-from ..reading import Sweep, mean
+from ..snapshot import Sweep, mean
 from ..tables import Trial
 from .scores import at_edge
 
@@ -30,11 +30,12 @@ STATUSES = {
 def headline(sweep: Sweep) -> str:
     """Return the section of the result: main numbers, warnings, best trials, and commands."""
     best = sweep.best
-    parts = [page.cards(cards(sweep))]
+    parts = [page.cards(main_numbers(sweep))]
     if best is None:
         return page.section("result", "Result", *parts, page.warning("No trial has a score yet."))
     at = [
-        f"{name} = {number(value)} is at the {edge} edge of its range ({sweep.dimensions[name]})"
+        f"{name} = {format_number(value)} is at the {edge} edge of its range "
+        f"({sweep.dimensions[name]})"
         for name, value in best.values.items()
         if (edge := at_edge(sweep.dimensions[name], value))
     ]
@@ -53,7 +54,7 @@ def headline(sweep: Sweep) -> str:
     return page.section("result", "Result", *parts)
 
 
-def cards(sweep: Sweep) -> list[tuple[str, str, str]]:
+def main_numbers(sweep: Sweep) -> list[tuple[str, str, str]]:
     """Return the main numbers: (number, name, remark) for each."""
     statuses = Counter(trial.status for trial in sweep.trials)
     whole = ", ".join(f"{statuses[s]:,} {STATUSES[s]}" for s in STATUSES if statuses[s])
@@ -74,7 +75,7 @@ def cards(sweep: Sweep) -> list[tuple[str, str, str]]:
     shown.append((duration(seconds), "of computing", parts))
     if seconds > 0:
         ended = sum(n for s, n in statuses.items() if s not in ("asked", "running"))
-        rate = number(ended / seconds, 3)
+        rate = format_number(ended / seconds, 3)
         shown.append((rate, "trials per second", "including compiling and measuring"))
     return shown
 
@@ -86,7 +87,7 @@ def _best_trials(sweep: Sweep) -> str:
     rows = []
     for rank, trial in enumerate(trials, 1):
         score = sweep.scores[trial.number]
-        values = [number(trial.values[n], 3) if n in trial.values else NONE for n in used]
+        values = [format_number(trial.values[n], 3) if n in trial.values else NONE for n in used]
         mean = str(seed_mean(score.each))
         rows.append([rank, trial.number, mean, len(score.each), score.epoch, *values])
     heads = ["", "trial", label(sweep.metric), "n", "epochs", *shorts(used).values()]
@@ -106,7 +107,7 @@ def _best_trials(sweep: Sweep) -> str:
         f"selected as the best of {count(len(sweep.finalists), 'trial')} by this number, so expect "
         "a slightly worse one on new data."
     )
-    table = page.table(heads, rows, set(range(len(heads))) - options, "best")
+    table = page.html_table(heads, rows, set(range(len(heads))) - options, "best")
     return table + page.note(caption, "caption")
 
 
@@ -143,11 +144,11 @@ def _commands(sweep: Sweep, best: Trial) -> list[str]:
             )
         )
     rows = [(name, str(value)) for name, value in best.values.items()]
-    values = page.table(["parameter", "value"], rows, [1])
-    return [*parts, page.folded(f"All values of trial {best.number}", values)]
+    values = page.html_table(["parameter", "value"], rows, [1])
+    return [*parts, page.collapsed(f"All values of trial {best.number}", values)]
 
 
-class Mean(NamedTuple):
+class SeedMean(NamedTuple):
     """The mean over `n` seeds, and half of its 95 % interval; None for a single seed."""
 
     mean: float
@@ -156,16 +157,16 @@ class Mean(NamedTuple):
 
     def __str__(self) -> str:
         if self.half is None:
-            return number(self.mean)
+            return format_number(self.mean)
         if not 0 < self.half < math.inf:
-            return f"{number(self.mean)} ± {number(self.half)}"
+            return f"{format_number(self.mean)} ± {format_number(self.half)}"
         digits = max(0, 1 - math.floor(math.log10(self.half)))
         if digits > 7 or self.half >= 1e6:
-            return f"{number(self.mean)} ± {number(self.half, 2)}"
+            return f"{format_number(self.mean)} ± {format_number(self.half, 2)}"
         return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
 
 
-def seed_mean(each: Sequence[float]) -> Mean:
+def seed_mean(each: Sequence[float]) -> SeedMean:
     """Return the mean over seeds and its 95 % t interval, t(0.975, n - 1) * s / sqrt(n).
 
     It assumes that the scores of seeds are normally distributed.
@@ -175,12 +176,12 @@ def seed_mean(each: Sequence[float]) -> Mean:
     """
     n, middle = len(each), mean(each)
     if n < 2:
-        return Mean(middle, None, n)
+        return SeedMean(middle, None, n)
     from scipy.special import stdtrit  # imports half a second faster than scipy.stats
 
     size = max(1.0, *map(abs, each)) if max(map(abs, each)) > 1e150 else 1.0  # squares overflow
     spread = float(np.std(np.divide(each, size), ddof=1)) * size
-    return Mean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
+    return SeedMean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
 
 
 def programs(sweep: Sweep) -> str:
@@ -202,7 +203,7 @@ def programs(sweep: Sweep) -> str:
             duration(compiled + group.compile_seconds),
             duration(measuring) if measuring else NONE,
             duration(run),
-            number(epochs / run, 3) if run else NONE,
+            format_number(epochs / run, 3) if run else NONE,
         ])  # fmt: skip
     heads = ["group", "how", "trials", "cohorts", "compiling", "measuring", "running"]
     heads.append("lane epochs per second")
@@ -212,16 +213,18 @@ def programs(sweep: Sweep) -> str:
             "lanes are the trials. Measuring determined how to run them; running excludes "
             "compiling and measuring. A lane epoch is an epoch of one lane."
         ),
-        page.table(heads, rows, range(2, len(heads))),
+        page.html_table(heads, rows, range(2, len(heads))),
     ]
     if reasons := sweep.facts.get("traced"):
         static = [(name, why) for name, why in reasons.items() if why != "traced"]
         traced = ", ".join(name for name, why in reasons.items() if why == "traced") or "none"
         parts.append(
-            page.folded(
+            page.collapsed(
                 f"Why {count(len(rows), 'group')}: which parameters are traced",
                 page.note(f"One program for all values of: {escaped(traced)}."),
-                page.table(["a program for each value of", "because"], static) if static else "",
+                page.html_table(["a program for each value of", "because"], static)
+                if static
+                else "",
             )
         )
     return page.section("programs", "Compiled programs", *parts)
@@ -242,10 +245,10 @@ def settings(sweep: Sweep) -> str:
         "settings",
         "Settings",
         page.heading("Search space"),
-        page.table(["parameter", "kind", "range or options"], space),
-        page.folded("How the sweep ran", page.table(["setting", "value"], flat(facts))),
-        page.folded(
+        page.html_table(["parameter", "kind", "range or options"], space),
+        page.collapsed("How the sweep ran", page.html_table(["setting", "value"], flat(facts))),
+        page.collapsed(
             "The configuration that trials change",
-            page.table(["field", "value"], flat(sweep.config)),
+            page.html_table(["field", "value"], flat(sweep.config)),
         ),
     )

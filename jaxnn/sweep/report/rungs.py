@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...html import charts, page
-from ...html.page import NONE, count, escaped, label, number, shorts, shown
+from ...html.page import NONE, count, escaped, format_number, label, shorts, shown
 from ..dimensions import Choice, Grid, Int, LogUniform, Uniform
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 BINS = 5  # parts of a range
@@ -46,7 +46,7 @@ def survival(sweep: Sweep) -> str:
             "rungs", "Trials by rung", lambda f: _draw_survivors(f, rows), 0.34 * len(rows) + 0.6,
             "How many trials reached each rung, and how many of them continued: the best by then.",
         ),
-        page.table([*heads.values()], cells, range(len(heads))),
+        page.html_table([*heads.values()], cells, range(len(heads))),
         page.note(
             f"Median and best: {escaped(label(sweep.metric))} of all trials that reached the rung. "
             "Lost: diverged or failed since the rung before.",
@@ -118,8 +118,8 @@ def failures(sweep: Sweep) -> str:
     if errors := [trial for trial in sweep.trials if trial.error]:
         first, text = errors[0].number, (errors[0].error or "")[-4000:]
         parts += [
-            page.table(["error", "trials", "such as"], _error_rows(errors), [1]),
-            page.folded(f"The traceback of trial {first}", f"<pre>{escaped(text)}</pre>"),
+            page.html_table(["error", "trials", "such as"], _error_rows(errors), [1]),
+            page.collapsed(f"The traceback of trial {first}", f"<pre>{escaped(text)}</pre>"),
         ]
     return page.section("failures", title, *parts)
 
@@ -188,11 +188,11 @@ def failure_counts(
         dimension = (LogUniform if dimension.log else Uniform)(dimension.low, dimension.high)
     if options is not None:
         size, where = len(options), [options.index(value) for value, _ in values]
-        ticks = [float(i) for i in range(size)], [number(option) for option in options]
+        ticks = [float(i) for i in range(size)], [format_number(option) for option in options]
     else:
         size, edges = BINS, [dimension.at(i / BINS) for i in range(BINS + 1)]
         where = [min(max(bisect.bisect(edges, value) - 1, 0), size - 1) for value, _ in values]
-        ticks = [i - 0.5 for i in range(size + 1)], [number(edge, 2) for edge in edges]
+        ticks = [i - 0.5 for i in range(size + 1)], [format_number(edge, 2) for edge in edges]
     ran = Counter(where)
     lost = Counter(at for at, (_, broken) in zip(where, values, strict=True) if broken)
     return [lost[i] for i in range(size)], [ran[i] for i in range(size)], ticks

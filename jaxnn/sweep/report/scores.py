@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.page import label, number
+from ...html.page import format_number, label
 from ...train.metrics import direction_of
 from ..dimensions import Choice, Dimension, Grid, Int
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 # Two numbers whose multiples fill the unit square evenly (Roberts' R2 sequence).
@@ -45,7 +45,7 @@ def position(dimension: Dimension, value: Any, trial: int, spread: int = 0) -> f
 def set_axis(panel: Any, which: str, dimension: Dimension, most: int = 6) -> None:
     """Give the "x" or "y" axis of a panel the range, scale, and ticks of a dimension."""
     if isinstance(dimension, Choice | Grid):
-        names = [number(option) for option in dimension.options]
+        names = [format_number(option) for option in dimension.options]
         names = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
         every = -(-len(names) // 12)
         getattr(panel, f"{which}axis").set_ticks(range(0, len(names), every), names[::every])
@@ -147,7 +147,7 @@ def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -
     return ScoreScale(low, high, log, beyond)
 
 
-def scale_of(sweep: Sweep) -> ScoreScale:
+def score_axis(sweep: Sweep) -> ScoreScale:
     """Return the axis for the scores of the trials that are compared with each other."""
     return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximize)
 
@@ -185,7 +185,7 @@ def draw_scores(
         sweep: the sweep of the trials.
         trials: trials with a score.
         across: the horizontal position of a trial; None leaves it out.
-        scale: of `scale_of`.
+        scale: of `score_axis`.
         named: whether the strips have names at the left. Default: True.
     """
     lost = [t for t in sweep.trials if t.status in BROKEN]
@@ -242,7 +242,7 @@ def progress(sweep: Sweep) -> str:
     """Return the sections of the best score so far, and of the learning curves."""
     if sweep.best is None:
         return ""
-    scale = scale_of(sweep)
+    scale = score_axis(sweep)
     names = _curve_names(sweep)
     rungs = " Dotted: rungs, after which only better trials continue, so that the band jumps."
     return page.section(

@@ -26,16 +26,15 @@ import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
-from ...files.reading import plain
+from ...files.reading import plain_path
 from ...files.writing import Lock, Locked
 from ...validation import instance, positive
 from .. import checkpoint
-from ..checkpoint import Damaged, cause, numbered
-from ..every import Every, Moment
+from ..checkpoint import Damaged, cause, checkpoints_by_step
 from ..interruption import Interrupted, is_peer_lost, listening
 from ..metrics import badness
-from ..record import Event
-from ..state import is_key
+from ..program import is_key
+from ..record import Event, Every, Moment
 from .hook import MAXIMIZE, Hook, is_maximized, title, warn
 
 LOCK = "run.lock"
@@ -117,7 +116,7 @@ class Checkpoints(Value, Hook):
             ValueError: The checkpoint is damaged, or the state of the program has another
                 structure.
         """
-        found = numbered(Path(self.folder))
+        found = checkpoints_by_step(Path(self.folder))
         named = {"newest": max(found, default=None), "best": self._best_of(found)}
         step = named.get(which, which)  # type: ignore[call-overload]
         if step not in found:
@@ -155,11 +154,11 @@ class _Saving(Hook):
         self._settings, self._run, self._saved_at = settings, run, run.moment()
         self.every = settings.every  # type: ignore[misc]
         self.check = settings.check  # type: ignore[method-assign]
-        self._title, self._identity = title(run.program), checkpoint.identity(run)
+        self._title, self._identity = title(run.program), checkpoint.run_identity(run)
         self._folder, self._first = Path(settings.folder).absolute(), jax.process_index() == 0
         if self._first:
             held.enter_context(self._lock())
-        self._plain = held.enter_context(plain(self._folder))
+        self._plain = held.enter_context(plain_path(self._folder))
         self._pool = held.enter_context(ThreadPoolExecutor(1, "checkpoint"))
         held.callback(self._wait)
         self._writing: Future[None] | None = None
@@ -193,7 +192,7 @@ class _Saving(Hook):
         A damaged checkpoint is reported by a warning and moved aside. One of another run raises
         ValueError with everything that differs.
         """
-        for step, folder in sorted(numbered(self._folder).items(), reverse=True):
+        for step, folder in sorted(checkpoints_by_step(self._folder).items(), reverse=True):
             try:
                 about = checkpoint.read_progress(folder)
                 differ, versions = self._changes(folder, about)
@@ -301,7 +300,7 @@ class _Saving(Hook):
         scored = {"metric": settings.best, "maximize": settings.maximize}
         scored["score"] = -math.inf if score is None else score
         try:
-            checkpoint.write(self._plain / str(step), tree, {**run, **progress}, scored)
+            checkpoint.write_checkpoint(self._plain / str(step), tree, {**run, **progress}, scored)
             self._saved = step
             if self._first:
                 self._remove_old()
@@ -316,7 +315,7 @@ class _Saving(Hook):
             )
 
     def _remove_old(self) -> None:
-        found, settings = numbered(self._folder), self._settings
+        found, settings = checkpoints_by_step(self._folder), self._settings
         kept: set[int | None] = {*sorted(found)[-settings.keep :]}
         if settings.best is not None:
             kept.add(settings._best_of(found))

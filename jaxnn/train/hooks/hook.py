@@ -22,9 +22,8 @@ import numpy as np
 from ...explain.text import brief
 from ...files.reading import listed
 from ...validation import Accepts, check_fields, flag
-from ..every import Every, Moment
-from ..record import Event
-from ..state import by_path, differences
+from ..program import by_path, tree_differences
+from ..record import Event, Every, Moment
 
 MAXIMIZE = None | flag.such(what="True if larger is better, or False")
 
@@ -219,7 +218,7 @@ def check_memory(memory: Any, before: Any) -> Any:
         for path, leaf in by_path(memory)
         if not isinstance(leaf, kinds)
     ]
-    if lines := lines or differences(before, memory, "the memory"):
+    if lines := lines or tree_differences(before, memory, "the memory"):
         raise TypeError(
             "a hook's memory is a pytree of arrays and numbers, which keeps its structure, shapes, "
             f"and types, so that checkpoints can restore it, but {'; '.join(lines[:3])}; return "

@@ -13,10 +13,9 @@ from typing import Any
 import jax
 
 from ...files.reading import printable
-from ..every import Moment
-from ..record import Event
+from ..record import Event, Moment
 from .hook import Hook
-from .throughput import TIMINGS
+from .profiling import TIMINGS
 
 WIDEST = 40  # characters of a name
 HIDDEN = ("step", *TIMINGS)
@@ -36,7 +35,7 @@ class Progress(Hook):
     process prints. If the output fails, for example because the terminal was closed, the run
     continues.
 
-    >>> line({"epoch": 1, "step": 27, "loss": 0.52, "accuracy": 0.81}, total=54, left=1.3)
+    >>> record_line({"epoch": 1, "step": 27, "loss": 0.52, "accuracy": 0.81}, total=54, left=1.3)
     'step 27/54  epoch 1  loss 0.52  accuracy 0.81  0:00:01 left'
     """
 
@@ -78,7 +77,7 @@ class _Showing(Hook):
             if self._total is not None and not event.stop:
                 took = time.perf_counter() - self._began
                 rest = took / max(event.step - self._begin, 1) * (self._total - event.step)
-            self._lines.append(line(record, self._total, rest))
+            self._lines.append(record_line(record, self._total, rest))
         if time.perf_counter() >= self._next:
             self.flush()
         return memory, None
@@ -92,7 +91,7 @@ class _Showing(Hook):
         self._next = time.perf_counter() + self._pause
 
 
-def line(record: Mapping[str, Any], total: int | None, left: float | None = None) -> str:
+def record_line(record: Mapping[str, Any], total: int | None, left: float | None = None) -> str:
     """Return a record as a line: its step, epoch, and metrics, and the time that is left.
 
     Args:

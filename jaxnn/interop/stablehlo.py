@@ -10,7 +10,7 @@ from ..core.layer import Layer
 from ..fields import is_array
 from ..files.reading import MEGABYTE, FileError, open_regular
 from ..installation import pip, required
-from ..train.state import Trained, trained_like
+from ..train.program import Trained, trained_like
 from ..validation import Accepts, instance
 
 _layer = instance(Layer, "a layer")

@@ -15,7 +15,7 @@ from ..explain.text import describe
 from ..fields import is_array
 from ..inspect import table
 from ..train import Program, make_step
-from .placement import Placement, like
+from .placement import Placement, sharded_struct
 from .rules import flatten_with_paths
 
 # An asynchronous operation counts when it is done.
@@ -163,7 +163,7 @@ class Plan:
     collectives: dict[str, Collective]
 
     def __repr__(self) -> str:
-        return table.text(*self._table())
+        return table.format_table(*self._table())
 
     def _repr_html_(self) -> str:
         return table.html(*self._table())
@@ -222,10 +222,10 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     """
     batch = placement.batch_like(abstract(batch))
     state, recording = placement._traced(program, jax.random.key(0), batch)
-    state = jax.tree.map(like, state, placement._places(state, recording))
+    state = jax.tree.map(sharded_struct, state, placement._places(state, recording))
     # As shapes, arrays of the program need no devices.
     shapes = jax.tree.map(
-        lambda leaf: like(leaf, placement.whole) if is_array(leaf) else leaf, program
+        lambda leaf: sharded_struct(leaf, placement.whole) if is_array(leaf) else leaf, program
     )
     step: Any = make_step(shapes, placement=placement)
     quick = _QUICK if placement.mesh.devices.flat[0].platform == "cpu" else None

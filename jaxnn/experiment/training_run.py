@@ -17,15 +17,15 @@ import optax
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
 from ..files.reading import listed, printable
-from ..files.writing import replace
+from ..files.writing import replace_file
 from ..html import charts
-from ..train.hooks.learning_rate import rates_of
+from ..train.hooks.measurement import rates_of
 from ..train.logging import finite_or_text
 from ..version import __version__
 from . import pictures, prediction, run_folder
 from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
-from .report import report as report_of
+from .report import run_report as report_of
 
 ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
 Record = dict[str, Any]
@@ -89,7 +89,7 @@ def run(
     seconds = time.perf_counter() - began
     weights = run_folder.weights_of(one, state)
     if weights is not None:
-        run_folder.write(folder, run_folder.WEIGHTS, weights)
+        run_folder.write_run_file(folder, run_folder.WEIGHTS, weights)
     scores, predictions = _on_test_rows(one, state, folder)
     result: Record = {
         "experiment": experiment.name,
@@ -102,7 +102,7 @@ def run(
         result["test_rows"] = row_count(one.data.dataset.test)
     result["training_seconds"] = round(seconds, 2)
     result |= {"device": jax.devices()[0].device_kind, "versions": versions()}
-    run_folder.write(folder, run_folder.RESULT, run_folder.to_json(result))
+    run_folder.write_run_file(folder, run_folder.RESULT, run_folder.to_json(result))
     if weights is not None:
         shutil.rmtree(folder / run_folder.CHECKPOINTS, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
@@ -113,7 +113,7 @@ def run(
         with _attempted("the experiment's function finish", folder):
             trained = TrainedRun(one.config, one.data.data, one.program, state)
             for name, contents in experiment.finish(trained).items():
-                replace(folder / name, contents)
+                replace_file(folder / name, contents)
     remarks = ["The run was interrupted and resumed."] if recorded is not None else []
     remarks += [
         f"It resumed with --force, although this changed: {listed(all_)}." for all_ in forced
@@ -209,7 +209,7 @@ def _draw(
     for name, draw in pictures.drawings(one, history, predictions).items():
         with _attempted(f"the picture {name}", folder):
             drawn[name] = charts.png(draw())
-            replace(folder / name, drawn[name])
+            replace_file(folder / name, drawn[name])
     drawn.pop("learning_curves.png", None)
     return drawn
 
@@ -232,7 +232,7 @@ def _report(
             environment={"device": device, "system": platform.platform(), **versions()},
             **parts,
         )
-        replace(folder / "report.html", text.encode())
+        replace_file(folder / "report.html", text.encode())
 
 
 @contextlib.contextmanager

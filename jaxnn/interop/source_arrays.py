@@ -19,9 +19,9 @@ from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense, Einsum
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
-from .orders import Made, Run, Unfit
+from .orders import AxisRange, Made, Unfit
 
-Converter = Callable[[Any, "Source"], dict[str, Any]]
+Converter = Callable[[Any, "SourceArrays"], dict[str, Any]]
 NORMS = (BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm)
 TABLES = (Embedding, LearnedArray, LearnedPositions)
 Names = Mapping[str, str | tuple[str, Converter]]
@@ -96,7 +96,7 @@ class Owner(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SourceArrays:
     """The source arrays of one layer or of a part of it, by name: the argument of a converter.
 
     Args:
@@ -135,7 +135,7 @@ class Source:
         """Return whether there is an array of exactly that name, not by number or computed."""
         return self.full(name) in self.book.weights
 
-    def at(self, segment: str) -> "Source":
+    def at(self, segment: str) -> "SourceArrays":
         """Return the same for a part of the layer."""
         return dataclasses.replace(
             self, path=(*self.path, segment), declared=self.declared[segment]
@@ -156,7 +156,7 @@ class Source:
         """Return the declared shape of our array at `place`, of one copy."""
         return tuple(dict(paths.walk(self.declared))[place].shape[len(self.copy) :])
 
-    def runs(self, layer: Any, place: paths.Path) -> list[Run]:
+    def runs(self, layer: Any, place: paths.Path) -> list[AxisRange]:
         """Return the axes of our array at `place` that are in another order in the library."""
         return self.book.runs(self.owner, (self.root, *place))
 
@@ -190,7 +190,7 @@ def as_numpy(array: Any) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else np.asarray(array)
 
 
-def as_they_are(layer: Any, source: Source) -> dict[str, Any]:
+def as_they_are(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """Return arrays of our names and layout, the default for a type without a converter."""
     return {
         name: as_they_are(layer, source.at(name)) if isinstance(item, dict) else source(name)
@@ -205,20 +205,20 @@ def renamed(**names: str) -> Converter:
         **names: The library's name of each of our arrays.
     """
 
-    def convert(layer: Any, source: Source) -> dict[str, Any]:
+    def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
         return {ours: source(name) for ours, name in names.items() if ours in source.declared}
 
     return convert
 
 
-def table(name: str) -> Converter:
+def single_array(name: str) -> Converter:
     """Return a converter for one array, whose name is `name`, or the prefix itself.
 
     Args:
         name: The library's name of the array.
     """
 
-    def convert(layer: Any, source: Source) -> dict[str, Any]:
+    def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
         if source.has(name):
             return {"w": source(name)}
         return {"w": without_ones(source(""), source.shape("w"))}
@@ -244,17 +244,17 @@ def _no_ones(shape: tuple[int, ...]) -> list[int]:
     return [n for n in shape if n != 1]
 
 
-def kernel_dense(layer: Any, source: Source) -> dict[str, Any]:
+def kernel_dense(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """kernel (inputs, features), with more axes if there are several of either."""
     return {"w": shaped(source("kernel"), source.shape("w"), "kernel")} | bias(source)
 
 
-def kernel_convolution(layer: Any, source: Source) -> dict[str, Any]:
+def kernel_convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """kernel `(*window, inputs / groups, features)`."""
     return {"w": source("kernel")} | bias(source)
 
 
-def bias(source: Source) -> dict[str, Any]:
+def bias(source: SourceArrays) -> dict[str, Any]:
     """bias (features), if the layer has one."""
     if "b" not in source.declared:
         return {}
@@ -264,7 +264,7 @@ def bias(source: Source) -> dict[str, Any]:
 def kernel_attention(out: str) -> Any:
     """query, key and value (n, heads, d), and `out` (heads, d, features)."""
 
-    def convert(layer: Any, source: Source) -> dict[str, Any]:
+    def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
         names = {"query": "query", "key": "key", "value": "value", "out": out}
         found = {}
         for ours, theirs in names.items():

@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..experiment.experiment import Command, Configured, Experiment, TrainedRun, configured
-from ..experiment.prediction import evaluate, predict
-from ..experiment.run import run
+from ..experiment.prediction import print_predictions, print_scores
 from ..experiment.run_folder import (
     CONFIG,
     RESULT,
@@ -37,12 +36,13 @@ from ..experiment.run_folder import (
     load_unfinished,
     restored,
 )
+from ..experiment.training_run import run
 from ..files.reading import printable, quoted
-from ..files.writing import replace
+from ..files.writing import replace_file
 from ..train import Interrupted, Weights, evaluation_params
 from ..train.weights import packed
 from .parsing import (
-    dispatch,
+    execute,
     folder_option,
     imported,
     module_of,
@@ -72,7 +72,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     named = bool(words) and not words[0].startswith("-") and ":" not in words[0]
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
-    status = dispatch(further | COMMANDS, name, imported(experiment), words)
+    status = execute(further | COMMANDS, name, imported(experiment), words)
     if status == 130 and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
@@ -127,7 +127,7 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     if len(rest) == 1 and (Path(rest[0]) / CONFIG).is_file():
         config, options = load_unfinished(experiment, Path(rest[0]))
         return _trained(experiment, config, Path(rest[0]), options, "--force" in arguments)
-    return _sweeping("resume", experiment, arguments)
+    return _sweeping("resume_sweep", experiment, arguments)
 
 
 def _trained(
@@ -194,14 +194,14 @@ def predict_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     inputs = one_option("input", "FILE", text, "the test rows")
     title = "Predict from a finished run: print a line per row."
     folder, found = read_options(experiment, "predict", title, [inputs()], arguments, A_RUN)
-    predict(*finished(experiment, folder), folder, found.input)
+    print_predictions(*finished(experiment, folder), folder, found.input)
 
 
 def evaluate_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print the scores of a run folder."""
     title = "Score a finished run: on the test rows, otherwise on the validation rows."
     (folder,) = read_options(experiment, "evaluate", title, [], arguments, A_RUN)
-    evaluate(*finished(experiment, folder), folder)
+    print_scores(*finished(experiment, folder), folder)
 
 
 def export_command(experiment: Experiment[Any], arguments: list[str]) -> None:
@@ -231,7 +231,7 @@ def export_command(experiment: Experiment[Any], arguments: list[str]) -> None:
         raise ValueError(f"--output is {str(file)!r}, expected a name in {', '.join(formats)}")
     if file.exists():
         raise FileExistsError(f"{file} exists already; write --output with another path")
-    replace(file, formats[file.suffix]())
+    replace_file(file, formats[file.suffix]())
     print(f"{printable(str(file), lines=True)}: {file.stat().st_size:,} bytes")
 
 
@@ -248,7 +248,7 @@ def _further(command: Command, experiment: Experiment[Any], arguments: list[str]
 def _sweeping(name: str, experiment: Experiment[Any], arguments: list[str]) -> int:
     from . import sweep  # its imports take as long as all others
 
-    return getattr(sweep, f"{name}_command")(experiment, arguments)
+    return getattr(sweep, name)(experiment, arguments)
 
 
 COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
@@ -256,7 +256,7 @@ COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
     "predict": predict_command,
     "evaluate": evaluate_command,
     "export": export_command,
-    "plan": functools.partial(_sweeping, "plan"),
-    "sweep": functools.partial(_sweeping, "sweep"),
+    "plan": functools.partial(_sweeping, "plan_command"),
+    "sweep": functools.partial(_sweeping, "sweep_command"),
     "resume": resume_command,
 }

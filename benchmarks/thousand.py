@@ -22,8 +22,8 @@ from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, SweepProgress
 from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.training import Training, training_of

@@ -5,8 +5,9 @@ Expected on the 113 test tumors, mean of seeds 0 to 4, on two CPU cores:
     python -m experiments.breast_cancer
         accuracy 0.965 (0.956 to 0.973), about 10 seconds
 
-Logistic regression (scikit-learn) on the same split: 0.956. Trained on 399 tumors. The
-hyperparameters were chosen on the 57 validation tumors, never on the test tumors.
+Logistic regression (scikit-learn) on the same split: 0.956. Trained on 399
+tumors. The hyperparameters were chosen on the 57 validation tumors, never on
+the test tumors.
 """
 
 import dataclasses

@@ -1,13 +1,14 @@
-"""Ten classes of handwritten digits by a convolutional network, LeNet with more channels.
+"""Classify handwritten digits by LeNet with more channels.
 
 Expected on the 1,000 test digits, mean of seeds 0 to 4:
 
     python -m experiments.mnist_cnn
-        accuracy 0.985 (0.983 to 0.988), shifts by up to 2 pixels and dropout, 40 seconds of one CPU
-        core
+        accuracy 0.985 (0.983 to 0.988), shifts by up to 2 pixels and dropout,
+        40 seconds of one CPU core
 
-Trained on 3,500 digits. These are the first hyperparameters that were tried (accuracy 0.981 on
-the 500 validation digits); none was chosen on the test digits.
+Trained on 3,500 digits. These are the first hyperparameters that were tried
+(accuracy 0.981 on the 500 validation digits); none was chosen on the test
+digits.
 """
 
 import dataclasses

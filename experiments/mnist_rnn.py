@@ -1,14 +1,15 @@
-"""Ten classes of handwritten digits, read row by row by a recurrent network.
+"""Classify handwritten digits, read row by row, by a recurrent network.
 
 Expected on the 1,000 test digits, mean of seeds 0 to 4:
 
     python -m experiments.mnist_rnn
-        accuracy 0.960 (0.955 to 0.966), 128 gated recurrent units with 61,706 parameters, about 15
-        seconds on two CPU cores
+        accuracy 0.960 (0.955 to 0.966), 128 gated recurrent units with 61,706
+        parameters, about 15 seconds on two CPU cores
 
-On the same split logistic regression on the 784 pixels (scikit-learn) has 0.890. Trained on 3,500
-sequences of 28 rows of 28 pixels. The dropout rate, 0.5 rather than 0.2, was chosen by the loss on
-the 500 validation digits (accuracy 0.948).
+On the same split logistic regression on the 784 pixels (scikit-learn) has
+0.890. Trained on 3,500 sequences of 28 rows of 28 pixels. The dropout rate,
+0.5 rather than 0.2, was chosen by the loss on the 500 validation digits
+(accuracy 0.948).
 """
 
 import dataclasses

@@ -1,16 +1,19 @@
 """The Python reference manual, character by character, by a small GPT.
 
-Expected on the last fifth of the manual, which is not used in training, seed 0, Python 3.11.7:
+Expected on the last fifth of the manual, which is not used in training, seed
+0, Python 3.11.7:
 
     python -m experiments.python_gpt
-        2.24 bits per character (2.26 in validation), 607,360 parameters, six epochs of 261,000
-        characters, about 95 seconds of CPU time; it prints a sample at the end
+        2.24 bits per character (2.26 in validation), 607,360 parameters, six
+        epochs of 261,000 characters, about 95 seconds of CPU time; it prints a
+        sample at the end
 
-    python -m experiments.python_gpt sample runs/python_gpt-... --prompt "The for statement "
+    python -m experiments.python_gpt sample runs/python_gpt-... --prompt "The "
         continues the prompt
 
-The manual differs between versions of Python, and so does the result. On the same characters a
-table of how often each character follows another needs 3.59 bits.
+The manual differs between versions of Python, and so does the result. On the
+same characters a table of how often each character follows another needs 3.59
+bits.
 
 To train on another text, write `data.read_text("mine.txt")` in `load`.
 """

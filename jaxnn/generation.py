@@ -18,14 +18,14 @@ from jax import lax
 from .core.calls import placeholder_key
 from .core.declarations import abstract
 from .core.layer import Layer, declared
-from .explain.text import check_matches, describe
+from .explain.text import check_matches
 from .fields import is_traced
 from .functional import sampling
 from .keys import as_key
 from .surgery.caching import with_cache, without_cache
 from .train.step import remembered
 from .tree import check_layer
-from .validation import Accepts, positive
+from .validation import Accepts, positive, require
 
 MOST = 2**31 - 1  # the largest int32
 
@@ -72,7 +72,7 @@ def generate(
         params: Its parameters.
         prompts: Integers (rows, T), or a list of rows of different lengths, which are padded on the
             left and marked by `segment_ids`; or one prompt (T,), whose result has no axis of rows.
-        steps: Maximal number of new tokens, at least 1.
+        steps: Maximum number of new tokens, at least 1.
         state: State of the network, if it keeps any, such as `ts.state`. Default: None.
         key: PRNG key; not needed if `temperature` is 0. Default: None.
         temperature: Number >= 0; 0 takes the most probable token. Default: 1.
@@ -163,7 +163,7 @@ def _decode(
     numbers: dict[str, jax.Array],
     stop: jax.Array,
 ) -> tuple[Generation, jax.Array]:
-    """Return the tokens after `token` (rows,), and each row's step of NaN logits, or -1."""
+    """Return the tokens after `token` (rows,), and the step of each row's first NaN, or -1."""
 
     def going(loop: _Loop) -> jax.Array:
         return (loop.step < steps) & ~jnp.all(loop.done)
@@ -246,13 +246,14 @@ def _vocabulary(net: Any, prompts: Prompts) -> int:
     """Return the number of tokens for which the network returns logits."""
     tokens = abstract((prompts.tokens,))
     logits = declared(net, "forward", tokens, {}).output
-    shape = getattr(logits, "shape", ())
-    if len(shape) != 3 or shape[:2] != prompts.tokens.shape:
-        raise ValueError(
-            f"generate expects a network from tokens {prompts.tokens.shape} to logits "
-            f"({prompts.tokens.shape[0]}, {prompts.tokens.shape[1]}, vocabulary); this one returns "
-            f"{describe(logits)}"
-        )
+    shape = tuple(getattr(logits, "shape", ()))
+    rows, length = prompts.tokens.shape
+    require(
+        len(shape) == 3 and shape[:2] == (rows, length),
+        f"the output of a network that generates, for tokens {prompts.tokens.shape},",
+        f"logits ({rows}, {length}, vocabulary)",
+        logits,
+    )
     return shape[2]
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .core.values import Value
 from .fields import is_traced
-from .validation import check_below, number
+from .validation import check_below, number, require, unwritten
 
 Shape = Sequence[int]
 InitFn: TypeAlias = Callable[[Any, Shape, Any], jax.Array]
@@ -27,6 +27,7 @@ TRUNCATED_STDDEV = 0.87962566103423978
 class Initializer(Value):
     """Base of the initializers: `initializer(key, shape, dtype)` returns an array."""
 
+    @unwritten("no __call__; write def __call__(self, key, shape, dtype): ... return array")
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """Return an array of `shape` and `dtype` drawn from `key`.
 
@@ -35,7 +36,7 @@ class Initializer(Value):
             shape: Shape of the array.
             dtype: Type of the array. Default: float32.
         """
-        raise NotImplementedError
+        ...
 
 
 class constant(Initializer):
@@ -278,6 +279,5 @@ class identity(Initializer):
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """Return an identity matrix of `shape`."""
-        if len(shape) != 2:
-            raise ValueError(f"identity expects a shape (n, m), got {tuple(shape)}")
+        require(len(shape) == 2, "the shape of identity", "(n, m)", tuple(shape))
         return jnp.eye(*shape, dtype=dtype) * jnp.asarray(self.scale, dtype)

@@ -204,6 +204,32 @@ def tuple_of(accepts: Accepts, what: str, lengths: Collection[int] | None = None
     return accepts.such(what=what, test=test)
 
 
+def require(
+    holds: Any,
+    where: str,
+    what: str,
+    value: Any,
+    hint: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Raise unless a condition holds, which relates `value` to something else.
+
+    Args:
+        holds: The condition.
+        where: Name of what is checked.
+        what: What it must be.
+        value: What it is; arrays are shown by type and shape.
+        hint: Text that follows in the error, such as the call to write. Default: none.
+        error: Type of the error. Default: ValueError.
+
+    >>> require(3 in (4, 5), "images", "of 4 or 5 axes", 3, "write images[None]")
+    Traceback (most recent call last):
+    ValueError: images must be of 4 or 5 axes, got 3; write images[None]
+    """
+    if not holds:
+        Accepts(what, lambda _: False, error, abstract=True)(value, where, hint)
+
+
 positive: Accepts = integer(1)
 natural: Accepts = integer(0)
 fraction: Accepts = number(0, 1)

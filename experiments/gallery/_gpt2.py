@@ -1,8 +1,9 @@
 """A small GPT-2 of transformers, trained in torch on the Python reference manual.
 
-If torch and transformers are installed, `python -m experiments.gallery._gpt2` writes `gpt2.npz`:
-the weights by torch's names in half precision, `tokens`, and the `logits` that torch computes for
-them from these weights. The file was made by torch 2.13 and transformers 5.24, with Python 3.11.
+If torch and transformers are installed, `python -m experiments.gallery._gpt2`
+writes `gpt2.npz`: the weights by torch's names in half precision, `tokens`,
+and the `logits` that torch computes for them from these weights. The file was
+made by torch 2.13 and transformers 5.24, with Python 3.11.
 """
 
 import importlib

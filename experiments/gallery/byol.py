@@ -1,12 +1,13 @@
-"""BYOL: a network predicts what its own moving average makes of another view of an image.
+"""BYOL: predict a moving average's features of another view of an image.
 
-Grill et al., Bootstrap your own latent, 2020. Two views of a digit are random shifts with parts cut
-out. What it learns is measured by logistic regression on the features of 100 labeled digits.
+Grill et al., Bootstrap your own latent, 2020. Two views of a digit are random
+shifts with parts cut out. What it learns is measured by logistic regression on
+the features of 100 labeled digits.
 
     python -m experiments.gallery.byol
 
-Expected accuracy on the 1,000 test digits, in 25 seconds on two CPU cores: 0.71, compared with 0.56
-for the untrained network and 0.62 for pixels.
+Expected accuracy on the 1,000 test digits, in 25 seconds on two CPU cores:
+0.71, compared with 0.56 for the untrained network and 0.62 for pixels.
 """
 
 from collections.abc import Callable

@@ -1,13 +1,14 @@
-"""Contrastive learning: two views of an image are found among all views of a batch.
+"""Contrastive learning: find two views of an image among those of a batch.
 
-Chen et al., A simple framework for contrastive learning of visual representations (SimCLR), 2020.
-Two views of a digit are random shifts with parts cut out. What it learns is measured by logistic
-regression on the features of 100 labeled digits.
+Chen et al., A simple framework for contrastive learning of visual
+representations (SimCLR), 2020. Two views of a digit are random shifts with
+parts cut out. What it learns is measured by logistic regression on the
+features of 100 labeled digits.
 
     python -m experiments.gallery.contrastive
 
-Expected accuracy on the 1,000 test digits, in 20 seconds on two CPU cores: 0.74, compared with 0.58
-for the untrained network and 0.62 for pixels.
+Expected accuracy on the 1,000 test digits, in 20 seconds on two CPU cores:
+0.74, compared with 0.58 for the untrained network and 0.62 for pixels.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,14 @@
-"""Denoising diffusion: a network predicts the noise, and ancestral sampling removes it.
+"""Denoising diffusion: predict the noise, and remove it by sampling.
 
-Ho, Jain, and Abbeel, Denoising diffusion probabilistic models, 2020. The data are eight Gaussians
-on the unit circle, for which the best prediction of the noise is known in closed form.
+Ho, Jain, and Abbeel, Denoising diffusion probabilistic models, 2020. The data
+are eight Gaussians on the unit circle, for which the best prediction of the
+noise is known in closed form.
 
     python -m experiments.gallery.diffusion
 
-Expected in 15 seconds on two CPU cores, compared with the best prediction: a loss of 0.251 (0.245)
-on other points, and samples at a mean distance of 0.17 (0.14) from the nearest mode.
+Expected in 15 seconds on two CPU cores, compared with the best prediction: a
+loss of 0.251 (0.245) on other points, and samples at a mean distance of 0.17
+(0.14) from the nearest mode.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,19 @@
 """Distillation: a small network learns from the outputs of a trained one.
 
-Hinton et al., Distilling the knowledge in a neural network, 2015, section 3. The teacher has seen
-shifted digits, and the student has not: it learns to generalize from the teacher's outputs on the
-images as they are, without labels. The same student that learns from labels is the comparison.
-`nn.Inference` keeps the teacher, with its batch normalization and its dropout, as it is.
+Hinton et al., Distilling the knowledge in a neural network, 2015, section 3.
+The teacher has seen shifted digits, and the student has not: it learns to
+generalize from the teacher's outputs on the images as they are, without
+labels. The same student that learns from labels is the comparison.
+`nn.Inference` keeps the teacher, with its batch normalization and its dropout,
+as it is.
 
     python -m experiments.gallery.distillation
     python -m experiments.gallery.distillation sweep --trials 16
 
-Expected accuracy on the 1,000 test digits, in 30 seconds on two CPU cores: teacher 0.968, student
-of the teacher 0.950, student of the labels 0.923. The sweep trains its trials as lanes of one
-program, and compares them by the validation accuracy.
+Expected accuracy on the 1,000 test digits, in 30 seconds on two CPU cores:
+teacher 0.968, student of the teacher 0.950, student of the labels 0.923. The
+sweep trains its trials as lanes of one program, and compares them by the
+validation accuracy.
 """
 
 import dataclasses

@@ -1,15 +1,17 @@
 """DQN on a chain, for several seeds at once.
 
-Mnih et al., Human-level control through deep reinforcement learning, 2015: a replay buffer and a
-target network. Going right through five states ends the episode with a reward of 1; going left
-gives 0.02 and returns to the start. The best action values are known in closed form: with a
-discount of d, Q(s, right) = d^(4 - s) and Q(s, left) = 0.02 + d^5.
+Mnih et al., Human-level control through deep reinforcement learning, 2015: a
+replay buffer and a target network. Going right through five states ends the
+episode with a reward of 1; going left gives 0.02 and returns to the start. The
+best action values are known in closed form: with a discount of d, Q(s, right)
+= d^(4 - s) and Q(s, left) = 0.02 + d^5.
 
     python -m experiments.gallery.dqn
     python -m experiments.gallery.dqn sweep --trials 16
 
-Expected in 10 seconds on two CPU cores: all 80 action values within 1e-4, and every best action.
-The sweep trains its trials as lanes of one program, and compares them by the largest error.
+Expected in 10 seconds on two CPU cores: all 80 action values within 1e-4, and
+every best action. The sweep trains its trials as lanes of one program, and
+compares them by the largest error.
 """
 
 import dataclasses

@@ -1,15 +1,17 @@
 """Federated averaging over ten clients, each of which has two of the ten digits.
 
-McMahan et al., Communication-efficient learning of deep networks from decentralized data, 2017. A
-row of the data is a client with all its images, so a batch is the clients of one round. They start
-from the same parameters, train alone, and the server averages what they return. With one local step
-on all images of each client, a round is one step of gradient descent on the union of their images.
+McMahan et al., Communication-efficient learning of deep networks from
+decentralized data, 2017. A row of the data is a client with all its images, so
+a batch is the clients of one round. They start from the same parameters, train
+alone, and the server averages what they return. With one local step on all
+images of each client, a round is one step of gradient descent on the union of
+their images.
 
     python -m experiments.gallery.federated
 
-Expected accuracy on the 1,000 test digits, in 30 seconds on two CPU cores: 0.896 after 150 rounds
-of all clients, 0.878 after 150 rounds of five random clients, and 0.919 by training on the union of
-their images.
+Expected accuracy on the 1,000 test digits, in 30 seconds on two CPU cores:
+0.896 after 150 rounds of all clients, 0.878 after 150 rounds of five random
+clients, and 0.919 by training on the union of their images.
 """
 
 from typing import Any

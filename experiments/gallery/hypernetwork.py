@@ -1,14 +1,14 @@
 """A hypernetwork: one network returns the parameters of another from a code.
 
-Ha et al., Hypernetworks, 2017. A code (a, b) describes the function a sin(2 x) + b, which is
-observed with noise of a standard deviation of 0.1. The hypernetwork never sees x, and the network
-that it makes never sees the code. No prediction has a mean squared error below 0.01, the variance
-of the noise.
+Ha et al., Hypernetworks, 2017. A code (a, b) describes the function a sin(2 x)
++ b, which is observed with noise of a standard deviation of 0.1. The
+hypernetwork never sees x, and the network that it makes never sees the code.
+No prediction has a mean squared error below 0.01, the variance of the noise.
 
     python -m experiments.gallery.hypernetwork
 
-Expected mean squared error on 10,000 other pairs, in 10 seconds on two CPU cores: 0.0104; the best
-possible one is 0.01.
+Expected mean squared error on 10,000 other pairs, in 10 seconds on two CPU
+cores: 0.0104; the best possible one is 0.01.
 """
 
 import jax

@@ -1,14 +1,16 @@
-"""LoRA on a GPT-2 that was trained in torch: from the Python manual to Python's source code.
+"""LoRA on a GPT-2 from torch: from Python's manual to Python's source code.
 
-Hu et al., LoRA: low-rank adaptation of large language models, 2021. `gpt2.npz` has the weights of a
-small GPT2LMHeadModel of transformers, and logits that torch computes from them; `_gpt2.py` made it.
-`nn.Inference` keeps the weights as they are, and adapters of rank 4 are trained on the text of a
-module of the standard library, character by character. They are then added to the weights.
+Hu et al., LoRA: low-rank adaptation of large language models, 2021. `gpt2.npz`
+has the weights of a small GPT2LMHeadModel of transformers, and logits that
+torch computes from them; `_gpt2.py` made it. `nn.Inference` keeps the weights
+as they are, and adapters of rank 4 are trained on the text of a module of the
+standard library, character by character. They are then added to the weights.
 
     python -m experiments.gallery.lora
 
-Expected nats per character of the test text, with Python 3.11, in 25 seconds on two CPU cores:
-1.82 before and 1.13 after. The logits before differ from those of torch by 2e-5.
+Expected nats per character of the test text, with Python 3.11, in 25 seconds
+on two CPU cores: 1.82 before and 1.13 after. The logits before differ from
+those of torch by 2e-5.
 """
 
 import argparse

@@ -1,12 +1,14 @@
-"""Model-agnostic meta-learning: parameters from which three gradient steps fit a new sine wave.
+"""Model-agnostic meta-learning: fit a new sine wave in three gradient steps.
 
-Finn, Abbeel, and Levine, Model-agnostic meta-learning for fast adaptation of deep networks, 2017:
-ten points of a wave of amplitude 0.1 to 5 and phase 0 to pi. A batch holds tasks, one per row.
-Without adaptation, the best function has a mean squared error of 3.0, the variance given x.
+Finn, Abbeel, and Levine, Model-agnostic meta-learning for fast adaptation of
+deep networks, 2017: ten points of a wave of amplitude 0.1 to 5 and phase 0 to
+pi. A batch holds tasks, one per row. Without adaptation, the best function has
+a mean squared error of 3.0, the variance given x.
 
     python -m experiments.gallery.maml
 
-Expected in 20 seconds on two CPU cores, on other waves: 0.17 after three steps, 2.95 before them.
+Expected in 20 seconds on two CPU cores, on other waves: 0.17 after three
+steps, 2.95 before them.
 """
 
 import jax

@@ -1,15 +1,17 @@
-"""Several inputs and targets, missing labels, and weights: a linear network against scikit-learn.
+"""Several inputs and targets, missing labels, and weights, as in scikit-learn.
 
-The data are 569 tumors (Street et al., Nuclear feature extraction for breast tumor diagnosis,
-1993). Inputs are two groups of measurements; targets are the diagnosis and a third group. A third
-of all targets is missing, as masks state, and each tumor has a weight. The two outputs of the
-linear network have separate parameters, so scikit-learn finds the same minimum: by weighted least
-squares, and by logistic regression with an L2 penalty, which the objective contains too.
+The data are 569 tumors (Street et al., Nuclear feature extraction for breast
+tumor diagnosis, 1993). Inputs are two groups of measurements; targets are the
+diagnosis and a third group. A third of all targets is missing, as masks state,
+and each tumor has a weight. The two outputs of the linear network have
+separate parameters, so scikit-learn finds the same minimum: by weighted least
+squares, and by logistic regression with an L2 penalty, which the objective
+contains too.
 
     python -m experiments.gallery.multi_input
 
-Expected on the 113 test tumors, in 10 seconds on two CPU cores: accuracy 0.963 and mean squared
-error 0.159, which are scikit-learn's.
+Expected on the 113 test tumors, in 10 seconds on two CPU cores: accuracy 0.963
+and mean squared error 0.159, which are scikit-learn's.
 """
 
 from typing import Any

@@ -1,13 +1,15 @@
-"""Neural ordinary differential equation: a vector field is learned from the paths along it.
+"""Neural ordinary differential equation: learn a vector field from its paths.
 
-Chen et al., Neural ordinary differential equations, 2018. The paths are those of the normal form of
-a Hopf bifurcation, dr/dt = r (1 - r^2) and d(angle)/dt = 1, which is solved in closed form:
-r(t)^2 = 1 / (1 + (1 / r(0)^2 - 1) exp(-2 t)).
+Chen et al., Neural ordinary differential equations, 2018. The paths are those
+of the normal form of a Hopf bifurcation, dr/dt = r (1 - r^2) and d(angle)/dt =
+1, which is solved in closed form: r(t)^2 = 1 / (1 + (1 / r(0)^2 - 1) exp(-2
+t)).
 
     python -m experiments.gallery.node
 
-Expected in 15 seconds on two CPU cores: a root mean squared error of 0.018 on other paths, and also
-on paths of ten times the time. They have a radius of 1 in the end.
+Expected in 15 seconds on two CPU cores: a root mean squared error of 0.018 on
+other paths, and also on paths of ten times the time. They have a radius of 1
+in the end.
 """
 
 import jax

@@ -1,12 +1,14 @@
 """Normalizing flow of affine coupling layers, trained by maximum likelihood.
 
-Dinh, Sohl-Dickstein, and Bengio, Density estimation using real NVP, 2017. The data are a banana:
-a ~ N(0, 1), b ~ N(a^2, 1/4), turned by 45 degrees. Its entropy, the least possible negative
-log-likelihood, is 1 + log(2 pi) + log(1/2) = 2.1447 nats.
+Dinh, Sohl-Dickstein, and Bengio, Density estimation using real NVP, 2017. The
+data are a banana: a ~ N(0, 1), b ~ N(a^2, 1/4), turned by 45 degrees. Its
+entropy, the least possible negative log-likelihood, is 1 + log(2 pi) +
+log(1/2) = 2.1447 nats.
 
     python -m experiments.gallery.normalizing_flow
 
-Expected in 10 seconds on two CPU cores: 2.151 nats on other points (entropy 2.145).
+Expected in 10 seconds on two CPU cores: 2.151 nats on other points (entropy
+2.145).
 """
 
 import math

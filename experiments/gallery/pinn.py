@@ -1,12 +1,12 @@
-"""Physics-informed network: Poisson's equation on an interval, by Adam and then by L-BFGS.
+"""Physics-informed network: Poisson's equation, by Adam and then by L-BFGS.
 
 Raissi, Perdikaris, and Karniadakis, Physics-informed neural networks, 2019.
 u'' = -pi^2 sin(pi x) with u(0) = u(1) = 0 has the solution sin(pi x).
 
     python -m experiments.gallery.pinn
 
-Expected in 10 seconds on two CPU cores: a largest error of 2e-4 after Adam, and of 1e-5 after
-L-BFGS.
+Expected in 10 seconds on two CPU cores: a largest error of 2e-4 after Adam,
+and of 1e-5 after L-BFGS.
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
-"""PPO on a linear system with quadratic cost, whose best policy is known in closed form.
+"""PPO on a linear system with quadratic cost, whose best policy is known.
 
-Schulman et al., Proximal policy optimization algorithms, 2017. The system is x' = x + u + noise,
-with a reward of -(x^2 + u^2). Riccati's equation gives the best policy, u = -K x: with a discount
-of d, P = 1 + d P / (1 + d P) and K = d P / (1 + d P).
+Schulman et al., Proximal policy optimization algorithms, 2017. The system is
+x' = x + u + noise, with a reward of -(x^2 + u^2). Riccati's equation gives the
+best policy, u = -K x: with a discount of d, P = 1 + d P / (1 + d P) and K = d
+P / (1 + d P).
 
     python -m experiments.gallery.ppo
 

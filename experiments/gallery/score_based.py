@@ -1,13 +1,13 @@
-"""Score matching: an energy whose gradient is the score of a density that is never normalized.
+"""Score matching: learn the score of a density that is never normalized.
 
-Hyvarinen, Estimation of non-normalized statistical models by score matching, 2005. The objective
-needs second derivatives of the network and no noise. The data are a mixture of four Gaussians,
-whose score is known in closed form.
+Hyvarinen, Estimation of non-normalized statistical models by score matching,
+2005. The objective needs second derivatives of the network and no noise. The
+data are a mixture of four Gaussians, whose score is known in closed form.
 
     python -m experiments.gallery.score_based
 
-Expected in 20 seconds on two CPU cores, on other points: a mean squared error of the score of
-0.014 (its mean square is 5.8).
+Expected in 20 seconds on two CPU cores, on other points: a mean squared error
+of the score of 0.014 (its mean square is 5.8).
 """
 
 import jax

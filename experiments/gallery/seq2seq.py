@@ -1,13 +1,15 @@
-"""A sequence-to-sequence transformer that reverses digits, with greedy and beam search.
+"""A sequence-to-sequence transformer, with greedy search and beam search.
 
-Vaswani et al., Attention is all you need, 2017; Sutskever et al., Sequence to sequence learning
-with neural networks, 2014. Greedy search is a beam of one sequence. Both searches decode position
-by position, with caches in the decoder alone. The targets are known, so all of them can be found.
+Vaswani et al., Attention is all you need, 2017; Sutskever et al., Sequence to
+sequence learning with neural networks, 2014. Greedy search is a beam of one
+sequence. Both searches decode position by position, with caches in the decoder
+alone. The targets are known, so all of them can be found.
 
     python -m experiments.gallery.seq2seq
 
-Expected for 500 other sequences, in 30 seconds on two CPU cores: all are right with both searches,
-and none that the beam finds is less probable than the greedy one.
+Expected for 500 other sequences, in 30 seconds on two CPU cores: all are right
+with both searches, and none that the beam finds is less probable than the
+greedy one.
 """
 
 import functools

@@ -1,16 +1,18 @@
-"""Uncertainty of a regression: a deep ensemble, and Laplace's approximation of the posterior.
+"""Uncertainty of a regression: a deep ensemble and Laplace's approximation.
 
-Lakshminarayanan et al., Simple and scalable predictive uncertainty estimation using deep ensembles,
-2017; Daxberger et al., Laplace redux, 2021. The data are 442 patients (Efron et al., Least angle
-regression, 2004), whose progression of diabetes is predicted as a mean and a standard deviation.
-Laplace's approximation is exact for a linear network, so its predictions are those of Bayesian
-linear regression, which scikit-learn computes in closed form.
+Lakshminarayanan et al., Simple and scalable predictive uncertainty estimation
+using deep ensembles, 2017; Daxberger et al., Laplace redux, 2021. The data are
+442 patients (Efron et al., Least angle regression, 2004), whose progression of
+diabetes is predicted as a mean and a standard deviation. Laplace's
+approximation is exact for a linear network, so its predictions are those of
+Bayesian linear regression, which scikit-learn computes in closed form.
 
     python -m experiments.gallery.uncertainty
 
-Expected negative log likelihood per test patient in nats, in 20 seconds on two CPU cores: 1.106 by
-Bayesian regression and by Laplace's approximation of a linear network, 1.112 by that of a network
-with a hidden layer, and 1.016 by the ensemble, whose standard deviations depend on the patient.
+Expected negative log likelihood per test patient in nats, in 20 seconds on two
+CPU cores: 1.106 by Bayesian regression and by Laplace's approximation of a
+linear network, 1.112 by that of a network with a hidden layer, and 1.016 by
+the ensemble, whose standard deviations depend on the patient.
 """
 
 import jax

@@ -1,15 +1,17 @@
-"""Variational autoencoder with a learned noise level, checked against probabilistic PCA.
+"""Variational autoencoder with a learned noise level, and probabilistic PCA.
 
-Kingma and Welling, Auto-encoding variational Bayes, 2014. Without hidden layers, the bound is tight
-at its optimum, which is probabilistic PCA (Lucas et al., Don't blame the ELBO!, 2019); scikit-learn
-computes its likelihood in closed form. The data are digits of 8 x 8 pixels.
+Kingma and Welling, Auto-encoding variational Bayes, 2014. Without hidden
+layers, the bound is tight at its optimum, which is probabilistic PCA (Lucas et
+al., Don't blame the ELBO!, 2019); scikit-learn computes its likelihood in
+closed form. The data are digits of 8 x 8 pixels.
 
     python -m experiments.gallery.vae
     python -m experiments.gallery.vae sweep --trials 16
 
-Expected bound on -log p of the 359 test digits, in 25 seconds on two CPU cores: linear -6.80 nats
-(closed form -6.81), and -21.4 with a hidden layer of 64. The sweep trains its trials as lanes of
-one program, and compares them by the bound, whatever their beta.
+Expected bound on -log p of the 359 test digits, in 25 seconds on two CPU
+cores: linear -6.80 nats (closed form -6.81), and -21.4 with a hidden layer of
+64. The sweep trains its trials as lanes of one program, and compares them by
+the bound, whatever their beta.
 """
 
 import dataclasses

@@ -1,12 +1,13 @@
 """VQ-VAE: images as codes of a learned codebook.
 
-Van den Oord, Vinyals, and Kavukcuoglu, Neural discrete representation learning, 2017. A digit of
-MNIST becomes four codes of 32, which are 20 bits. Gradients pass straight through the quantization.
+Van den Oord, Vinyals, and Kavukcuoglu, Neural discrete representation
+learning, 2017. A digit of MNIST becomes four codes of 32, which are 20 bits.
+Gradients pass straight through the quantization.
 
     python -m experiments.gallery.vqvae
 
-Expected in 10 seconds on two CPU cores: a mean squared error of 0.034 on the test digits, compared
-with 0.048 for four principal components.
+Expected in 10 seconds on two CPU cores: a mean squared error of 0.034 on the
+test digits, compared with 0.048 for four principal components.
 """
 
 import jax

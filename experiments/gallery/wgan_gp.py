@@ -1,15 +1,16 @@
-"""Wasserstein GAN with gradient penalty: five steps of the critic for each one of the generator.
+"""Wasserstein GAN with gradient penalty: five critic steps per generator step.
 
-Gulrajani et al., Improved training of Wasserstein GANs, 2017. The data are eight Gaussians on the
-unit circle, which the program draws itself.
+Gulrajani et al., Improved training of Wasserstein GANs, 2017. The data are
+eight Gaussians on the unit circle, which the program draws itself.
 
     python -m experiments.gallery.wgan_gp
     python -m experiments.gallery.wgan_gp sweep --trials 16
 
-Expected in 30 seconds on two CPU cores, compared with the ring itself: a mean radius of 1.00
-(1.005), and 95 % of the fakes within three standard deviations of a mode (98.9 %). Each mode has
-fakes, but their shares differ. The sweep trains its trials as lanes of one program, and compares
-them by the energy distance, 0 for equal distributions.
+Expected in 30 seconds on two CPU cores, compared with the ring itself: a mean
+radius of 1.00 (1.005), and 95 % of the fakes within three standard deviations
+of a mode (98.9 %). Each mode has fakes, but their shares differ. The sweep
+trains its trials as lanes of one program, and compares them by the energy
+distance, 0 for equal distributions.
 """
 
 import dataclasses

@@ -46,8 +46,8 @@ class Casting(NamedTuple):
     """The type in which parameters are used: `compute`, except in and below layers whose path after
     `start` segments matches `keep`.
 
-    A primitive casts its parameters itself, at each call: so the gradients of several calls, or of
-    the steps of a scan, are added in the type of the parameters.
+    A primitive casts its parameters itself, at each call, so that the gradients of several calls,
+    or of the steps of a scan, are added in the type of the parameters.
     """
 
     compute: str

@@ -19,6 +19,7 @@ from ..core.composite import Wrapper
 from ..core.declarations import declare_copies, split_arrays
 from ..core.layer import LayerLike, Primitive
 from ..explain.text import Mismatch, describe
+from ..functional.convolution import looped
 from ..functional.gradients import dear
 from ..layers.checks import check_not_training, copies, path_pattern
 from ..tree import layers
@@ -70,7 +71,8 @@ class Repeat(Wrapper):
 
         if len(call.inputs) != 1:
             _check_kept(call.inputs, None)
-        output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
+        with looped():
+            output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
         return Outcome(output, state, collected)
 
 

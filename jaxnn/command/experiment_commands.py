@@ -41,6 +41,7 @@ from ..files.reading import printable, quoted
 from ..files.writing import replace_file
 from ..train import Interrupted, Weights, evaluation_params
 from ..train.weights import packed
+from .compilation_cache import OFF, use_compilation_cache
 from .parsing import (
     execute,
     folder_option,
@@ -65,7 +66,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     Raises:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = use_compilation_cache(list(sys.argv[1:] if arguments is None else arguments))
     # Python's last garbage collection, through all objects of JAX, takes half a second.
     atexit.register(gc.freeze)
     # An option, or a word such as `optimizer:sgd`, belongs to the default command.
@@ -109,6 +110,7 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
             "sweep --help": "train many configurations",
             "run --from FOLDER:best": "train the best trial of a sweep, or FOLDER:17",
         }
+    others[OFF] = "keep no compiled programs for the next start"
     width = max(map(len, others))
     lines = [f"    {call.ljust(width)}  {what}" for call, what in others.items()]
     text = [

@@ -5,13 +5,16 @@ option, which tyro reads; it also writes the help, and suggestions for misspelli
 """
 
 import dataclasses
+import functools
 import importlib
+import re
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..experiment.configuration import class_name, is_class, members_of
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..explain.text import suggestion
@@ -81,8 +84,8 @@ def parse(
     default, rest = choose_variants(experiment.config() if start is None else start, arguments)
     choices = [
         f"{field.capitalize()}: write {' or '.join(f'{field}:{name}' for name in members)}; the "
-        f"options below are those of {_short(type(getattr(default, field)))}.\n"
-        for field, members in alternatives(experiment.config).items()
+        f"options below are those of {_short(type(_at(default, field)))}.\n"
+        for field, members in alternatives(default).items()
         if field not in swept
     ]
     values = [default, *(one() for one in options)]
@@ -159,13 +162,30 @@ def imported(experiment: Experiment[Any]) -> Experiment[Any]:
     return next((one for one in found if one.name == experiment.name), experiment)
 
 
-def alternatives(config: type[Any]) -> dict[str, dict[str, type[Any]]]:
-    """Return the dataclasses of each union field of a configuration, by their short names."""
-    found = {}
-    for name, kind in typing.get_type_hints(config).items():
-        members = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+def alternatives(config: Any) -> dict[str, dict[str, type[Any]]]:
+    """Return the classes of each union field by their short names, `none` for an optional one.
+
+    Args:
+        config: the configuration; the union fields of the classes that it has are included, by
+            their dotted paths.
+
+    >>> from jaxnn.experiment import SGD, AdamW
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...     optimizer: AdamW | SGD = SGD()
+    ...     teacher: SGD | None = None
+    >>> {path: list(classes) for path, classes in alternatives(Config()).items()}
+    {'optimizer': ['adamw', 'sgd'], 'teacher': ['sgd', 'none']}
+    """
+    found: dict[str, dict[str, type[Any]]] = {}
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        members = list(filter(is_class, members_of([hints[field.name]])))
         if len(members) > 1:
-            found[name] = {_short(one): one for one in members if isinstance(one, type)}
+            found[field.name] = {_short(one): one for one in members}
+        now = getattr(config, field.name)
+        if dataclasses.is_dataclass(now):
+            found |= {f"{field.name}.{path}": one for path, one in alternatives(now).items()}
     return found
 
 
@@ -177,23 +197,50 @@ def choose_variants(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         arguments: the command line.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a class without defaults.
     """
-    unions, rest = alternatives(type(config)), []
-    for argument in arguments:
-        field, colon, name = argument.partition(":")
-        if not colon or field not in unions:
-            rest.append(argument)
-        elif name not in unions[field]:
-            known = [f"{field}:{one}" for one in unions[field]]
-            raise ValueError(f"there is no {argument!r}; {suggestion(argument, known)}")
+    words = [one for one in arguments if re.fullmatch(r"[\w.]+:\w+", one)]
+    rest = [one for one in arguments if one not in words]
+    for word in sorted(words, key=lambda word: word.count(".")):  # a class before what is inside
+        field, _, name = word.partition(":")
+        members = alternatives(config).get(field)
+        if members is None:
+            rest.append(word)
+        elif name not in members:
+            known = [f"{field}:{one}" for one in members]
+            raise ValueError(f"there is no {word!r}; {suggestion(word, known)}")
         else:
-            config = dataclasses.replace(config, **{field: unions[field][name]()})
+            config = _with(config, field.split("."), _started(members[name], word))
     return config, rest
 
 
+def _started(cls: type[Any], word: str) -> Any:
+    """Return an instance of a class with its defaults, or None for its type."""
+    if cls is type(None):
+        return None
+    try:
+        return cls()
+    except TypeError as error:
+        raise ValueError(
+            f"{word} starts from the defaults of {cls.__name__}, which lacks some ({error}): write "
+            "defaults in the class"
+        ) from None
+
+
+def _with(config: Any, path: list[str], value: Any) -> Any:
+    """Return a configuration with another value at a path."""
+    field, *inner = path
+    new = _with(getattr(config, field), inner, value) if inner else value
+    return dataclasses.replace(config, **{field: new})
+
+
+def _at(config: Any, path: str) -> Any:
+    """Return what a configuration has at a dotted path."""
+    return functools.reduce(getattr, path.split("."), config)
+
+
 def _short(cls: type[Any]) -> str:
-    return cls.__name__.lower()
+    return class_name(cls).lower()
 
 
 def import_tyro() -> Any:

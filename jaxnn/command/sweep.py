@@ -7,29 +7,34 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ..executors import check_name, create, result_of
+from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
 from ..html.charts import check_library
-from ..sweep import Result, run
+from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
-from ..sweep.ledger import check_free
-from ..sweep.plan import Planner, make_plan
+from ..sweep.known import Known
+from ..sweep.ledger import Ledger, check_free
+from ..sweep.meta import planned
+from ..sweep.plan import make_plan
 from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
 from ..sweep.results import TrialResult
-from ..sweep.running import resume
-from ..sweep.settings import Settings
+from ..sweep.search import Observation, new_trials
+from ..sweep.settings import Budget, Settings
+from ..sweep.snapshot import described
 from ..sweep.storage import command_to_resume as resume_text
-from ..sweep.structure import space_of
+from ..sweep.structure import space_of, with_recorded_space
 from ..validation import integer
-from .parsing import folder_option, parse, read_options, refuse
+from .grammar import GRAMMAR, sweeps_of, swept_paths
+from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,41 +65,108 @@ class Force:
     """Resume even if the experiment's code or data changed since; the sweep records it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What a sweep that is resumed may change."""
+
+    trials: int | None = None
+    """Configurations to try in total."""
+    epochs: int | None = None
+    """More epochs per trial: all trials train again, since their schedules depend on the length."""
+    search: str | None = None
+    """Another search, which learns from all trials so far."""
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    """A larger budget, or another one."""
+
+
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print what a sweep would do."""
-    config, settings, _, resources = _requested(
+    experiment, config, settings, _, known, resources = _requested(
         experiment, arguments, "plan", "Show what a sweep would do."
     )
-    planner = Planner(experiment, config, settings)
-    asked = planner.search.ask(settings.rounds(planner.epochs)[0].count, 0, [])
+    folders = known.warm_start
+    planner, facts = planned(experiment, config, _given(settings), None, known.tries, folders)
+    settings, first = planner.settings, facts["tries"]
+    count = settings.rounds(planner.epochs)[0].count - len(first)
+    observed = Known.of(facts).observations([], [])
+    observed += [Observation(values, None, own=False) for values in first]
+    asked = [*first, *new_trials(planner.search, count, 0, observed, settings.repeat)]
     with create(resources.executor, resources.workers or None) as executor:
         print(make_plan(planner, asked, functools.partial(result_of, executor)))
+    for note in facts["notes"]:
+        print(f"Note: {note}.")
 
 
 def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
-    config, settings, folder, resources = _requested(experiment, arguments, "sweep", title)
+    experiment, config, settings, folder, known, resources = _requested(
+        experiment, arguments, "sweep", title
+    )
     if folder is None:
         folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(folder)
-    call = functools.partial(run, config=config, **vars(settings))
+    call = functools.partial(run, config=config, **vars(known), **_given(settings))
     return _run(call, experiment, folder, resources)
 
 
 def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
-    """Continue a sweep that was interrupted."""
-    folder, resources, option = read_options(
+    """Continue a sweep that was interrupted, or change one."""
+    folder, changes, known, resources, option = read_options(
         experiment,
         "resume",
-        "Continue an interrupted sweep or run, with the same results.",
-        [Resources(), Force()],
+        "Continue an interrupted sweep or run, with the same results; or extend a sweep.",
+        [Changes(), _known()(), Resources(), Force()],
         arguments,
         "a sweep, or of a run",
     )
     resources.prepare()
-    call = functools.partial(resume, config=None, settings={}, force=option.force)
+    given = {name: value for name, value in vars(changes).items() if value is not None}
+    budget, epochs = given.pop("budget"), given.pop("epochs", None)
+    with Ledger.open(folder) as ledger:
+        meta = ledger.meta
+        described(folder, meta)  # which checks the rows
+        experiment = with_recorded_space(experiment, meta["space"])
+    if budget:
+        limits = {name: limit for name, limit in vars(budget).items() if limit is not None}
+        old = from_plain(Budget, meta["settings"]["budget"], f"{folder}: budget")
+        given["budget"] = dataclasses.replace(old, **limits)
+    config = None
+    if epochs is not None:
+        where = f"{folder}: config"
+        plain = {**meta["config"], "epochs": epochs}
+        config = from_plain(experiment.config, plain, where)
+    call = functools.partial(run, config=config, force=option.force, **vars(known), **given)
     return _run(call, experiment, folder, resources)
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    """Return the settings that differ from the defaults, by name."""
+    return {
+        name: value for name, value in vars(settings).items() if value != vars(Settings())[name]
+    }
+
+
+def _known() -> type[Any]:
+    """Return a class of options: configurations to try first, and earlier sweeps."""
+    tyro = import_tyro()
+    first = tyro.conf.arg(
+        name="try",
+        metavar="PATH=VALUE,...",
+        help="A configuration to try first, such as --try model.width=64,batch_size=32; it has "
+        "the defaults otherwise. Write --try again for another one.",
+    )
+    earlier = tyro.conf.arg(
+        metavar="FOLDER",
+        help="An earlier sweep, whose trials the search learns from; write it again for another "
+        "one.",
+    )
+    append = tyro.conf.UseAppendAction
+    fields = [
+        ("tries", Annotated[tuple[str, ...], append, first], ()),
+        ("warm_start", Annotated[tuple[Path, ...], append, earlier], ()),
+    ]
+    return dataclasses.make_dataclass("Known", fields, frozen=True)
 
 
 def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> TrialResult:
@@ -122,20 +194,28 @@ def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> Tr
 
 def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
-) -> tuple[Any, Settings, Path | None, Resources]:
-    """Return what the arguments of `plan` and `sweep` request."""
+) -> tuple[Experiment[Any], Any, Settings, Path | None, Any, Resources]:
+    """Return what the arguments of `plan` and `sweep` request; `--sweep` replaces the space."""
+    texts, arguments = sweeps_of(arguments)
+    if texts:
+        where = getattr(experiment.space, "where", ())
+        space = Space(experiment.config, swept_paths(experiment.config, texts), where)
+        experiment = dataclasses.replace(experiment, space=space)
     space = space_of(experiment)
     lines = "\n".join(f"    {line}" for line in str(space).splitlines())
-    config, settings, where, resources = parse(
+    config, settings, where, known, resources = parse(
         experiment,
         arguments,
-        [Settings, folder_option(f"sweeps/{experiment.name}-DATE-TIME"), Resources],
+        [Settings, folder_option(f"sweeps/{experiment.name}-DATE-TIME"), _known(), Resources],
         command=command,
-        text=[f"{title}\n\nIt sweeps:\n{lines}\n\nThe options below set everything else.\n"],
+        text=[
+            f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
+            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+        ],
         swept=space.fields,
     )
     resources.prepare()
-    return config, settings, where.folder, resources
+    return experiment, config, settings, where.folder, known, resources
 
 
 def _run(

@@ -1,10 +1,10 @@
 """`jaxnn sweep`: inspect the folder of a sweep of any experiment.
 
 jaxnn sweep top FOLDER                   show the progress of a running sweep
-jaxnn sweep show FOLDER                  show its best trials, and how the others ended
+jaxnn sweep show FOLDER                  show its best trials and its failures
 jaxnn sweep report FOLDER                write its report again
 jaxnn sweep export FOLDER csv TARGET     write its trials for another tool
-jaxnn sweep retry FOLDER                 train its failed and diverged trials again
+jaxnn sweep retry FOLDER                 train failed and diverged trials again
 jaxnn --version                          print the version
 
 `python -m jaxnn` is the same command.

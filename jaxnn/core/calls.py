@@ -1,8 +1,8 @@
-"""One call of a layer: what goes down the network, and what comes back up.
+"""A call of a layer: what is passed down the network, and what is returned.
 
-`Call` goes down: each layer sees its own inputs, parameters, state, and key. `Outcome` comes up:
-the output, the new state, and collected values. Nothing else passes between layers, so a wrapper
-can put any JAX transform between the two.
+A `Call` is passed down: each layer sees its own inputs, parameters, state, and key. An `Outcome` is
+returned: the output, the new state, and collected values. Nothing else passes between layers, so a
+wrapper can put any JAX transform between the two.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ class Call:
         method: Name of the method.
         path: Path of the layer, from the layer on which `apply` was called.
         inner: Whether a wrapper around the layer has the same path.
-        interceptor: Function through which the calls below go; see `nn.intercept`.
+        interceptor: Function that intercepts the calls below; see `nn.intercept`.
         foreign: Whether a user's own transform is between this call and the one that passed key and
             state; a layer that uses either then raises.
         casting: Type in which parameters are used, `casting.cast(params, path)`, for
@@ -118,7 +118,7 @@ class Call:
     def intercepted(self, function: Interceptor) -> "Call":
         """Return the same call with `function` as interceptor, which sees paths from here.
 
-        An interceptor outside sees each call first, and calls `function` next.
+        An outer interceptor sees each call first, and calls `function` next.
         """
         start = len(self.path)
         return self.replace(interceptor=partial(_intercepted, function, start, self.interceptor))

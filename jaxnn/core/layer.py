@@ -25,7 +25,7 @@ from ..explain.definition_errors import (
     check_reserved_names,
 )
 from ..explain.text import Mismatch, drawing, located, read_early
-from ..fields import code
+from ..fields import code, is_traced
 from ..initializers import constant
 from ..keys import as_key
 from ..random import draw
@@ -434,11 +434,23 @@ class Primitive(Layer):
                 raise TypeError(explain.holds_child(self, field.name))
 
     def _declared_by(self, method: Callable[..., Any], inputs: Any, named: Any) -> Any:
-        """Return what `parameters` or `variables` returns for the inputs that it takes."""
-        inputs, named = abstract((inputs, named))
-        takes = signature(getattr(method, "__func__", method), 1)
-        positional = inputs if takes.variadic else inputs[: takes.positional]
-        return method(*positional, **{k: v for k, v in named.items() if k in takes.inputs})
+        """Return what `parameters` or `variables` returns for the inputs that it takes.
+
+        Outside of transforms, the layer keeps the last result of each for inputs of equal shapes.
+        """
+        leaves, tree = jax.tree.flatten((inputs, named))
+        arrays = all(isinstance(x, jax.Array) and not is_traced(x) for x in leaves)
+        memo = vars(self).setdefault("_declarations", {}) if arrays else {}
+        place = tree, [(x.shape, x.dtype) for x in leaves if arrays]
+        function = getattr(method, "__func__", method)
+        found = memo.get(function)
+        if found is None or found[0] != place:
+            inputs, named = abstract((inputs, named))
+            takes = signature(function, 1)
+            positional = inputs if takes.variadic else inputs[: takes.positional]
+            named = {k: v for k, v in named.items() if k in takes.inputs}
+            found = memo[function] = place, method(*positional, **named)
+        return found[1]
 
     def _declared(self, frame: Declaring) -> tuple[Any, Any]:
         return frame.found[()][:2]

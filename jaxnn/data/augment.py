@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.data.rows import check_finite, check_rows, row_count
-from jaxnn.validation import above, integer, number
+from jaxnn.validation import above, integer, number, require
 
 
 def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
@@ -238,11 +238,13 @@ def cutmix(
 
 def _height_and_width(images: Any, name: str) -> tuple[int, int]:
     """Return the sizes of images in pixels, or raise if they have another rank."""
-    if images.ndim not in (3, 4):
-        raise ValueError(
-            f"{name}.images must be (B, H, W) or (B, H, W, C), got {images.shape}; write "
-            "images.reshape(-1, H, W)"
-        )
+    require(
+        images.ndim in (3, 4),
+        f"{name}.images",
+        "(B, H, W) or (B, H, W, C)",
+        images,
+        "write images.reshape(-1, H, W)",
+    )
     return images.shape[1:3]
 
 
@@ -390,11 +392,13 @@ class Standardizer(NamedTuple):
     def _as_wide_as(self, x: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and std with x's rank, which strict rank promotion requires."""
         row = np.shape(self.mean)
-        if x.shape[x.ndim - len(row) :] != row or x.ndim < len(row):
-            raise ValueError(
-                f"Standardizer.x must have shape (..., {', '.join(map(str, row))}), like the rows "
-                f"in fit, got {x.shape}; write Standardizer.fit(x_train) for these"
-            )
+        require(
+            x.ndim >= len(row) and x.shape[x.ndim - len(row) :] == row,
+            "Standardizer.x",
+            f"(..., {', '.join(map(str, row))}), like the rows in fit",
+            x,
+            "write Standardizer.fit(x_train) for these",
+        )
         shape = (1,) * (x.ndim - len(row)) + row
         return self.mean.reshape(shape), self.std.reshape(shape)
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ..validation import fraction as a_fraction
-from ..validation import integer
+from ..validation import integer, require
 from .check import check
 from .rows import leaves_by_path, row_count
 
@@ -179,11 +179,13 @@ def _classes(y: Any, order: np.ndarray) -> list[np.ndarray]:
     """Return the positions of each class's rows, in order."""
     if not jax.tree_util.all_leaves([y]) or not np.issubdtype(y.dtype, np.integer):
         return [np.arange(len(order))]
-    if y.ndim != 1:
-        raise ValueError(
-            f"split.y must hold one label for each row, ({len(y)},), got integers of shape "
-            f"{y.shape}; write split((x, y.astype(np.float32)), fraction) to split regardless of y"
-        )
+    require(
+        y.ndim == 1,
+        "split.y",
+        f"one label for each row, ({len(y)},)",
+        y,
+        "write split((x, y.astype(np.float32)), fraction) to split regardless of y",
+    )
     y = np.asarray(y)[order]
     return [np.flatnonzero(y == label) for label in np.unique(y)]
 

@@ -36,7 +36,7 @@ import jax
 import numpy as np
 
 from ..keys import key_words
-from ..validation import integer, natural
+from ..validation import integer, natural, require
 from .rows import check_rows
 
 Position = dict[str, Any]
@@ -138,11 +138,13 @@ def share(batch_size: int, process: tuple[int, int]) -> slice:
     index, count = process
     integer(0, count - 1)(index, "process[0]", f"there are {count} processes")
     size, left = divmod(batch_size, count)
-    if left or not size:
-        raise ValueError(
-            f"batch_size must be divisible by the {count} processes, got {batch_size}; write "
-            f"batch_size={max(size, 1) * count}"
-        )
+    require(
+        size and not left,
+        "batch_size",
+        f"divisible by the {count} processes",
+        batch_size,
+        f"write batch_size={max(size, 1) * count}",
+    )
     return slice(index * size, (index + 1) * size)
 
 
@@ -201,11 +203,8 @@ def whole_batches(rows: int, batch_size: int) -> int:
     Raises:
         ValueError: A batch is larger than the data, or empty.
     """
-    if not 1 <= batch_size <= rows:
-        raise ValueError(
-            f"batch_size is {batch_size}, but the training data have {rows} rows; write "
-            f"batch_size={rows} or less"
-        )
+    hint = f"the training data have {rows} rows; write batch_size={rows} or less"
+    integer(1, rows)(batch_size, "batch_size", hint)
     return rows // batch_size
 
 

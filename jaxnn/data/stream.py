@@ -18,7 +18,7 @@ def _is_iterable(value: Any) -> bool:
     return hasattr(type(value), "__iter__") or hasattr(type(value), "__next__")
 
 
-an_iterator = Accepts(
+an_iterator: Accepts = Accepts(
     "an iterator of batches",
     _is_iterable,
     TypeError,

@@ -112,6 +112,30 @@ def _dataclass(classes: dict[str, Any], plain: dict[str, Any], where: str) -> An
         raise FileError(f"{where_}: {error}") from error
 
 
+def members_of(kinds: list[Any]) -> list[Any]:
+    """Return the types that these allow: those of each union, without annotations, each once."""
+    members: list[Any] = []
+    for kind in kinds:
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is typing.Annotated:
+            members += members_of([arguments[0]])
+        elif origin in (typing.Union, types.UnionType):
+            members += members_of(list(arguments))
+        else:
+            members.append(kind)
+    return list(dict.fromkeys(members))
+
+
+def is_class(kind: Any) -> bool:
+    """Return whether a type is a dataclass, or that of None: an option of a `Branch`."""
+    return kind is type(None) or (isinstance(kind, type) and dataclasses.is_dataclass(kind))
+
+
+def class_name(kind: Any) -> str:
+    """Return the name by which a `Branch` chooses a class."""
+    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
 def _is_dataclass(kind: Any) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 

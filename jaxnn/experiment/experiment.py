@@ -29,10 +29,10 @@ from ..data.accept import as_source, fingerprint_of
 from ..data.augmented import Augmented
 from ..data.rows import leaves_by_path, row_count, row_spec
 from ..data.source import Source, epoch_order
-from ..explain.text import brief, describe
+from ..explain.text import describe
 from ..keys import kept_words
 from ..train.minimize import SupervisedLoss
-from ..validation import Accepts, check_fields, instance, integer, positive
+from ..validation import Accepts, check_fields, instance, integer, positive, require
 
 Config = TypeVar("Config")
 LENGTHS = ("steps", "epochs")
@@ -210,12 +210,14 @@ class Loaded:
         if isinstance(data, Dataset):
             self.train, self.validation = (*data.train,), (*data.validation,)
         elif isinstance(data, tuple | list):
-            if len(data) != 2:
-                raise TypeError(
-                    "an experiment's data must be (training data, validation data), got "
-                    f"{len(data)} items; write return (x, y, weights), None to train on several "
-                    "arrays"
-                )
+            require(
+                len(data) == 2,
+                "an experiment's data",
+                "(training data, validation data)",
+                data,
+                "write return (x, y, weights), None to train on several arrays",
+                TypeError,
+            )
             self.train, self.validation = data
         else:
             self.train, self.validation = data, None
@@ -223,11 +225,14 @@ class Loaded:
         self.validation = as_source(self.validation, "validation data")
         self.arrays = _without_augmentation(self.train)
         for part in (self.arrays, self.validation):
-            if isinstance(part, Source | Augmented):
-                raise TypeError(
-                    f"an experiment's data must be arrays of rows, got {brief(part)}; return the "
-                    "arrays themselves, which all trials of a sweep share"
-                )
+            require(
+                not isinstance(part, Source | Augmented),
+                "an experiment's data",
+                "arrays of rows",
+                part,
+                "return the arrays themselves, which all trials of a sweep share",
+                TypeError,
+            )
         for function in functions:
             self.train = Augmented(self.train, function)
         self.rows = None if self.arrays is None else row_count(self.arrays)

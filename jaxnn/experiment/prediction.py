@@ -14,6 +14,7 @@ from ..data import Dataset
 from ..data.rows import row_count
 from ..files.reading import FileError, check_regular, quoted, read_bytes
 from ..html.page import aligned_columns
+from ..validation import one_of
 from .experiment import Configured
 
 LARGEST = 2**30  # bytes of a file with inputs
@@ -205,8 +206,7 @@ def read_inputs(file: Path, dataset: Dataset | None) -> np.ndarray:
 
 def _read_table(file: Path) -> np.ndarray:
     """Return the numbers in a `.npy` or `.csv` file."""
-    if file.suffix not in (".npy", ".csv"):
-        raise ValueError(f"{file} is neither .npy nor .csv; write np.save('inputs.npy', x)")
+    one_of(".npy", ".csv")(file.suffix, f"the suffix of {file}", "write np.save('inputs.npy', x)")
     if check_regular(file) > LARGEST:
         raise FileError(f"{file} has more than {LARGEST:,} bytes; predict from parts of it")
     try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ..core import paths
 from ..explain.text import check_matches
 from ..fields import is_array
-from ..validation import flag
+from ..validation import flag, require
 from .definition_errors import RESERVED_INPUTS, check_child_names
 from .text import (
     UNREACHED,
@@ -103,11 +103,9 @@ def known_method(layer: Any, method: Any) -> str:
 def check_options(state: Any, train: Any) -> None:
     """Raise TypeError unless `state` is None or a dict, and `train` is True or False."""
     flag(train, "train", "under jax.jit, make it static: jax.jit(f, static_argnames='train')")
-    if state is not None and not isinstance(state, dict):
-        raise TypeError(
-            f"state must be the dict that net.init_state(x) returns, got {brief(state)}; "
-            f"{INIT_STATE}"
-        )
+    fits = state is None or isinstance(state, dict)
+    what = "the dict that net.init_state(x) returns"
+    require(fits, "state", what, state, INIT_STATE, TypeError)
 
 
 # ---- parameters and state of a primitive ----

@@ -130,7 +130,7 @@ def check_child_names(names: Iterable[str], owner: str) -> None:
             )
 
 
-layer_like = Accepts(
+layer_like: Accepts = Accepts(
     "a layer or a function", lambda v: callable(v) and not isinstance(v, type), TypeError
 )
 interceptor: Accepts = Accepts(

@@ -1,6 +1,11 @@
 """Convolutions over 1 to 3 axes, channels last, and transposed convolutions."""
 
+import contextlib
+import functools
+import itertools
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -10,7 +15,7 @@ from jax import lax
 
 from ..explain.text import describe
 from .gradients import shared_sum
-from .linear import along_axis, to_compute_type
+from .linear import to_compute_type, wider_type
 from .segments import packed_positions
 from .windows import MODES, Padding, entries, fill, padding_lengths
 
@@ -247,10 +252,105 @@ def _convolve(
     batch = x.shape[: x.ndim - 1 - axes]
     if len(batch) != 1:
         x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
-    image, kernel = LAYOUTS[axes]
-    y = lax.conv_general_dilated(
-        x, w, strides, padding, dimension_numbers=(image, kernel, image), **options
-    )
+    if _in_loop.get() and math.prod(w.shape[:axes]) <= PRODUCTS:
+        ones = (1,) * axes
+        holes, dilations = (options.get(name, ones) for name in ("lhs_dilation", "rhs_dilation"))
+        groups = options.get("feature_group_count", 1)
+        edges = [
+            (before, after, hole - 1) for (before, after), hole in zip(padding, holes, strict=True)
+        ]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        y = _convolved(x, w, strides, dilations, groups)
+    else:
+        y = _xla(x, w, strides, padding, **options)
     if b is not None:
-        y = shared_sum(y, along_axis(b, y.ndim, -1))
+        y = shared_sum(y, b)
     return y if len(batch) == 1 else y.reshape(*batch, *y.shape[1:])
+
+
+def _xla(x: jax.Array, w: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+    image, kernel = LAYOUTS[w.ndim - 2]
+    dimensions = (image, kernel, image)
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=dimensions, **options)
+
+
+# Convolutions inside of loops on a CPU
+
+PRODUCTS = 64
+"""The largest window for which the gradient of a kernel is a sum of products."""
+
+_in_loop: ContextVar[bool] = ContextVar("_in_loop", default=False)
+
+
+@contextlib.contextmanager
+def looped() -> Iterator[None]:
+    """While the body of a loop is traced: let convolutions have gradients that are fast there.
+
+    On a CPU, XLA computes the gradients of a convolution in a loop one to two orders of magnitude
+    slower than outside of it, because the layouts of their operands are unusual. The gradient of
+    the kernel is then a matrix product for each element of the window, and the gradient of the
+    input a convolution with the usual layout. On other devices this changes nothing.
+    """
+    token = _in_loop.set(jax.default_backend() == "cpu")
+    try:
+        yield
+    finally:
+        _in_loop.reset(token)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _convolved(x: jax.Array, w: jax.Array, strides: Any, dilations: Any, groups: int) -> jax.Array:
+    """Convolve x, which is padded."""
+    padding = [(0, 0)] * len(strides)
+    return _xla(x, w, strides, padding, rhs_dilation=dilations, feature_group_count=groups)
+
+
+@_convolved.defjvp
+def _(strides: Any, dilations: Any, groups: int, primals: Any, tangents: Any) -> Any:
+    (x, w), (dx, dw) = primals, tangents
+    y = _convolved(x, w, strides, dilations, groups)
+    # The backward pass transposes both, and computes what is written in `_input_gradient`, and
+    # products of the windows and dy.
+    (by_input,) = jax.linear_transpose(
+        lambda dy: _input_gradient(dy, w, x.shape, strides, dilations, groups), y
+    )(dx)
+    return y, by_input + _products(x, dw, y.shape, strides, dilations, groups)
+
+
+def _input_gradient(
+    dy: jax.Array, w: jax.Array, shape: Any, strides: Any, dilations: Any, groups: int
+) -> jax.Array:
+    """Return the gradient of a padded input of `shape`, as a convolution of dy."""
+    axes = len(strides)
+    *window, n, m = w.shape
+    # Inputs and outputs of the kernel change places within each group.
+    w = jnp.flip(w, tuple(range(axes))).reshape(*window, n, groups, m // groups)
+    w = jnp.swapaxes(w, -1, -3).reshape(*window, m // groups, groups * n)
+    edges = []
+    for i in range(axes):
+        span = (window[i] - 1) * dilations[i] + 1
+        unused = shape[i + 1] - ((dy.shape[i + 1] - 1) * strides[i] + span)
+        edges.append((span - 1, span - 1 + unused, strides[i] - 1))
+    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _convolved(dy, w, (1,) * axes, dilations, groups)
+
+
+def _products(
+    x: jax.Array, w: jax.Array, shape: Any, strides: Any, dilations: Any, groups: int
+) -> jax.Array:
+    """Return the convolution of a padded x, as a sum of products for each element of the window."""
+    *window, n, m = w.shape
+    wide = wider_type(x.dtype, jnp.float32)
+    total: Any = 0
+    for offset in itertools.product(*map(range, window)):
+        start = [i * d for i, d in zip(offset, dilations, strict=True)]
+        stop = [b + (k - 1) * s + 1 for b, k, s in zip(start, shape[1:-1], strides, strict=True)]
+        part = lax.slice(
+            x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)
+        ).reshape(-1, groups, n)
+        kernel = w[offset].reshape(n, groups, m // groups)
+        if n == m // groups == 1:
+            total += (part[..., 0] * kernel[0, :, 0]).astype(wide)
+        else:
+            total += jnp.einsum("rgn,ngm->rgm", part, kernel, preferred_element_type=wide)
+    return total.reshape(shape).astype(x.dtype)

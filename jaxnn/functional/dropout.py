@@ -52,7 +52,7 @@ def dropout(
 def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     """Set elements to SELU's limit with probability `rate`, then apply a * x + b.
 
-    a and b keep mean 0 and variance 1.
+    The constants a and b are those that keep mean 0 and variance 1.
 
     Args:
         key: PRNG key.

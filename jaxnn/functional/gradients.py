@@ -19,24 +19,46 @@ from jax import lax
 from ..arrays import is_narrow, widened
 
 
+def spread(parameter: jax.Array, y: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+    """Repeat a parameter along the other axes of y, so that both have equal numbers of axes.
+
+    Args:
+        parameter: Array whose axes have the sizes of the axes of y, or 1.
+        y: Array of any shape.
+        axes: The axes of y that the parameter has, in increasing order. Default: None, the last.
+
+    >>> import jax.numpy as jnp
+    >>> spread(jnp.ones(3), jnp.ones((2, 4, 3))).shape
+    (2, 4, 3)
+    """
+    if axes is None:
+        axes = tuple(range(y.ndim - parameter.ndim, y.ndim))
+    if jax.typeof(y).sharding.mesh.empty:  # one operation, whose transpose is one sum
+        return lax.broadcast_in_dim(parameter, y.shape, axes)
+    shape = [1] * y.ndim  # on a mesh, the sum or product finds the sharding
+    for axis, size in zip(axes, parameter.shape, strict=True):
+        shape[axis] = size
+    return parameter.reshape(shape)
+
+
 def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:
     """`y + parameter`, with the parameter's gradient summed in at least float32.
 
     Args:
         y: Floating array.
-        parameter: Floating array with the same number of axes, each of the same size or 1.
+        parameter: Floating array, whose axes have the sizes of the last axes of y, or 1.
 
     Returns:
         Array of the shape and type of y.
 
     >>> import jax, jax.numpy as jnp
     >>> y = jnp.zeros((25, 40), jnp.bfloat16)
-    >>> jax.grad(lambda b: jnp.sum(shared_sum(y, b)))(jnp.ones((1, 1))).item()
+    >>> jax.grad(lambda b: jnp.sum(shared_sum(y, b)))(jnp.ones(1)).item()
     1000.0
     """
     # Rounding comes last, so the value equals a sum in the type of y, while its derivative is
     # summed in float32.
-    return (widened(y) + widened(parameter.astype(y.dtype))).astype(y.dtype)
+    return (widened(y) + spread(widened(parameter.astype(y.dtype)), y)).astype(y.dtype)
 
 
 def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
@@ -44,17 +66,17 @@ def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
 
     Args:
         y: Floating array.
-        parameter: Floating array with the same number of axes, each of the same size or 1.
+        parameter: Floating array, whose axes have the sizes of the last axes of y, or 1.
 
     Returns:
         Array of the shape and type of y.
 
     >>> import jax, jax.numpy as jnp
     >>> y = jnp.ones((25, 40), jnp.bfloat16)
-    >>> jax.grad(lambda scale: jnp.sum(shared_product(y, scale)))(jnp.ones((1, 1))).item()
+    >>> jax.grad(lambda scale: jnp.sum(shared_product(y, scale)))(jnp.ones(1)).item()
     1000.0
     """
-    return (widened(y) * widened(parameter.astype(y.dtype))).astype(y.dtype)
+    return (widened(y) * spread(widened(parameter.astype(y.dtype)), y)).astype(y.dtype)
 
 
 def shared_rows(table: jax.Array, indices: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Linear maps, and the rules for the type in which a layer computes."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,6 +63,14 @@ def linear(
     >>> linear(jnp.ones((7, 2, 3)), jnp.ones((2, 3, 4, 5)), axis=(-2, -1)).shape
     (7, 4, 5)
     """
+    return _linear(x, w, b, axis)
+
+
+@partial(jax.jit, static_argnames="axis", inline=True)
+def _linear(
+    x: jax.Array, w: jax.Array, b: jax.Array | None, axis: int | tuple[int, ...]
+) -> jax.Array:
+    """Return `linear(x, w, b, axis)`, as one program outside of `jax.jit`."""
     x, w = to_compute_type(x, w)
     axes = axis if isinstance(axis, tuple) else (axis,)
     summed = tuple(i % x.ndim for i in axes)
@@ -73,9 +82,7 @@ def linear(
         y = linear(x, w, b, tuple(range(1, x.ndim)))
         return y.reshape(*batch, *y.shape[1:])
     y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
-    if b is None:
-        return y
-    return shared_sum(y, b.reshape((1,) * (y.ndim - b.ndim) + b.shape))
+    return y if b is None else shared_sum(y, b)
 
 
 def _on_mesh(*arrays: jax.Array) -> bool:
@@ -100,7 +107,7 @@ def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = Non
     """
     x, w = to_compute_type(x, w)
     y = wide_einsum("...i,ijk,...j->...k", x, w, z.astype(x.dtype))
-    return y if b is None else shared_sum(y, along_axis(b, y.ndim, -1))
+    return y if b is None else shared_sum(y, b)
 
 
 def wide_einsum(equation: str, *arrays: jax.Array) -> jax.Array:

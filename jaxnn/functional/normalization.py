@@ -36,7 +36,7 @@ def _moments(x: jax.Array, axis: Axes, axis_name: Any) -> tuple[jax.Array, jax.A
 
 @_moments.defjvp
 def _(axis: Axes, axis_name: Any, primals: Any, tangents: Any) -> Any:
-    """The derivative through the mean is a sum that is 0, so it is omitted."""
+    """Return the derivative; its part through the mean is a sum of 0, and is omitted."""
     (x,), (dx,) = primals, tangents
     mean, variance = _moments(x, axis, axis_name)
     dvariance = _mean(2 * ((x - mean) * dx), axis, axis_name)

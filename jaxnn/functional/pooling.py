@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..validation import require
 from .linear import along_axis, floating_type, wider_type
 from .windows import (
     Padding,
@@ -279,8 +280,7 @@ def _even(x: jax.Array, output_size: PerAxis) -> dict[int, np.ndarray]:
     sizes = output_size if isinstance(output_size, tuple) else (output_size,)
     found = {}
     for axis, count in zip(range(-len(sizes) - 1, -1), sizes, strict=True):
-        if x.shape[axis] == 0:
-            raise ValueError(f"cannot pool axis {axis} of an array {x.shape}: it has no elements")
+        require(x.shape[axis], f"axis {axis} of an array to pool", "of at least 1 element", x)
         found[axis] = even_windows(x.shape[axis], count)
     return found
 

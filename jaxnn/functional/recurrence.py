@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
 
+from .convolution import looped
 from .segments import Count, packed_positions
 
 
@@ -167,7 +168,8 @@ def scan(
         nothing = jax.tree.map(jnp.zeros_like, y)
         return select(here.real, new, carry), (select(here.real, y, nothing), extra)
 
-    carry, (y, extra) = lax.scan(body, carry, (xs, marks), reverse=reverse)
+    with looped():
+        carry, (y, extra) = lax.scan(body, carry, (xs, marks), reverse=reverse)
     return carry, y, extra
 
 

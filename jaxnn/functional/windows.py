@@ -4,17 +4,17 @@ A padding is one entry for all axes, or a tuple with one entry for each axis. An
 an int (zeros on both sides), or a pair of ints (zeros before and after). A pair of ints is one
 entry if there is one axis, and two entries if there are two axes. The names are:
 
-- "same": zeros for an output of length ceil(n / stride), with the odd one at the end.
+- "same": zeros for an output of length ceil(n / stride); of an odd number, one more is at the end.
 - "valid": no padding.
 - "causal": zeros at the front only, so that no output depends on a later input. With several
   axes, it must be an entry of a tuple.
-- "circular", "reflect", "replicate": window - 1 elements, with the odd one at the end, taken from
-  the other end of the axis, the axis mirrored at its end (without the end itself), or its last
-  element. The output has length ceil(n / stride).
+- "circular", "reflect", "replicate": window - 1 elements (of an odd number, one more at
+  the end), taken from the other end of the axis, the axis mirrored at its end (without the end
+  itself), or its last element. The output has length ceil(n / stride).
 
 Maxima and minima are computed by repeated selection between two arrays. Axes are reduced one at a
-time from the last, and elements in order, so that of several equal numbers the first one is chosen
-and receives the whole gradient. XLA has `reduce_window` for maxima too, but its gradient takes ten
+time from the last, and elements in order, so the first of several equal numbers is chosen and
+receives the whole gradient. XLA has `reduce_window` for maxima too, but its gradient takes ten
 times as long on a CPU, and JAX has none for windows with dilation.
 """
 

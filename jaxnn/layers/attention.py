@@ -15,7 +15,7 @@ from ..fields import is_traced
 from ..functional.attention import attend, attention, check_types, implementations, over_heads
 from ..functional.checking import check_range
 from ..functional.gradients import broken_rows, by_row, finite_rows, shared_product
-from ..functional.linear import along_axis, floating_type, linear
+from ..functional.linear import floating_type, linear
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import (
@@ -377,7 +377,7 @@ class MultiHeadAttention(Primitive):
 
 
 def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return shared_product(rms_norm(a), along_axis(scale, a.ndim, -1))
+    return shared_product(rms_norm(a), scale)
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from ..core.layer import Primitive
 from ..functional.convolution import PerAxis, per_axis, transposed_convolution
 from ..functional.windows import Padding
 from ..initializers import InitFn, he_normal, zeros
+from ..validation import require
 from .checks import check_divides, check_window, positive_size, sizes
 from .convolution import kernel_parameters
 
@@ -73,11 +74,12 @@ class ConvTranspose(Primitive):
         sizes(axes, 0)(self.output_padding, "ConvTranspose.output_padding")
         most = tuple(map(max, per_axis(self.stride, axes), per_axis(self.dilation, axes)))
         given = per_axis(self.output_padding, axes)
-        if any(extra and extra >= n for extra, n in zip(given, most, strict=True)):
-            raise ValueError(
-                f"ConvTranspose.output_padding must be below the stride or the dilation, {most}, "
-                f"got {self.output_padding!r}"
-            )
+        require(
+            not any(extra and extra >= n for extra, n in zip(given, most, strict=True)),
+            "ConvTranspose.output_padding",
+            f"below the stride or the dilation, {most}",
+            self.output_padding,
+        )
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..functional.gradients import shared_product
-from ..functional.linear import along_axis, to_compute_type
+from ..functional.linear import to_compute_type
 from ..initializers import InitFn, constant, zeros
 from .checks import check_rank
 
@@ -46,8 +46,7 @@ class PReLU(Primitive):
         """Return x with its negative part scaled."""
         alpha = params["alpha"]
         x, _ = to_compute_type(x, alpha)
-        shape = (1,) * (x.ndim - alpha.ndim) + alpha.shape
-        return jnp.where(x >= 0, x, shared_product(x, alpha.reshape(shape)))
+        return jnp.where(x >= 0, x, shared_product(x, alpha))
 
 
 class LayerScale(Primitive):
@@ -80,7 +79,7 @@ class LayerScale(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x times the factors."""
         x, _ = to_compute_type(x, params["scale"])
-        return shared_product(x, along_axis(params["scale"], x.ndim, -1))
+        return shared_product(x, params["scale"])
 
 
 class LearnedArray(Primitive):

@@ -18,7 +18,7 @@ from ..functional.linear import linear, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
-from ..validation import Accepts, each, integer, one_of, positive
+from ..validation import Accepts, each, integer, one_of, positive, require
 from .checks import check_multiples, check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
@@ -94,8 +94,8 @@ class Embedding(Primitive):
 
         Reference: Press and Wolf, Using the output embedding to improve language models, 2017.
         """
-        if x.ndim == 0 or x.shape[-1] != self.features:
-            raise ValueError(f"attend expects features (..., {self.features}), got {describe(x)}")
+        fits = x.ndim > 0 and x.shape[-1] == self.features
+        require(fits, "the input of attend", f"features (..., {self.features})", x)
         return linear(x, params["w"].T)
 
 
@@ -384,7 +384,7 @@ def embedding_bag(
 
 
 def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:
-    """One bag per row: rows (..., n, features) to (..., features)."""
+    """Reduce rows (..., n, features), one bag each, to (..., features)."""
     count = jnp.sum(inside, -1, dtype=jnp.int32)[..., None]
     if mode == "max" and rows.shape[-2]:
         y = reduce_pairs(jnp.where(inside[..., None], rows, -jnp.inf), -2, larger)

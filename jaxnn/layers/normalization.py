@@ -10,7 +10,7 @@ from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional import normalization as norm
-from ..functional.gradients import gradient_once
+from ..functional.gradients import gradient_once, spread
 from ..functional.linear import along_axis, floating_type, wider_type
 from ..initializers import InitFn, ones, zeros
 from ..validation import Accepts, fraction, integer, natural, number
@@ -342,10 +342,9 @@ def _scale_and_bias(
 
 def _scaled(y: jax.Array, params: Any, axis: norm.Axes) -> jax.Array:
     """Return y * scale + b along `axis`, with the parameters that exist, in the type of y."""
-    axes = {one % y.ndim for one in (axis if isinstance(axis, tuple) else (axis,))}
-    shape = [n if i in axes else 1 for i, n in enumerate(y.shape)]
+    axes = tuple(sorted(one % y.ndim for one in (axis if isinstance(axis, tuple) else (axis,))))
     if "scale" in params:
-        y = y * params["scale"].astype(y.dtype).reshape(shape)
+        y = y * spread(params["scale"].astype(y.dtype), y, axes)
     if "b" in params:
-        y = y + params["b"].astype(y.dtype).reshape(shape)
+        y = y + spread(params["b"].astype(y.dtype), y, axes)
     return y

@@ -17,7 +17,7 @@ from ..core.layer import Primitive
 from ..explain.text import check_matches
 from ..functional.convolution import PerAxis, convolution, per_axis
 from ..functional.gradients import shared_sum
-from ..functional.linear import along_axis, floating_type, linear, wider_type
+from ..functional.linear import floating_type, linear, wider_type
 from ..functional.recurrence import gate_sums, gru_step, lstm_step, minimal_gated_step
 from ..initializers import (
     InitFn,
@@ -29,7 +29,7 @@ from ..initializers import (
     orthogonal,
     zeros,
 )
-from ..validation import instance
+from ..validation import instance, unwritten
 from .checks import AXES, check_rank, plain_function, positive_size, sizes
 
 
@@ -93,9 +93,10 @@ class Cell(Primitive):
         """
         return initial(self.carries(x))
 
+    @unwritten("no step; write def step(self, carry, *gates): ... return carry, y")
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new carry and the output."""
-        raise NotImplementedError
+        ...
 
     def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new carry, and the output at x."""
@@ -113,7 +114,7 @@ class Cell(Primitive):
         """Return h's contribution to each gate, at one step or many; linear in the parameters."""
         *first, last = jnp.split(linear(h, params["w"]), self.gates, -1)
         if "b" in params:
-            last = shared_sum(last, along_axis(params["b"], last.ndim, -1))
+            last = shared_sum(last, params["b"])
         return (*first, last)
 
     def wide_step(self, dtype: Any, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:

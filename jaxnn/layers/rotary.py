@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ..core.values import Value
 from ..functional import positions as rules
-from ..validation import Accepts, above, instance, is_number, tuple_of
+from ..validation import Accepts, above, instance, is_number, require, tuple_of, unwritten
 
 _FACTORS = tuple_of(above(0), "a tuple of numbers > 0, one for each rotated pair")
 _FRACTION = Accepts("a fraction of the features, in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)
@@ -26,9 +26,10 @@ class Scaling(Value):
 
     by_length = False
 
+    @unwritten("no frequencies; write def frequencies(self, features, base, length): ...")
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the frequencies of the pairs of `features`, in a sequence of `length`."""
-        raise NotImplementedError
+        ...
 
     def magnitude_of_turned(self) -> Any:
         """Return the factor of rotated queries and keys."""
@@ -203,20 +204,22 @@ class LongRoPEScaling(Scaling):
 
     def __post_init__(self) -> None:
         """Check that `short` and `long` have equal lengths."""
-        if len(self.short) != len(self.long):
-            raise ValueError(
-                "LongRoPEScaling requires short and long factors for the same pairs; got "
-                f"{len(self.short)} short and {len(self.long)} long ones"
-            )
+        require(
+            len(self.short) == len(self.long),
+            "the number of LongRoPEScaling.long",
+            f"{len(self.short)}, that of LongRoPEScaling.short",
+            len(self.long),
+        )
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the frequencies divided by their factors."""
         factors = self.long if length > self.original_length else self.short
-        if 2 * len(factors) != features:
-            raise ValueError(
-                f"LongRoPEScaling has {len(factors)} factors, but {features} features are rotated, "
-                f"which are {features // 2} pairs"
-            )
+        require(
+            2 * len(factors) == features,
+            "the number of factors of LongRoPEScaling",
+            f"{features // 2}, a factor for each pair of the {features} rotated features",
+            len(factors),
+        )
         return rules.rotary_frequencies(features, base) / jnp.asarray(factors, jnp.float32)
 
     def magnitude_of_turned(self) -> Any:

@@ -197,7 +197,7 @@ class ResNet(Model):
 
 
 def _convolution(features: int, size: int, stride: int = 1) -> Layer:
-    """A square convolution without bias, padded to keep the size at stride 1, and batch norm."""
+    """Return a square convolution without bias that keeps the size at stride 1, and batch norm."""
     return Sequential(
         conv=Conv(
             features,

@@ -13,7 +13,6 @@ from ..combine.sequential import Sequential
 from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..explain.text import describe
 from ..initializers import InitFn, glorot_uniform, normal, zeros
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import EncoderLayer, GatedFeedForward
@@ -25,6 +24,7 @@ from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from ..layers.rotary import RotaryEmbedding
+from ..validation import require
 from .model import Model, size
 
 
@@ -259,11 +259,13 @@ class PatchTransformer(Composite):
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Return the logits."""
-        if x.shape[-3:-1] != (self.image, self.image):
-            raise ValueError(
-                f"expected images (..., {self.image}, {self.image}, C), the size of the position "
-                f"encoding, got {describe(x)}; resize them, or write ViT(image=...)"
-            )
+        require(
+            x.shape[-3:-1] == (self.image, self.image),
+            "images",
+            f"(..., {self.image}, {self.image}, C), the size of the position encoding",
+            x,
+            "resize them, or write ViT(image=...)",
+        )
         x = self.patches(x)
         # Concatenated in float32, because the token's gradient is a sum over all images.
         token = widened(self.token().astype(x.dtype))

@@ -11,20 +11,29 @@ moment, and one HTML page shows what was found:
 only when they are used.
 """
 
-from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform
+from .dimensions import Choice, Grid
+from .external import AskTell
+from .ranges import Int, LogNormal, LogUniform, Normal, Uniform
 from .results import Result, open
 from .running import run
+from .settings import Budget
 from .space import Space
+from .swept import Branch, When
 
 __all__ = [
+    "AskTell",
     "Branch",
+    "Budget",
     "Choice",
     "Grid",
     "Int",
+    "LogNormal",
     "LogUniform",
+    "Normal",
     "Result",
     "Space",
     "Uniform",
+    "When",
     "open",
     "run",
 ]

@@ -24,6 +24,7 @@ from .score import Keep
 from .space import Values
 from .states import join_lanes, pack, unpack
 from .structure import Structure
+from .training import Fold
 
 __all__ = ["By", "Compiled", "Way", "Work", "WorkResult", "compiled_cohort", "work"]
 
@@ -35,7 +36,7 @@ class Work:
     Args:
         structure: The structure that they share.
         values: The traced values of each lane.
-        seeds: The seed of each lane.
+        seeds: The seed of each lane, with the fold if lanes are those of folds.
         way: How the lanes run in the program.
         epochs: The first epoch and the one after the last, counted from 0.
         state: The packed states of the lanes after the epochs before; None at the beginning.
@@ -47,7 +48,7 @@ class Work:
 
     structure: Structure
     values: tuple[Values, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | Fold, ...]
     way: Way
     epochs: tuple[int, int]
     state: bytes | None = None

@@ -4,6 +4,7 @@ Ask      ask the search for the trials of the next round
 Regroup  find the groups of trials that are asked again
 Train    train lanes to the next rung, in cohorts
 Select   at a rung: which trials stop, and what population-based training changes
+End      the sweep ends: all trials have ended, or the budget is used
 """
 
 import dataclasses
@@ -14,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..html.page import duration
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
+from .known import Known
 from .plan import Grouped
 from .score import mean, score_of
 from .search import Observation
@@ -24,6 +27,7 @@ from .space import Space, Values
 from .tables import BROKEN, OPEN, Change, Trial
 
 LOSSES = ("loss", "validation_loss")
+NOTHING = Known()
 
 
 class Lane(NamedTuple):
@@ -48,6 +52,8 @@ class History:
         metric: Name of the metric that trials are compared by.
         maximize: Whether a larger value is better.
         space: The search space.
+        known: What is known besides the trials. Default: nothing.
+        seconds: The wall time that training took so far. Default: 0.
     """
 
     trials: Sequence[Trial]
@@ -60,6 +66,8 @@ class History:
     metric: str
     maximize: bool
     space: Space
+    known: Known = NOTHING
+    seconds: float = 0.0
 
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
@@ -86,9 +94,13 @@ class History:
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """Ask the search for `count` trials of a round, which follow these observations."""
+    """Begin a round with configurations that are known, and `count` trials that the search chooses.
+
+    The observations are all earlier trials, and the known ones of this round.
+    """
 
     round: int
+    known: list[Values]
     count: int
     observations: list[Observation]
 
@@ -128,8 +140,15 @@ class Select:
     changes: list[Change]
 
 
-def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Select | None:
-    """Return the next action of a sweep; None at its end. This is a pure function.
+@dataclasses.dataclass(frozen=True)
+class End:
+    """The sweep ends; `reason` is a sentence, "" if all its trials have ended."""
+
+    reason: str
+
+
+def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Select | End:
+    """Return the next action of a sweep. This is a pure function.
 
     The first round with an open trial is replayed rung by rung, to the first step that is not
     committed.
@@ -138,22 +157,30 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
         history: All that is committed.
         settings: Settings of the sweep.
     """
-    trials, rounds = history.trials, settings.rounds(history.epochs)
+    trials = history.trials
+    if reason := used_up(history, settings):
+        return End(reason)
     open_rounds = [trial.round for trial in trials if trial.status in OPEN]
     if not open_rounds:
         index = max((trial.round for trial in trials), default=-1) + 1
-        if len(trials) >= settings.trials or index >= len(rounds):
-            return None
-        observations = [Observation(t.values, _score(history, t, settings)) for t in trials]
-        return Ask(index, rounds[index].count, observations)
+        left = settings.trials - len(trials)
+        if left <= 0 or (settings.halving == "population" and trials):
+            return End("")
+        count = min(settings.bracket(index, None, history.epochs).count, left)
+        waiting = history.known.waiting(trials)[:count]
+        scores = [_score(history, t, settings) for t in trials]
+        observations = history.known.observations(trials, scores)
+        observations += [Observation(values, None, index, own=False) for values in waiting]
+        return Ask(index, waiting, count - len(waiting), observations)
     index = min(open_rounds)
-    bracket, round = rounds[index], [trial for trial in trials if trial.round == index]
+    round = [trial for trial in trials if trial.round == index]
+    bracket = settings.bracket(index, len(round), history.epochs)
     if alone := [trial for trial in round if trial.group is None and trial.status in OPEN]:
         return Regroup(alone, bracket.count)
     members = [trial.number for trial in round]
     for rung, (begin, end) in enumerate(itertools.pairwise((0, *bracket.rungs))):
         last = end == bracket.rungs[-1]
-        if parts := _parts(history, members, (begin, end), last, settings.seeds):
+        if parts := _parts(history, members, (begin, end), last, settings.repeats):
             return Train(rung, parts, last)
         if last:
             break
@@ -171,6 +198,37 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
             return Select(rung, stopped, changes)
         members = staying
     raise ValueError(f"round {index} has open trials, all of whose lanes are trained")
+
+
+def used_up(history: History, settings: Settings) -> str:
+    """Return which limit of the budget is reached, as a sentence; "" if none is.
+
+    Args:
+        history: All that is committed.
+        settings: Settings of the sweep.
+    """
+    budget = settings.budget
+    if not budget:
+        return ""
+    epochs = sum(history.trained.values())
+    if budget.time is not None and history.seconds >= float(budget.time):
+        return f"the time of {duration(float(budget.time))} is used"
+    if budget.epochs is not None and epochs >= budget.epochs:
+        return f"the {budget.epochs} epochs are used"
+    if budget.target is None and budget.patience is None:
+        return ""
+    done = [trial for trial in history.trials if trial.status == "done"]
+    scores = {trial.number: _score(history, trial, settings) for trial in done}
+    ranked = sorted((score, number) for number, score in scores.items() if score is not None)
+    if not ranked:
+        return ""
+    score, best = ranked[0]
+    if budget.target is not None and score <= badness(budget.target, history.maximize):
+        return f"trial {best} reached the target {history.metric} = {budget.target:g}"
+    ended = sum(trial.number > best for trial in history.trials if trial.status not in OPEN)
+    if budget.patience is not None and ended >= budget.patience:
+        return f"no trial was better than trial {best} in the {ended} that followed"
+    return ""
 
 
 def _parts(
@@ -234,7 +292,7 @@ def _score(
     if trial.status in BROKEN if epochs is None else _diverged(history, number, epochs):
         return None
     curves = [curve for curve in history.curve(history.metric, number).values() if curve]
-    if len(curves) < settings.seeds:
+    if len(curves) < settings.repeats:
         return None
     each = []
     for curve in curves:

@@ -1,231 +1,63 @@
-"""Dimensions of a search space: which values a number or option may take.
+"""Dimensions of a search space: which values a number or option may take, and how often.
 
 Every dimension maps the unit line onto its values: `at(u)` is the value at `u` in [0, 1), and
 `unit(value, within)` goes back. A value of a discrete dimension owns a stretch of the line, all of
 which `at` maps to it; `within` selects a point of the stretch. So a search that knows only the unit
-cube, such as a Sobol sequence, can search any space.
+cube, such as a Sobol sequence, can search any space, and a point drawn evenly from the cube has the
+distribution that the dimensions declare.
 """
 
-import abc
+import bisect
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
+from ..validation import is_number
+from .ranges import Checked, Int, LogNormal, LogUniform, Normal, Scalar, Uniform, plain
+from .tables import frozen
 
-from ..validation import is_int, is_number
-
-Scalar = float | int | str | bool | None
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+Option = Any  # a Scalar, or a tuple of options
 
 
-class _Checked(abc.ABC):
-    """Base of what is checked as a whole."""
+class _Options(Checked):
+    """A tuple of options, each with a share of the unit line."""
 
-    def _check(self) -> None:
-        """Raise ValueError if something is wrong."""
-        if problem := self._problem():
-            raise ValueError(f"{self!r}: {problem}")
-
-    @abc.abstractmethod
-    def _problem(self) -> str:
-        """Return what is wrong; "" if nothing is."""
-
-
-class _Range(_Checked):
-    """A range: two ends, a position between them, and evenly spaced points."""
-
-    low: Any
-    high: Any
-    log: bool
-
-    def __post_init__(self) -> None:
-        whole = isinstance(self, Int)
-        for end in ("low", "high"):
-            value = _plain(getattr(self, end))
-            is_float = is_number(value) and not whole
-            object.__setattr__(self, end, float(value) if is_float else value)
-        self._check()
-
-    def _problem(self) -> str:
-        name, whole = type(self).__name__, isinstance(self, Int)
-        low, high = self.low, self.high
-        accepted = is_int if whole else lambda end: is_number(end) and math.isfinite(end)
-        if wrong := [end for end in (low, high) if not accepted(end)]:
-            ends = "ints" if whole else "finite numbers"
-            return f"the ends of {name} must be {ends}, got {wrong[0]!r}"
-        if self.log and low <= 0:
-            plain = "Int" if whole else "Uniform"
-            return (
-                f"the low end on a log scale must be > 0; write {name} from a number > 0, or "
-                f"{plain}({low!r}, {high!r})"
-            )
-        if low > high:
-            return f"low must be less than high; write {name}({high!r}, {low!r})"
-        return f"there is only one value; write Choice({low!r})" if low == high else ""
-
-    def has(self, value: Any) -> bool:
-        """Return whether this dimension has a value."""
-        known = type(value) is int if isinstance(self, Int) else is_number(value)
-        return known and self.low <= value <= self.high
-
-    def grid(self, points: int) -> list[Scalar]:
-        """Return both ends and evenly spaced points between, in equal ratios on a log scale.
-
-        Args:
-            points: Number of points; a single one is the middle.
-        """
-        if points == 1:
-            return [self.at(0.5)]
-        inner = [self.at(i / (points - 1)) for i in range(1, points - 1)]
-        return [self.low, *inner, self.high]
-
-    @abc.abstractmethod
-    def at(self, u: float) -> Any:
-        """Return the value at `u` of the unit line."""
-
-    def __str__(self) -> str:
-        return f"{self.low:g} .. {self.high:g}{', log' if self.log else ''}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Uniform(_Range):
-    """A uniformly distributed float.
-
-    Args:
-        low: Lower bound.
-        high: Upper bound, greater than `low`.
-
-    >>> Uniform(0.0, 0.5).at(0.5)
-    0.25
-    """
-
-    low: float
-    high: float
-    log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def at(self, u: float) -> float:
-        """Return the value at `u` of the unit line: low + u * (high - low)."""
-        return min(max(self.low * (1 - u) + self.high * u, self.low), self.high)
-
-    def unit(self, value: float, within: float = 0.5) -> float:
-        """Return where on the unit line a value is."""
-        low, high = self.low, self.high
-        if abs(low) > 1 or abs(high) > 1:  # of halves, so that no difference overflows
-            low, high, value = low / 2, high / 2, value / 2
-        return min(max((value - low) / (high - low), 0.0), 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class LogUniform(_Range):
-    """A positive float whose logarithm is uniformly distributed.
-
-    Args:
-        low: Lower bound, greater than 0.
-        high: Upper bound, greater than `low`.
-
-    >>> LogUniform(1e-4, 1e-2).grid(3)
-    [0.0001, 0.001, 0.01]
-    """
-
-    low: float
-    high: float
-    log: ClassVar[bool] = True  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def at(self, u: float) -> float:
-        """Return the value at `u` of the unit line: low ** (1 - u) * high ** u."""
-        return min(max(self.low ** (1 - u) * self.high**u, self.low), self.high)
-
-    def unit(self, value: float, within: float = 0.5) -> float:
-        """Return where on the unit line a value is."""
-        low, high = math.log(self.low), math.log(self.high)
-        return min(max((math.log(value) - low) / (high - low), 0.0), 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Int(_Range):
-    """An integer between `low` and `high`, both inclusive.
-
-    With `log`, the probability of n is proportional to the length of the interval [n - 1/2, n +
-    1/2] on a log scale.
-
-    Args:
-        low: Lower bound; greater than 0 with `log`.
-        high: Upper bound, greater than `low`.
-        log: Whether the scale is logarithmic. Default: False.
-
-    >>> [Int(1, 3).at(u) for u in (0.0, 0.3, 0.5, 0.9)]
-    [1, 1, 2, 3]
-    >>> Int(8, 128, log=True).grid(5)
-    [8, 16, 32, 64, 128]
-    """
-
-    low: int
-    high: int
-    log: bool = False
-
-    def at(self, u: float) -> int:
-        """Return the number whose stretch of the unit line `u` is in."""
-        if not self.log:
-            value = self.low + math.floor(u * (self.high - self.low + 1))
-        else:
-            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
-            value = round(math.exp(low * (1 - u) + high * u))
-        return min(max(value, self.low), self.high)
-
-    def unit(self, value: int, within: float = 0.5) -> float:
-        """Return a point of the number's stretch of the unit line."""
-        if not self.log:
-            return (value - self.low + within) / (self.high - self.low + 1)
-        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
-        start, stop = math.log(value - 0.5), math.log(value + 0.5)
-        return (start + within * (stop - start) - low) / (high - low)
-
-    def grid(self, points: int) -> list[Scalar]:
-        """Return at most `points` numbers, evenly from end to end; in equal ratios with `log`."""
-        if points > self.high - self.low:
-            return list(range(self.low, self.high + 1))
-        scale = (LogUniform if self.log else Uniform)(self.low, self.high)
-        return list(dict.fromkeys(round(value) for value in scale.grid(points)))  # type: ignore[arg-type]
-
-    def __str__(self) -> str:
-        return f"{self.low} .. {self.high}, whole numbers{', log' if self.log else ''}"
-
-
-class _Options(_Checked):
-    """A tuple of options, each with an equal share of the unit line."""
-
-    options: tuple[Scalar, ...]
+    options: tuple[Option, ...]
     log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _set(self, options: tuple[Any, ...]) -> None:
-        object.__setattr__(self, "options", tuple(map(_plain, options)))
+        object.__setattr__(self, "options", tuple(map(plain, options)))
         self._check()
 
-    def at(self, u: float) -> Scalar:
+    @property
+    def _edges(self) -> list[float]:
+        """Where the shares of the options end."""
+        weights = getattr(self, "weights", None) or (1,) * len(self.options)
+        total = math.fsum(weights)
+        return [edge / total for edge in itertools.accumulate(weights)]
+
+    def at(self, u: float) -> Option:
         """Return the option whose share of the unit line `u` is in."""
-        return self.options[min(math.floor(u * len(self.options)), len(self.options) - 1)]
+        return self.options[min(bisect.bisect(self._edges, u), len(self.options) - 1)]
 
-    def unit(self, value: Scalar, within: float = 0.5) -> float:
+    def unit(self, value: Option, within: float = 0.5) -> float:
         """Return a point of the option's share of the unit line."""
-        return (self.index(value) + within) / len(self.options)
+        index, edges = self.index(value), [0.0, *self._edges]
+        return edges[index] + within * (edges[index + 1] - edges[index])
 
-    def grid(self, points: int) -> list[Scalar]:
+    def grid(self, points: int) -> list[Option]:
         """Return all options."""
         return list(self.options)
 
     def has(self, value: Any) -> bool:
         """Return whether a value is an option, of the same type: 1 is neither True nor 1.0."""
-        return any(_same(value, option) for option in self.options)
+        return any(same(value, option) for option in self.options)
 
-    def index(self, value: Scalar) -> int:
+    def index(self, value: Option) -> int:
         """Return the index of an option."""
-        return next(i for i, option in enumerate(self.options) if _same(value, option))
+        return next(i for i, option in enumerate(self.options) if same(value, option))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.options))})"
@@ -239,26 +71,67 @@ class Choice(_Options):
     """A choice between unordered options.
 
     Args:
-        *options: Distinct numbers, strings, True, False, or None.
+        *options: Distinct numbers, strings, True, False, None, or tuples of these.
+        weights: How often each option is drawn, relative to the others: one number > 0 per option.
+            Searches that learn draw by them until they have scores to learn from. Default: None,
+            equally often.
 
     >>> Choice("relu", "tanh").at(0.7)
     'tanh'
+    >>> Choice((64,), (64, 32), weights=(3, 1)).at(0.7)
+    (64,)
     """
 
-    options: tuple[Scalar, ...]
+    options: tuple[Option, ...]
+    weights: tuple[float, ...] | None
 
-    def __init__(self, *options: Scalar) -> None:
+    def __init__(self, *options: Option, weights: Any = None) -> None:
+        listed = tuple(plain(w) for w in weights) if isinstance(weights, tuple | list) else weights
+        object.__setattr__(self, "weights", listed)
         self._set(options)
 
     def _problem(self) -> str:
         for i, option in enumerate(self.options):
-            if not isinstance(option, Scalar) or option != option:
-                return f"an option must be a number, a text, True, False, or None, got {option!r}"
-            if isinstance(option, str) and re.search("[\ud800-\udfff]", option):
-                return f"the option {option!r} has a lone surrogate, which no file can hold"
-            if any(_same(option, other) for other in self.options[:i]):
+            if problem := _option_problem(option):
+                return problem
+            if any(same(option, other) for other in self.options[:i]):
                 return f"the option {option!r} is there twice"
+        given = self.weights
+        if given is not None and (
+            not isinstance(given, tuple)
+            or len(given) != len(self.options)
+            or not all(is_number(weight) and 0 < weight < math.inf for weight in given)
+        ):
+            return (
+                f"weights must be {len(self.options)} finite numbers > 0, one for each option, got "
+                f"{given!r}"
+            )
         return "" if self.options else "it needs an option; write Choice(64, 128)"
+
+    def __repr__(self) -> str:
+        weights = "" if self.weights is None else f", weights={self.weights!r}"
+        return f"{super().__repr__()[:-1]}{weights})"
+
+    def __str__(self) -> str:
+        if self.weights is None:
+            return super().__str__()
+        total = math.fsum(self.weights)
+        pairs = zip(self.options, self.weights, strict=True)
+        return ", ".join(f"{option} ({weight / total:.3g})" for option, weight in pairs)
+
+
+def _option_problem(option: Any) -> str:
+    """Return why a value cannot be an option; "" if it can."""
+    if isinstance(option, tuple):
+        return next(filter(None, map(_option_problem, option)), "")
+    if not isinstance(option, Scalar) or option != option:
+        return (
+            "an option must be a number, a text, True, False, None, or a tuple of these, got "
+            f"{option!r}"
+        )
+    if isinstance(option, str) and re.search("[\ud800-\udfff]", option):
+        return f"the option {option!r} has a lone surrogate, which no file can hold"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -272,51 +145,65 @@ class Grid(_Options):
     [1, 3, 10, 30]
     """
 
-    options: tuple[Scalar, ...]
+    options: tuple[Option, ...]
 
     def __init__(self, *numbers: float) -> None:
         self._set(numbers)
 
     def _problem(self) -> str:
         for number in self.options:
-            if not is_number(number) or not math.isfinite(number):  # type: ignore[arg-type]
+            if not is_number(number) or not math.isfinite(number):
                 return f"the numbers must be finite, got {number!r}; write Choice for other options"
-        ordered = sorted(set(self.options))  # type: ignore[type-var]
+        ordered = sorted(set(self.options))
         if list(self.options) != ordered:
-            return f"the numbers must increase; write {Grid(*ordered)!r}"  # type: ignore[arg-type]
+            return f"the numbers must increase; write {Grid(*ordered)!r}"
         return "" if self.options else "it needs an option; write Grid(0.1, 0.3, 1.0)"
 
 
-Dimension = Uniform | LogUniform | Int | Choice | Grid
+Dimension = Uniform | LogUniform | Int | Normal | LogNormal | Choice | Grid
+KINDS: dict[str, type[Any]] = {
+    kind.__name__.lower(): kind
+    for kind in (Uniform, LogUniform, Int, Normal, LogNormal, Choice, Grid)
+}
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
-class Branch(_Checked):
-    """A choice between the classes of a union field, with dimensions inside each class.
-
-    Paths inside a class begin at its fields. If the base configuration has another class in the
-    field, the chosen class starts from its defaults. If the field may be None, write the class
-    `"None"`: `Branch(Shift={...}, **{"None": {}})`.
+def to_row(dimension: Dimension) -> dict[str, Any]:
+    """Return a dimension as plain data for JSON: its kind, its arguments, and `log`.
 
     Args:
-        **classes: For each class by name, a dict of a dimension or a `Branch` by dotted path.
+        dimension: The dimension.
 
-    >>> Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={})
-    Branch(AdamW={'learning_rate': LogUniform(low=0.0001, high=0.1)}, SGD={})
+    >>> to_row(Uniform(0.5, 0.9))
+    {'kind': 'uniform', 'low': 0.5, 'high': 0.9, 'log': False}
     """
-
-    classes: Mapping[str, Mapping[str, "Dimension | Branch"]]
-
-    def __init__(self, **classes: Mapping[str, "Dimension | Branch"]) -> None:
-        object.__setattr__(self, "classes", {name: dict(inner) for name, inner in classes.items()})
-        self._check()
-
-    def _problem(self) -> str:
-        return "" if self.classes else "it needs a class; write Branch(AdamW={...}, SGD={...})"
-
-    def __repr__(self) -> str:
-        return f"Branch({', '.join(f'{name}={inner!r}' for name, inner in self.classes.items())})"
+    arguments = {
+        field.name: getattr(dimension, field.name) for field in dataclasses.fields(dimension)
+    }
+    row = {"kind": type(dimension).__name__.lower()} | {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in arguments.items()
+        if value is not None and (name, value) != ("step", 1)
+    }
+    return row | {"log": dimension.log}
 
 
-def _same(a: Any, b: Any) -> bool:
+def dimension_of(row: Any) -> Dimension:
+    """Return the dimension of a row of `to_row`, or of `Space.toplain`.
+
+    Args:
+        row: The row, a dict.
+
+    >>> dimension_of({"name": "width", "kind": "choice", "options": [64, 128], "log": False})
+    Choice(64, 128)
+    """
+    kind = KINDS[row["kind"]]
+    names = [field.name for field in dataclasses.fields(kind)]
+    arguments = {name: frozen(row[name]) for name in names if name in row}
+    return kind(*arguments.pop("options", ()), **arguments)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two options are equal in type and value."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and a == b

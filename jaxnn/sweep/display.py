@@ -11,8 +11,8 @@ from typing import Any
 from ..files.reading import LONGEST, printable
 from ..html.page import aligned_columns, count, duration, format_number
 from ..train.hooks.progress import in_notebook
-from .driver import SweepProgress, Watch
 from .ledger import Ledger
+from .progress import SweepProgress, Watch
 from .report.result import seed_mean
 from .snapshot import Sweep
 
@@ -60,7 +60,6 @@ def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
         seeds: per trial.
     """
     share = progress.epochs / progress.whole if progress.whole else 1.0
-    trained = progress.epochs - progress.before
     many = progress.statuses.get
     best = "-"
     if progress.best:
@@ -76,9 +75,8 @@ def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
     }
     if progress.seconds > 0:
         found["trials per second"] = format_number(progress.lanes / seeds / progress.seconds, 3)
-    if trained > 0 and share < 1:
-        left = progress.seconds * (progress.whole - progress.epochs) / trained
-        found["left"] = duration(left)
+    if progress.left is not None and share < 1:
+        found["left"] = duration(progress.left)
     return found
 
 
@@ -104,6 +102,5 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     ends = Counter(trial.status for trial in sweep.trials)
     ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
-    return "\n".join(
-        [head, *aligned_columns(rows), *(printable(one, LONGEST) for one in sweep.forced)]
-    )
+    notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
+    return "\n".join([head, *aligned_columns(rows), *(printable(one, LONGEST) for one in notes)])

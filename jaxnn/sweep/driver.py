@@ -1,6 +1,6 @@
 """The driver: decides what to run next, runs it, and writes the result to the ledger.
 
-    while step := decide(history, settings):    # a pure function of what is committed
+    while not (step := decide(history, settings)) is End:    # a pure function
         run and write the step
 
 A driver that is killed anywhere is therefore followed by one that continues as if nothing had
@@ -8,28 +8,31 @@ happened. Cohorts of one rung do not wait for each other: the number that runs a
 number of workers.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import signal
+import threading
 import time
 import traceback
 import typing
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..executors import TRIES, result_of, worker_died
+from ..executors import TRIES, create, result_of, worker_died
+from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
-from ..train.metrics import badness
 from .cohort import Way, Work, WorkResult, work
 from .compiled import By
 from .decision import (
     LOSSES,
     Ask,
+    End,
     History,
     Lane,
     Part,
@@ -38,117 +41,21 @@ from .decision import (
     Train,
     decide,
     shows_divergence,
+    used_up,
 )
+from .display import watched
+from .known import Known
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .score import mean, score_of
+from .progress import Reporter, SweepProgress, Watch
+from .search import new_trials, size_of
 from .settings import Settings
 from .space import Values
 from .states import kept, regrouped
-from .storage import LedgerError, damaged
+from .storage import LedgerError, command_to_resume, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
-__all__ = ["Driver", "SweepProgress", "Watch", "decide"]
-
-
-PATIENCE = 1.0
-"""Seconds between two reports of the progress: counting takes long after many trials."""
-
-
-class SweepProgress(NamedTuple):
-    """The progress of a sweep.
-
-    Args:
-        asked: Number of trials asked so far.
-        trials: Number of trials in total.
-        statuses: Number of trials by status.
-        rung: The epochs of the rung that is being reached.
-        best: Number and metric of the best trial that ran to its end; None before.
-        lanes: Number of lanes trained to a rung in this session.
-        epochs: Epochs of all lanes that are done.
-        whole: Epochs of all lanes that are expected in total.
-        before: Epochs that were done when this session began.
-        seconds: Seconds since this session began.
-    """
-
-    asked: int
-    trials: int
-    statuses: Mapping[str, int]
-    rung: int
-    best: tuple[int, float] | None
-    lanes: int
-    epochs: float
-    whole: float
-    before: float
-    seconds: float
-
-
-Watch = Callable[[SweepProgress], None]
-
-
-class Reporter:
-    """Reports the progress of a sweep, at most once per second.
-
-    Args:
-        ledger: Ledger of the sweep.
-        planner: The planner of the sweep.
-        watch: Receives the progress.
-    """
-
-    ledger: Ledger
-    planner: Planner
-    watch: Watch
-
-    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
-        self.ledger, self.planner, self.watch = ledger, planner, watch
-        self.lanes = 0  # trained in this session
-        self._before = float(sum(ledger.trained_epochs().values()))
-        self._began, self._last = time.perf_counter(), -math.inf
-
-    def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was less than a second ago.
-
-        Args:
-            rung: The epochs of the rung that is being reached.
-            now: Whether to report in any case. Default: False.
-        """
-        if now or time.perf_counter() >= self._last + PATIENCE:
-            self._last = time.perf_counter()
-            self.watch(self.progress(rung))
-
-    def progress(self, rung: int) -> SweepProgress:
-        """Return the progress.
-
-        Args:
-            rung: The epochs of the rung that is being reached.
-        """
-        trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
-        ends: dict[int, dict[int, list[float]]]
-        ends = {trial.number: {} for trial in trials if trial.status == "done"}
-        for result in self.ledger.results(planner.metric):  # in the order of epochs
-            if result.trial in ends:
-                ends[result.trial].setdefault(result.seed, []).append(result.value)
-        means = {n: mean(self._scores(each)) for n, each in ends.items() if each}
-        ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
-        worth, best = min(ranked, default=(math.inf, -1))
-        whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
-        return SweepProgress(
-            asked=len(trials),
-            trials=settings.trials,
-            statuses=Counter(trial.status for trial in trials),
-            rung=rung,
-            best=(best, means[best]) if worth < math.inf else None,
-            lanes=self.lanes,
-            epochs=float(sum(self.ledger.trained_epochs().values())),
-            whole=float(whole),
-            before=self._before,
-            seconds=time.perf_counter() - self._began,
-        )
-
-    def _scores(self, curves: Mapping[int, list[float]]) -> list[float]:
-        """Return the score of each seed of a trial."""
-        rule, maximize = self.planner.settings.score, self.planner.maximize
-        return [score_of(curve, rule, maximize) for curve in curves.values()]
+__all__ = ["Driver", "decide", "drive"]
 
 
 class Driver:
@@ -160,6 +67,7 @@ class Driver:
         executor: The executor of the cohorts.
         workers: Number of cohorts at the same time. Default: 1.
         watch: Receives the progress of the sweep after each cohort.
+        search: The search, if it is an object. Default: None, the one that the settings name.
     """
 
     planner: Planner
@@ -175,11 +83,13 @@ class Driver:
         executor: Executor,
         workers: int = 1,
         watch: Watch = lambda progress: None,
+        search: Any = None,
     ) -> None:
         meta, folder = ledger.meta, ledger.folder
         self.settings: Settings = from_plain(Settings, meta.get("settings"), f"{folder}: settings")
         base = from_plain(experiment.config, meta["config"], f"{folder}: config")
-        self.planner = Planner(experiment, base, self.settings, meta.get("traced"))
+        self.planner = Planner(experiment, base, self.settings, meta.get("traced"), search)
+        self.known = Known.of(meta)
         recorded = meta["metric"], meta["maximize"]
         now = self.planner.metric, self.planner.maximize
         if now != recorded:
@@ -196,13 +106,14 @@ class Driver:
         self._groups: dict[str, Grouped] = {}
 
     def run(self) -> None:
-        """Continue until every trial has ended."""
-        while True:
+        """Continue until every trial has ended, or the budget is used."""
+        reason: str | None = None
+        while reason is None:
             history = self.history()
             match decide(history, self.settings):
                 case Ask() as step:
                     if not self._ask(step):
-                        break
+                        reason = self._exhausted()
                 case Regroup() as step:
                     self._regroup(step)
                 case Train() as step:
@@ -210,9 +121,18 @@ class Driver:
                 case Select() as step:
                     stopped = dict.fromkeys(step.stopped, "stopped")
                     self.ledger.decide(stopped, step.rung, changes=step.changes)
-                case None:
-                    break
+                case End() as step:
+                    reason = step.reason
+        if self.ledger.meta.get("ended", "") != reason:
+            self.ledger.set_meta({"ended": reason})
         self.reporter.report(self.planner.epochs, now=True)
+
+    def _exhausted(self) -> str:
+        """Return why the search has no further trials, as a sentence."""
+        size = size_of(self.planner.space)
+        if self.settings.search != "none" and len(self.ledger.trials()) >= size:
+            return f"all {size} configurations of the space were tried"
+        return f"the search {self.settings.search} has no further trials"
 
     def history(self) -> History:
         """Return what is committed now."""
@@ -235,6 +155,8 @@ class Driver:
             metric=planner.metric,
             maximize=planner.maximize,
             space=planner.space,
+            known=self.known,
+            seconds=self.reporter.seconds,
         )
 
     def _member(self, trial: Trial) -> Member:
@@ -261,10 +183,14 @@ class Driver:
 
     def _ask(self, step: Ask) -> bool:
         """Add the trials of the next round with their groups; return False if there are none."""
-        asked = self.planner.search.ask(step.count, step.round, step.observations)
+        search, count = self.planner.search, step.count
+        repeat = self.settings.repeat or self.settings.halving == "population"  # values change
+        new = new_trials(search, count, step.round, step.observations, repeat) if count else []
+        asked = [*step.known, *new]
         groups = self._find_groups(asked, len(asked))
         names = [name if isinstance(name, str) else None for name in groups]  # others: `_regroup`
-        self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+        if asked:
+            self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
         return bool(asked)
 
     def _regroup(self, step: Regroup) -> None:
@@ -324,7 +250,8 @@ class Driver:
         running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
-                for part, sent in itertools.islice(queue, self.workers - len(running)):
+                free = 0 if self._used_up() else self.workers - len(running)
+                for part, sent in itertools.islice(queue, free):
                     running[self.executor.submit(work, sent)] = (part, sent, 0)
                 if not running:
                     return
@@ -342,6 +269,10 @@ class Driver:
             for future in running:
                 future.cancel()
 
+    def _used_up(self) -> bool:
+        """Return whether the budget is used, so that no further cohort begins."""
+        return bool(self.settings.budget) and bool(used_up(self.history(), self.settings))
+
     def _work(self, step: Train, part: Part, history: History) -> Work:
         """Return what to send to a worker for these lanes."""
         begin, _ = part.epochs
@@ -351,7 +282,7 @@ class Driver:
         return Work(
             grouped.structure,
             tuple({name: values[lane.trial][name] for name in traced} for lane in part.lanes),
-            tuple(lane.seed for lane in part.lanes),
+            tuple(self._seed(lane, history) for lane in part.lanes),
             grouped.way,
             part.epochs,
             self._states(part.lanes, begin, history) if begin else None,
@@ -361,6 +292,11 @@ class Driver:
             best=self.planner.keep if step.last and not begin and self.settings.keep else None,
             stopping=self.planner.stopping,
         )
+
+    def _seed(self, lane: Lane, history: History) -> Any:
+        """Return the seed of a lane, as `Work` has it."""
+        first = history.seeds[lane.trial]
+        return self.planner.seed(first, lane.seed - first)
 
     def _states(self, lanes: Sequence[Lane], epoch: int, history: History) -> bytes:
         """Return the packed states that these lanes continue from."""
@@ -456,3 +392,83 @@ class Driver:
         probe = {**group.probe, "narrowed": group.lanes}
         self.ledger.add_group(dataclasses.replace(group, lanes=width, probe=probe))
         del self._groups[name]
+
+
+# Driving
+
+
+def drive(
+    experiment: Experiment[Any],
+    ledger: Ledger,
+    executor: str | Executor,
+    workers: int | None,
+    progress: bool,
+    search: Any = None,
+) -> None:
+    """Run a sweep to its end, or to the signal that stops it.
+
+    Args:
+        experiment: The experiment.
+        ledger: Ledger, open for writing.
+        executor: As for `running.run`.
+        workers: As for `running.run`.
+        progress: As for `running.run`.
+        search: As for `Driver`. Default: None.
+    """
+    pool: Any = executor
+    with contextlib.ExitStack() as stack:
+        if isinstance(executor, str):
+            pool = stack.enter_context(create(executor, workers, ledger.folder / "jobs"))
+        came = stack.enter_context(_signals())
+        watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
+
+        def show(progress: SweepProgress) -> None:
+            if came.is_set():
+                raise KeyboardInterrupt
+            watch(progress)
+
+        def stop() -> None:
+            if isinstance(executor, str):  # one that was given belongs to the caller
+                pool.shutdown(wait=False, cancel_futures=True)
+
+        whole = "what was committed is whole"
+        count = workers or getattr(pool, "workers", 1)
+        try:
+            Driver(experiment, ledger, pool, count, show, search).run()
+        except KeyboardInterrupt:
+            stop()
+            raise KeyboardInterrupt(
+                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})"
+            ) from None
+        except Exception as error:
+            if not worker_died(error):
+                raise
+            stop()
+            raise ChildProcessError(
+                f"workers of {executor} died repeatedly ({error}): {whole}; continue with "
+                f"{command_to_resume(ledger.folder, sources.module_of(experiment))}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """End a sweep on SIGTERM as on Ctrl-C; yield an event that is set when one of them comes.
+
+    The exception alone may be lost: Python ignores what is raised within a callback of JAX.
+    """
+    came = threading.Event()
+
+    def stop(*_: Any) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, stop) for number in numbers}
+    except ValueError:  # only a main thread may
+        before = {}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -19,7 +19,7 @@ from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
 from .ledger import Ledger
-from .search import distribution, optuna_library, quiet
+from .samplers import distribution, optuna_library, quiet
 from .snapshot import Sweep, read
 from .tables import Trial
 
@@ -117,9 +117,9 @@ def single_type(column: list[Any]) -> list[Any]:
     ([1.0, 2.5, None], ['1', 'all'])
     """
     kinds = {type(value) for value in column if value is not None}
-    if len(kinds) <= 1:
+    if len(kinds) <= 1 and tuple not in kinds:
         return column
-    kind = float if kinds == {int, float} else str
+    kind = float if kinds == {int, float} else str  # of tuples, too
     return [None if value is None else kind(value) for value in column]
 
 
@@ -151,7 +151,7 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
                 optuna.trial.create_trial(
                     state=now,
                     value=score.mean if score and now.is_finished() else None,
-                    params=dict(trial.values),
+                    params=_texts(trial.values, ()),
                     distributions={name: kinds[name] for name in trial.values},
                     intermediate_values=sweep.means(trial.number),
                     user_attrs=about,
@@ -159,6 +159,11 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
             )
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _texts(values: Mapping[str, Any], kinds: Any) -> Row:
+    """Return values with tuples, and what else is of these types, as text."""
+    return {n: str(v) if isinstance(v, (tuple, *kinds)) else v for n, v in values.items()}
 
 
 def _unsynchronized(file: Path) -> Any:
@@ -183,7 +188,7 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
                 for epoch, numbers in records.items():
                     for metric, value in numbers.items():
                         writer.add_scalar(metric, value, epoch)
-                values = {n: "None" if v is None else v for n, v in trial.values.items()}
+                values = _texts(trial.values, [type(None)])
                 last = list(records.values())[-1].get(sweep.metric)
                 broken = last is None or trial.number not in sweep.scores
                 for one in hparams.hparams(values, {} if broken else {sweep.metric: last}):

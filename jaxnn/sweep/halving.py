@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..validation import Accepts, integer, positive
-from .dimensions import Choice, Dimension, Grid, Int
+from .dimensions import Choice, Dimension, Grid
 from .space import Space, Values
 
 FACTORS = (0.8, 1.2)
@@ -195,9 +195,11 @@ def perturbed(
 ) -> Values:
     """Return values near the given ones, with which a member continues from another's weights.
 
-    A number of a range is multiplied by 0.8 or 1.2 and kept in its range (a whole number moves by
-    at least 1), one of a `Grid` moves to a neighbor, and a `Choice` stays. With probability
-    `resample` a value is drawn again instead. Draws the same number of numbers in every case.
+    A number is multiplied by 0.8 or 1.2 and kept in its range (one with steps moves by at least a
+    step), one of a `Grid` moves to a neighbor, and a `Choice` stays. With probability `resample` a
+    value is drawn again instead. Draws the same number of numbers in every case, unless the `where`
+    of the space forbids the result: then it draws again, and returns the given values if that is in
+    vain.
 
     Args:
         space: Space of the values.
@@ -213,7 +215,14 @@ def perturbed(
     >>> perturbed(space, {"learning_rate": 0.5}, np.random.default_rng(0), resample=0.0)
     {'learning_rate': 0.4}
     """
-    draws = rng.random((len(space.dimensions), 3))
+    return space.allowed_or(
+        lambda: _moved(space, values, rng.random((len(space.dimensions), 3)), resample),
+        100,
+        lambda: dict(values),
+    )
+
+
+def _moved(space: Space, values: Values, draws: Any, resample: float) -> Values:
     found: Values = {}
     for (name, dimension), (chance, direction, at) in zip(
         space.dimensions.items(), draws, strict=True
@@ -232,12 +241,10 @@ def _neighbor(dimension: Dimension, value: Any, up: bool) -> Any:
     if isinstance(dimension, Grid):
         index = dimension.index(value) + (1 if up else -1)
         return dimension.options[min(max(index, 0), len(dimension.options) - 1)]
-    moved = value * FACTORS[up]
-    if isinstance(dimension, Int):
-        moved = round(moved)
-        if moved == value:
-            moved += 1 if up else -1
-    return min(max(moved, dimension.low), dimension.high)
+    moved = dimension.nearest(value * FACTORS[up])
+    if dimension.step is not None and moved == value:
+        moved = dimension.nearest(value + (dimension.step if up else -dimension.step))
+    return moved
 
 
 def _numbers(scores: Iterable[float | None]) -> np.ndarray[Any, Any]:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Self
 from ..files.reading import parse_json
 from . import storage, tables
 from .storage import LedgerError, command_to_resume, explained
-from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Scalar, Trial
+from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Trial
 
 __all__ = ["Change", "Cohort", "EpochResult", "Group", "Ledger", "LedgerError", "Trial"]
 
@@ -66,9 +66,7 @@ _ANY = _Content("anything", lambda plain: True)
 _DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
 _VALUES = _Content(
     "a dict of values",
-    lambda plain: (
-        isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
-    ),
+    lambda plain: isinstance(plain, dict) and all(map(tables.is_stored, plain.values())),
 )
 _KEPT = _Content(
     "scores and SHA-256 of states by trial",
@@ -200,7 +198,7 @@ class Ledger:
             _NUMBERS([row[0] for row in rows], "the numbers of trials")
             _STATUSES({row[5] for row in rows}, "the statuses of trials")
         return [
-            Trial(number, round, bracket, self._plain(values, _VALUES), *rest)
+            Trial(number, round, bracket, self._values(values), *rest)
             for number, round, bracket, values, *rest in rows
         ]
 
@@ -240,10 +238,7 @@ class Ledger:
     def changes(self) -> list[Change]:
         """Return the changes of population-based training, by epoch and trial."""
         rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
-        return [
-            Change(trial, at, self._plain(text, _VALUES), source)
-            for trial, at, text, source in rows
-        ]
+        return [Change(trial, at, self._values(text), source) for trial, at, text, source in rows]
 
     def trained_epochs(self) -> dict[tuple[int, int], int]:
         """Return how many epochs each (trial, seed) has trained."""
@@ -354,6 +349,10 @@ class Ledger:
         """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
         with storage.undamaged(self.folder):
             return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")
+
+    def _values(self, text: str) -> tables.Values:
+        """Return the values of a trial."""
+        return {name: tables.frozen(one) for name, one in self._plain(text, _VALUES).items()}
 
     # Writing
 
@@ -529,6 +528,22 @@ class Ledger:
             )
             unused = tables.release(db)
         storage.remove_states(self.folder, unused)
+
+    def restart(self, meta: Mapping[str, Any]) -> None:
+        """Ask all trials again, from the beginning, in a sweep with other meta data.
+
+        All results are removed, in the transaction that changes the meta data.
+
+        Args:
+            meta: Entries to replace, plain data by name.
+        """
+        rows = [(name, tables.to_text(plain)) for name, plain in meta.items()]
+        with self._transaction() as db:
+            for table in ("results", "lanes", "changes", "cohorts"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("UPDATE trials SET status = 'asked', rung = NULL, error = NULL")
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        storage.clean(self.folder, [])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -17,13 +17,14 @@ from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
 from ..train import EarlyStopping
 from .cohort import Way, Work
+from .external import searcher
 from .probe import Probe, Timing, probe
 from .score import Keep
-from .search import Search, searcher
+from .search import Search, identity
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
-from .training import Training, training_of
+from .training import Fold, Training, training_of
 
 # Seconds of training that a worker gets, and the ledger commits, at a time.
 AIM = 4.0
@@ -70,6 +71,7 @@ class Planner:
         base: The configuration that trials change.
         settings: Settings of the sweep.
         found: "traced", or why not, by dimension. Default: found by abstract evaluation.
+        search: The search, if it is an object. Default: None, the one that the settings name.
 
     Raises:
         ValueError: The program does not report the metric, its direction is unknown, the space has
@@ -95,16 +97,19 @@ class Planner:
         base: Any,
         settings: Settings,
         found: Mapping[str, str] | None = None,
+        search: Any = None,
     ) -> None:
         self.experiment, self.base, self.settings = experiment, base, settings
-        self.space, training = space_of(experiment), training_of(experiment, base, base)
+        self.space = space_of(experiment).around(base)
+        training = training_of(experiment, base, base, settings.folds)
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric, self.maximize = self._ranking(training)
         ranking = self.metric, self.maximize
         self.stopping = stopping_of(experiment, settings, self.metrics, ranking)
+        chosen = settings.search if search is None else search
         self.search = searcher(
-            settings.search, self.space, seed=settings.search_seed, points=settings.points
+            chosen, self.space, seed=settings.search_seed, points=settings.points
         )
         self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
         settings.rounds(self.epochs)  # raises for rungs that are longer than a run
@@ -114,13 +119,25 @@ class Planner:
     @property
     def left_out(self) -> str:
         """A description of the grid points that are not tried; "" if all are."""
+        return self.left_out_after([])
+
+    def left_out_after(self, tries: Sequence[Values]) -> str:
+        """Return a description of the grid points that are not tried; "" if all are.
+
+        Args:
+            tries: The configurations that are tried first.
+        """
         settings = self.settings
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
-        if size <= settings.trials:
+        if size + len(tries) <= settings.trials or not size:
+            return ""
+        grid = {identity(point) for point in self.space.grid(settings.points)}
+        others = len([values for values in tries if identity(values) not in grid])
+        if size + others <= settings.trials:
             return ""
         return (
             f"the grid has {size} points, of which --trials {settings.trials} tries the first "
-            f"{settings.trials}: write --trials {size} to try all"
+            f"{settings.trials - others}: write --trials {size + others} to try all"
         )
 
     def member(self, values: Values) -> Member:
@@ -130,6 +147,7 @@ class Planner:
             values: Values of the trial.
         """
         structure = structure_of(self.experiment, self.base, self.found, values)
+        structure = dataclasses.replace(structure, folds=self.settings.folds)
         training = structure.training({name: values[name] for name in structure.traced})
         if self.settings.halving != "none" and training.epochs != self.epochs:
             raise ValueError(
@@ -178,7 +196,7 @@ class Planner:
                 if worker_died(raised):
                     raise
                 error = last_line(raised)
-        unit = math.lcm(way.lanes, settings.seeds)
+        unit = math.lcm(way.lanes, settings.repeats)
         times = LANES // unit
         if timings and math.isfinite(timings[0].seconds):
             times = round(AIM / (timings[0].seconds * member.epochs * unit))
@@ -187,12 +205,12 @@ class Planner:
     def _probe(self, member: Member, values: Sequence[Values], share: float) -> Probe:
         """Return what to ask a worker about a group."""
         settings = self.settings
-        count = max(len(values), min(settings.seeds, 2))  # several seeds are another program
+        count = max(len(values), min(settings.repeats, 2))  # several seeds are another program
         values = [values[i % len(values)] for i in range(count)]
-        seeds = tuple(member.seed + i % settings.seeds for i in range(count))
+        seeds = tuple(self.seed(member.seed, i % settings.repeats) for i in range(count))
         rounds = settings.rounds(self.epochs)
-        lanes = share * settings.seeds * max(bracket.count for bracket in rounds)
-        epochs = share * settings.seeds * sum(bracket.epochs for bracket in rounds)
+        lanes = share * settings.repeats * max(bracket.count for bracket in rounds)
+        epochs = share * settings.repeats * sum(bracket.epochs for bracket in rounds)
         example = Work(member.structure, tuple(values), seeds, Way("loop", 1), (0, 1))
         return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
 
@@ -223,6 +241,15 @@ class Planner:
         else:
             return metric, maximize
         raise ValueError(problem)
+
+    def seed(self, first: int, repeat: int) -> int | Fold:
+        """Return the seed of a lane of a trial.
+
+        Args:
+            first: The seed of the trial.
+            repeat: Number of the lane among those of the trial.
+        """
+        return Fold(first, repeat) if self.settings.folds > 1 else first + repeat
 
     @property
     def keep(self) -> Keep:
@@ -325,12 +352,12 @@ class SweepPlan:
                 )
             if grouped.timings:
                 epochs = self._mean_epochs(grouped.epochs)
-                seconds += grouped.timings[0].seconds * count * epochs * settings.seeds
+                seconds += grouped.timings[0].seconds * count * epochs * settings.repeats
                 compiling += grouped.timings[0].compile_seconds
         lines += [f"  no program for {_trials(n)}: {text}" for text, n in self.failed.items()]
         lines += [
             "",
-            f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
+            f"{settings.trials} trials of {settings.repeats} lane{'s' * (settings.repeats > 1)} by "
             f"{settings.search} search, compared by {planner.metric} "
             f"({'more' if planner.maximize else 'less'} is better); rungs at epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}.",

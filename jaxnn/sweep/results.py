@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ..experiment import sources
 from ..experiment.configuration import from_plain
-from ..experiment.experiment import Configured, Experiment, TrainedRun, configured
+from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
 from ..train import Hook
 from ..train.program import with_keys, without_keys
 from ..validation import integer
@@ -24,9 +24,9 @@ from .report import write_report
 from .settings import Settings
 from .snapshot import Sweep, mean, read
 from .states import unpack
-from .structure import TRACED, space_of, traced_value
+from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
-from .training import Training
+from .training import Training, folded
 
 
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
@@ -43,11 +43,13 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
         ValueError: It is a sweep of another experiment.
     """
     with Ledger.open(folder) as ledger:
-        found = read(ledger)
+        found, rows = read(ledger), ledger.meta["space"]
     if experiment is not None and found.experiment != sources.module_of(experiment):
         raise ValueError(
             f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
         )
+    if experiment is not None:
+        experiment = with_recorded_space(experiment, rows)
     return Result(found, experiment)
 
 
@@ -68,10 +70,15 @@ class Result:
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
-        self.folder, self.sweep, self.experiment = sweep.folder, sweep, experiment
-        self.metric, self.maximize = sweep.metric, sweep.maximize
-        self.trials = [TrialResult(sweep, trial, experiment) for trial in sweep.trials]
-        self.ranking = [self.trials[trial.number] for trial in sweep.ranking]
+        self.folder: Path = sweep.folder
+        self.sweep: Sweep = sweep
+        self.experiment: Experiment[Any] | None = experiment
+        self.metric: str = sweep.metric
+        self.maximize: bool = sweep.maximize
+        self.trials: list[TrialResult] = [
+            TrialResult(sweep, trial, experiment) for trial in sweep.trials
+        ]
+        self.ranking: list[TrialResult] = [self.trials[trial.number] for trial in sweep.ranking]
 
     @property
     def best(self) -> "TrialResult":
@@ -124,10 +131,12 @@ class TrialResult:
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
         self._sweep, self._experiment = sweep, experiment
-        self.number, self.status, self.error = trial.number, trial.status, trial.error
-        self.values = dict(trial.values)
+        self.number: int = trial.number
+        self.status: str = trial.status
+        self.error: str | None = trial.error
+        self.values: dict[str, Any] = dict(trial.values)
         found = sweep.scores.get(trial.number)
-        self.score = None if found is None else found.mean
+        self.score: float | None = None if found is None else found.mean
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, float]]:
@@ -159,7 +168,7 @@ class TrialResult:
         """Return the trained run of a trial that the sweep kept, with its final state.
 
         Args:
-            seed: Which of the seeds of the trial, from 0. Default: 0.
+            seed: Which of the seeds or folds of the trial, from 0. Default: 0.
 
         Raises:
             ValueError: The trial was not kept; or the code changed, so that its program has
@@ -182,7 +191,7 @@ class TrialResult:
         run, with the last values from the beginning.
 
         Args:
-            seed: Which of the seeds of the trial, from 0. Default: 0.
+            seed: Which of the seeds or folds of the trial, from 0. Default: 0.
         """
         one = self.configured(seed)
         state, _ = one.fit(hooks=self._hooks(), progress=False)
@@ -196,17 +205,23 @@ class TrialResult:
         """
         config = self.config
         integer(0, self._sweep.seeds - 1)(seed, "seed")
+        if (folds := self._settings.folds) > 1:
+            whole = loaded(self._known(), config)
+            return Configured(self._known(), config, folded(whole, folds).one(seed))
         if seed:
             config = dataclasses.replace(config, seed=config.seed + seed)
         return configured(self._known(), config)
 
     def _hooks(self) -> list[Hook]:
         """Return what stops a trial early, in a sweep with `patience`."""
-        sweep, plain = self._sweep, self._sweep.facts.get("settings", {})
-        settings = from_plain(Settings, plain, f"{sweep.folder}: settings")
-        names = [*sweep.curves]
-        found = stopping_of(self._known(), settings, names, (sweep.metric, sweep.maximize))
+        ranking = self._sweep.metric, self._sweep.maximize
+        found = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
         return [] if found is None else [found]
+
+    @property
+    def _settings(self) -> Settings:
+        plain = self._sweep.facts.get("settings", {})
+        return from_plain(Settings, plain, f"{self._sweep.folder}: settings")
 
     def _states(self, one: Configured, seed: int) -> Any:
         """Return the kept state of a seed."""

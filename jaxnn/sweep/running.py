@@ -3,48 +3,39 @@
     result = sweep.run(EXPERIMENT, trials=256, search="tpe", folder="sweeps/a")
     result.best.config, result.best.state, result.table()
 
-The command line calls the same `run`. An experiment is an `Experiment`, or a function that returns
+The command line calls the same `run`. The same call continues a sweep, and other settings change
+it:
+
+    sweep.run(EXPERIMENT, folder="sweeps/a", trials=400, search="cmaes")
+
+An experiment is an `Experiment`, or a function that returns
 the program of a configuration:
 
     sweep.run(program, config=Config, space={"rate": LogUniform(1e-4, 1e-1)}, data=digits)
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from ..executors import check_name, create, worker_died
-from ..experiment import sources
-from ..experiment.configuration import from_plain, to_plain
-from ..experiment.experiment import Experiment, Loaded, loaded
-from ..experiment.training_run import versions
+from ..executors import check_name
+from ..experiment.experiment import Experiment, Loaded
 from ..explain.text import suggestion
-from ..files.reading import quoted
-from ..fingerprint import fingerprint_differences
 from ..train import Program
 from ..validation import function
-from .display import watched
-from .driver import Driver, SweepProgress
+from .driver import drive
 from .ledger import Ledger
-from .plan import Planner
+from .meta import meta_of, planned, resumed
 from .results import Result
-from .settings import Settings
+from .settings import OBJECT, Settings
 from .snapshot import read
-from .storage import FILE, command_to_resume
-from .structure import space_of
-from .tables import OPEN, to_text
+from .storage import FILE
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
@@ -60,6 +51,8 @@ def run(
     workers: int | None = None,
     force: bool = False,
     progress: bool = True,
+    tries: Sequence[Mapping[str, Any] | str] = (),
+    warm_start: Sequence[Path | str] | Path | str = (),
     **settings: Any,
 ) -> Result:
     """Sweep the space of an experiment, and return the result.
@@ -68,7 +61,9 @@ def run(
 
     If the folder contains this sweep, unfinished or finished, it is continued, and the result is
     bitwise equal to that of a sweep that was never interrupted. Arguments that are left out are
-    then those of the sweep; those that are given must be equal to them.
+    then those of the sweep. These may differ, and change it: `trials`, `tries`, `search`, `batch`,
+    `points`, `search_seed`, `max_groups`, `defaults`, `repeat`, `budget`, and the epochs of
+    `config`, for which all trials train again.
 
     Args:
         experiment: An `Experiment`; or a function that maps a configuration, or a configuration and
@@ -90,11 +85,20 @@ def run(
             sweep records it. Default: False.
         progress: Whether to show the progress: live on a terminal and in a notebook, otherwise in
             lines. Default: True.
+        tries: Configurations to try first, each a dict of values by dotted path, such as
+            `{"model.width": 64}`; the configuration has the others. Those that are added to a sweep
+            are tried next. Default: ().
+        warm_start: Folders of earlier sweeps, whose trials the search learns from. They are matched
+            by dotted paths; what does not fit is listed. Default: ().
         **settings: The settings of a new sweep:
 
-            - `trials`: Configurations to try. Default: 64.
-            - `search`: "random", "grid", "sobol", "tpe", "cmaes", or "gp". Default: "random".
+            - `trials`: Configurations to try. Default: 64; with `search="none"`, those given.
+            - `search`: "random", "grid", "sobol", "tpe", "cmaes", or "gp"; "none", to try only what
+              is given; a sampler of Optuna, or its name; or an object with `ask(count)` and
+              `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
+            - `folds`: Folds of the rows for training and validation, on each of which a
+              configuration is validated; its score is their mean. Default: 1, none.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, the validation accuracy, or the validation loss.
             - `maximize`: The same, if larger is better.
@@ -115,11 +119,16 @@ def run(
             - `exact`: Whether each lane is bitwise equal to a solo run. Default: False.
             - `max_groups`: The most programs to compile. Default: 16.
             - `search_seed`: Seed of the search. Default: 0.
+            - `defaults`: Whether the first trial is the configuration itself, if the space contains
+              it. Default: True.
+            - `repeat`: Whether configurations may be tried again. Default: False; then a sweep of a
+              finite space ends when all its configurations were tried.
+            - `budget`: A `sweep.Budget` of wall time, epochs, target, and patience. Default: none.
 
     Raises:
         TypeError: A setting is unknown, or there is no configuration.
         ValueError: There is no space, a setting is invalid, the program does not report the metric,
-            or the folder contains a sweep that differs.
+            or the folder contains a sweep that differs in what cannot change.
         OSError: The folder cannot be written, contains something else, or is in use; or workers
             died repeatedly.
         KeyboardInterrupt: The sweep was interrupted; the same call continues it.
@@ -152,43 +161,24 @@ def run(
         )
     if isinstance(executor, str):
         check_name(executor, workers)
+    named = settings.get("search")
+    search = None if named is None or isinstance(named, str) else named
+    if search is not None:
+        settings["search"] = f"{OBJECT}{type(search).__name__}"
+    folders = [warm_start] if isinstance(warm_start, Path | str) else list(warm_start)
     folder = Path(folder or Path("sweeps", f"{made.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
     if (folder / FILE).exists():
-        return resume(made, folder, base, settings, executor, workers, force, progress)
-    planner = Planner(made, made.config() if base is None else base, Settings(**settings))
-    if planner.left_out and progress:
-        print(f"note: {planner.left_out}", file=sys.stderr)
-    with Ledger.create(folder, meta_of(made, planner)) as ledger:
-        _drive(made, ledger, executor, workers, progress)
+        with Ledger.open(folder, write=True) as ledger:
+            resumed(made, ledger, base, settings, force, tries, folders)
+            drive(made, ledger, executor, workers, progress, search)
+            return Result(read(ledger), made)
+    begin = made.config() if base is None else base
+    planner, known = planned(made, begin, settings, search, tries, folders)
+    for note in known["notes"] if progress else ():
+        print(f"note: {note}", file=sys.stderr)
+    with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
+        drive(made, ledger, executor, workers, progress, search)
         return Result(read(ledger), made)
-
-
-def resume(
-    experiment: Experiment[Any],
-    folder: Path,
-    config: Any,
-    settings: Mapping[str, Any],
-    executor: str | Executor,
-    workers: int | None,
-    force: bool = False,
-    progress: bool = True,
-) -> Result:
-    """Continue the sweep in a folder, and return the result.
-
-    Args:
-        experiment: The experiment.
-        folder: The folder.
-        config: The configuration that trials change; None, that of the sweep.
-        settings: The settings that must be those of the sweep.
-        executor: As for `run`, as are the others.
-        workers: As for `run`.
-        force: As for `run`.
-        progress: As for `run`.
-    """
-    with Ledger.open(folder, write=True) as ledger:
-        _check_resumable(experiment, ledger, config, settings, force)
-        _drive(experiment, ledger, executor, workers, progress)
-        return Result(read(ledger), experiment)
 
 
 # The experiment of a function
@@ -259,170 +249,3 @@ def _takes_data(program: Callable[..., Any]) -> bool:
     except TypeError:
         return False
     return True
-
-
-# Beginning and resuming
-
-
-def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
-    """Return what the ledger records about the whole sweep.
-
-    Args:
-        experiment: The experiment.
-        planner: What is known of the sweep.
-    """
-    settings = planner.settings
-    return {
-        "experiment": sources.module_of(experiment),
-        "config": to_plain(planner.base),
-        "settings": to_plain(settings),
-        "space": planner.space.to_plain(),
-        "traced": planner.found,
-        "metric": planner.metric,
-        "maximize": planner.maximize,
-        "seeds": settings.seeds,
-        "epochs": planner.epochs,
-        "rungs": settings.rungs(planner.epochs),
-        "search": settings.search,
-        "seed": settings.search_seed,
-        "exact": settings.exact,
-        "sources": _sources(experiment, planner.base),
-        "device": jax.devices()[0].device_kind,
-        "versions": versions(),
-        **({"left_out": planner.left_out} if planner.left_out else {}),
-    }
-
-
-def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
-    """Return what determines the results of a trial besides its values: code, data, versions."""
-    return {
-        "modules": sources.modules(experiment),
-        "data": loaded(experiment, base).checksums(),
-        "versions": {name: text for name, text in versions().items() if name != "python"},
-    }
-
-
-def _check_resumable(
-    experiment: Experiment[Any],
-    ledger: Ledger,
-    base: Any,
-    settings: Mapping[str, Any],
-    force: bool,
-) -> None:
-    """Raise ValueError unless the ledger is of this sweep, and record what `force` accepts.
-
-    Args:
-        experiment: The experiment.
-        ledger: The ledger, open for writing.
-        base: The configuration that trials change; None, that of the ledger.
-        settings: The settings that were given; the others are those of the ledger.
-        force: Whether changed code and data are accepted.
-    """
-    meta, folder = ledger.meta, ledger.folder
-    read(ledger)  # which checks all that it contains
-    if meta["experiment"] != sources.module_of(experiment):
-        raise ValueError(
-            f"{folder} is a sweep of {meta['experiment']}: write "
-            f"{command_to_resume(folder, meta['experiment'])}"
-        )
-    asked: dict[str, Any] = {"space": _by_name(space_of(experiment).to_plain())}
-    recorded = {"space": _by_name(meta["space"])}
-    if base is not None:
-        asked["config"], recorded["config"] = json.loads(to_text(to_plain(base))), meta["config"]
-    now = to_plain(Settings(**settings))
-    asked["settings"] = {name: now[name] for name in settings}
-    recorded["settings"] = {name: meta["settings"].get(name) for name in settings}
-    differ = fingerprint_differences(recorded, asked)
-    old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
-    current = _sources(experiment, old)
-    changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
-    if differ:
-        raise ValueError(
-            f"{folder} contains another sweep: {'; '.join(differ)}. Write another folder, or leave "
-            "out these arguments to continue that sweep"
-        )
-    if changed and not force:
-        raise ValueError(
-            f"the experiment changed since this sweep began, so that its trials would not "
-            f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
-            f"{quoted(folder)} --force, in Python force=True"
-        )
-    if changed:
-        after = sum(trial.status not in OPEN for trial in ledger.trials())
-        forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]
-        ledger.set_meta({"sources": current, "forced": forced})
-
-
-def _by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the rows of a space by the names of its dimensions, as JSON has them."""
-    return {row["name"]: row for row in json.loads(to_text(rows))}
-
-
-# Driving
-
-
-def _drive(
-    experiment: Experiment[Any],
-    ledger: Ledger,
-    executor: str | Executor,
-    workers: int | None,
-    progress: bool,
-) -> None:
-    """Run a sweep to its end, or to the signal that stops it."""
-    pool: Any = executor
-    with contextlib.ExitStack() as stack:
-        if isinstance(executor, str):
-            pool = stack.enter_context(create(executor, workers, ledger.folder / "jobs"))
-        came = stack.enter_context(_signals())
-        watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
-
-        def show(progress: SweepProgress) -> None:
-            if came.is_set():
-                raise KeyboardInterrupt
-            watch(progress)
-
-        def stop() -> None:
-            if isinstance(executor, str):  # one that was given belongs to the caller
-                pool.shutdown(wait=False, cancel_futures=True)
-
-        whole = "what was committed is whole"
-        count = workers or getattr(pool, "workers", 1)
-        try:
-            Driver(experiment, ledger, pool, count, show).run()
-        except KeyboardInterrupt:
-            stop()
-            raise KeyboardInterrupt(
-                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})"
-            ) from None
-        except Exception as error:
-            if not worker_died(error):
-                raise
-            stop()
-            raise ChildProcessError(
-                f"workers of {executor} died repeatedly ({error}): {whole}; continue with "
-                f"{command_to_resume(ledger.folder, sources.module_of(experiment))}"
-            ) from error
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield an event that is set when one of them comes.
-
-    The exception alone may be lost: Python ignores what is raised within a callback of JAX.
-    """
-    came = threading.Event()
-
-    def stop(*_: Any) -> None:
-        came.set()
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, stop) for number in numbers}
-    except ValueError:  # only a main thread may
-        before = {}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

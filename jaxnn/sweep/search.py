@@ -1,61 +1,61 @@
 """Searches, which choose the next trials of a sweep.
 
     grid                    all points of the space's grid, in order
+    none                    no trials besides those that are given
     random, sobol           samples, independent or evenly spread
     tpe, gp                 tree Parzen estimators and a Gaussian process: Optuna's samplers
     cmaes                   covariance matrix adaptation, by the library `cmaes`
 
-A search is pure: its next trials follow from its seed, the round, and the history. Optuna's
-samplers get a new study in memory each round. CMA-ES is replayed from the whole history, because
-Optuna's sampler of that name keeps the state of the search in the study and learns only from the
-first trials of a batch. TPE and the Gaussian process ignore trials that failed; for CMA-ES they are
-the worst.
+A search is pure: its next trials follow from its seed, the round, and the history. `new_trials`
+asks it, and leaves out what was tried before. `external` makes any sampler of Optuna, and any
+object with `ask` and `tell`, a search.
+
+Optuna's samplers here get a new study in memory each round. CMA-ES is replayed from the whole
+history, because Optuna's sampler of that name keeps the state of the search in the study and learns
+only from the first trials of a batch. TPE and the Gaussian process ignore trials that failed; for
+CMA-ES they are the worst.
 
 References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
 evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
 """
 
 import abc
-import contextlib
 import dataclasses
-import importlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..installation import install, required
-from ..validation import one_of
-from .dimensions import Choice, Dimension, Grid, Int, Scalar
+from .dimensions import Choice, Dimension, Grid
+from .ranges import Int
 from .space import Space, Values
 
 STARTUP = 10
 """The least number of scores to learn from; a Sobol sequence is asked before."""
 
-TPE_HISTORY = 1000
-"""Values that TPE gets, over all dimensions: the cost of a trial grows with them.
 
-But never fewer than 200 trials: with 100 it finds several times less.
-"""
-
-GP_HISTORY = 100
-"""Trials that the Gaussian process gets: the cost of a trial grows with their cube."""
+PROPOSALS = 50
+"""How often a search that learns proposes a trial before a random one that `where` allows."""
 
 
 class Observation(NamedTuple):
-    """A trial that a search chose before.
+    """An earlier trial, as a search learns from it.
 
     Args:
         values: Values of the trial.
         score: Score of the trial, smaller is better. It is None or not finite if the trial failed,
             diverged, or has not ended.
+        round: The round in which it was asked. Default: 0. None for a trial of an earlier sweep.
+        own: Whether this search chose it. Default: True.
     """
 
     values: Values
     score: float | None
+    round: int | None = 0
+    own: bool = True
 
     @property
     def is_scored(self) -> bool:
@@ -84,42 +84,60 @@ class Search(abc.ABC):
         """Return the next trials.
 
         Args:
-            count: Number of trials; there are fewer only if a grid ends.
+            count: Number of trials; there are fewer only if a search ends, such as a grid.
             round: Number of the round.
-            history: All trials of earlier rounds.
+            history: All trials of earlier sweeps, of earlier rounds, and those of this round that
+                the search does not choose.
         """
+
+    def _instead(self, round: int) -> Callable[[], Values]:
+        """Return a function that draws a random trial, for when all proposals are forbidden."""
+        rng = np.random.default_rng([self.seed, round, 1])
+        return lambda: self.space.sample(rng)
 
     def _random_seed(self, round: int) -> int:
         """Return a seed of 32 bits for a round."""
         return int(np.random.SeedSequence([self.seed, round]).generate_state(1)[0])
 
 
+class NoSearch(Search):
+    """No trials besides the configurations that are given."""
+
+    name = "none"
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return an empty list."""
+        return []
+
+
 class GridSearch(Search):
-    """All points of the space's grid in order, and none after the last."""
+    """All points of the space's grid that were not tried, in order, and none after the last."""
 
     name = "grid"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""
-        points = self.space.grid(self.points)
-        return list(itertools.islice(points, len(history), len(history) + count))
+        known = tried(history)
+        points = (point for point in self.space.grid(self.points) if identity(point) not in known)
+        return list(itertools.islice(points, count))
 
 
 class RandomSearch(Search):
-    """Independent samples of the space; trial n does not depend on the sizes of the rounds."""
+    """Independent samples of the space; sample n does not depend on the sizes of the rounds."""
 
     name = "random"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""
-        trials = range(len(history), len(history) + count)
+        first = asked_before(history)
+        trials = range(first, first + count)
         return [self.space.sample(np.random.default_rng([self.seed, n])) for n in trials]
 
 
 class SobolSearch(Search):
     """A scrambled Sobol sequence, which fills the unit cube more evenly than chance.
 
-    Trial n does not depend on the sizes of the rounds. A power of two of trials is most even.
+    Point n does not depend on the sizes of the rounds. A power of two of trials is most even.
     """
 
     name = "sobol"
@@ -128,97 +146,21 @@ class SobolSearch(Search):
         """Return the next trials."""
         from scipy.stats import qmc
 
-        sequence = qmc.Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
-        if history:
-            sequence.fast_forward(len(history))
-        with warnings.catch_warnings():  # of a first batch that is not a power of two
-            warnings.simplefilter("ignore", UserWarning)
-            points = sequence.random(count)
-        return [self.space.from_unit(point) for point in points]
+        space, asked = self.space, asked_before(history)
+        sequence = qmc.Sobol(len(space.dimensions), rng=np.random.default_rng(self.seed))
+        if asked and not space.where:
+            sequence.fast_forward(asked)
+            asked = 0
 
+        def points() -> Iterator[Any]:
+            size = count
+            while True:  # a second batch is needed only if `where` forbids trials
+                with warnings.catch_warnings():  # of a first batch that is not a power of two
+                    warnings.simplefilter("ignore", UserWarning)
+                    yield from sequence.random(size)
 
-class _OptunaSearch(SobolSearch):
-    """A sampler of Optuna on a new study in memory; a Sobol sequence until there are scores.
-
-    For the sampler, a trial that was asked and has no score yet is running.
-    """
-
-    @abc.abstractmethod
-    def sampler(self, seed: int) -> Any:
-        """Return a new sampler."""
-
-    @abc.abstractmethod
-    def most(self) -> int:
-        """Return how many observations the sampler gets."""
-
-    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """Return the next trials."""
-        scored = [one for one in history if one.is_scored]
-        if len(scored) < STARTUP:
-            return super().ask(count, round, history)
-        optuna, dimensions = optuna_library(), self.space.dimensions
-        kinds = {name: distribution(one, by_index=True) for name, one in dimensions.items()}
-        with quiet():
-            study = optuna.create_study(sampler=self.sampler(self._random_seed(round)))
-            for one in best_and_newest(scored, self.most()):
-                indexed = {
-                    name: getattr(dimensions[name], "index", lambda value: value)(value)
-                    for name, value in one.values.items()
-                }
-                used = {name: kinds[name] for name in indexed}
-                trial = optuna.trial.create_trial(
-                    value=one.score, params=indexed, distributions=used
-                )
-                study.add_trial(trial)
-            return [self._suggested(study.ask()) for _ in range(count)]
-
-    def _suggested(self, trial: Any) -> Values:
-        values: Values = {}
-        for name, dimension in self.space.dimensions.items():
-            if self.space.active(name, values):
-                values[name] = _suggest(trial, name, dimension)
-        return values
-
-
-class TPESearch(_OptunaSearch):
-    """Tree Parzen estimators, one dimension at a time.
-
-    While a batch is drawn, its own trials count as bad ones, which spreads it. With 64 trials per
-    batch this is several times better than estimators of all dimensions together.
-    """
-
-    name = "tpe"
-    needs: ClassVar[tuple[str, ...]] = ("optuna",)
-
-    def most(self) -> int:
-        """Return how many observations the sampler gets."""
-        return max(200, TPE_HISTORY // len(self.space.dimensions))
-
-    def sampler(self, seed: int) -> Any:
-        """Return a new sampler."""
-        options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
-        return optuna_library().samplers.TPESampler(seed=seed, **options)
-
-
-class GPSearch(_OptunaSearch):
-    """A Gaussian process and its expected improvement, for runs that take longer than asking.
-
-    Dimensions inside of branches are sampled by tree Parzen estimators.
-    """
-
-    name = "gp"
-    needs: ClassVar[tuple[str, ...]] = ("optuna", "torch", "scipy")
-
-    def most(self) -> int:
-        """Return how many observations the sampler gets."""
-        return GP_HISTORY
-
-    def sampler(self, seed: int) -> Any:
-        """Return a new sampler."""
-        samplers = optuna_library().samplers
-        inside = samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=0)
-        options = {"warn_independent_sampling": False, "n_startup_trials": 0}
-        return samplers.GPSampler(seed=seed, independent_sampler=inside, **options)
+        allowed = space.allowed(map(space.from_unit, points()))
+        return list(itertools.islice(allowed, asked, asked + count))
 
 
 class CMAESSearch(SobolSearch):
@@ -227,7 +169,8 @@ class CMAESSearch(SobolSearch):
     An option or an integer becomes a random point of its interval, and a dimension that the trial
     does not have becomes a random point of [0, 1), which preserves their spread. A batch is up to
     three generations of at least 16; batches of 16 learn most from a trial. If the distribution has
-    shrunk to a point, it starts again elsewhere.
+    shrunk to a point, it starts again elsewhere. Trials of earlier sweeps determine the first
+    distribution (Nomura et al., Warm starting CMA-ES, 2021).
     """
 
     name = "cmaes"
@@ -235,22 +178,33 @@ class CMAESSearch(SobolSearch):
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""
-        if not history:
+        earlier = [one for one in history if one.round is None and one.is_scored]
+        trials = [one for one in history if one.round is not None]
+        if not earlier and not any(one.is_scored for one in trials):
             return super().ask(count, round, history)
-        batch = max(1, len(history) // round if round else count)
-        strategy = self._replayed(max(2, batch // 3, min(batch, 16)), history)
+        batch = max(1, len(trials) // round if round else count + len(trials))
+        strategy = self._replayed(max(4, batch // 3, min(batch, 16)), earlier, trials)
         strategy.reseed_rng(self._random_seed(round))
         below_1 = np.nextafter(1.0, 0.0)
-        return [self.space.from_unit(np.minimum(strategy.ask(), below_1)) for _ in range(count)]
+        return [
+            self.space.allowed_or(
+                lambda: self.space.from_unit(np.minimum(strategy.ask(), below_1)),
+                PROPOSALS,
+                self._instead(round),
+            )
+            for _ in range(count)
+        ]
 
-    def _replayed(self, size: int, history: Sequence[Observation]) -> Any:
-        """Return the strategy after generations of `size` trials of the history."""
+    def _replayed(
+        self, size: int, earlier: Sequence[Observation], trials: Sequence[Observation]
+    ) -> Any:
+        """Return the strategy after generations of `size` trials."""
         rng = np.random.default_rng(self.seed)
-        strategy = self._start(size, 0.5)
-        for start in range(0, len(history) - size + 1, size):
+        strategy = self._first(size, earlier, rng)
+        for start in range(0, len(trials) - size + 1, size):
             generation = [
                 (self.space.to_unit(one.values, rng), one.score if one.is_scored else math.inf)
-                for one in history[start : start + size]
+                for one in trials[start : start + size]
             ]
             if all(score == math.inf for _, score in generation):
                 continue  # their order has no meaning
@@ -259,120 +213,133 @@ class CMAESSearch(SobolSearch):
                 strategy = self._start(size, rng.random(len(self.space.dimensions)))
         return strategy
 
-    def _start(self, size: int, mean: Any) -> Any:
+    def _first(self, size: int, earlier: Sequence[Observation], rng: np.random.Generator) -> Any:
+        """Return the first strategy: in the middle, or fitted to the best of other sweeps."""
+        if not earlier:
+            return self._start(size, 0.5)
+        import cmaes
+
+        ranked = sorted(earlier, key=lambda one: one.score)  # type: ignore[arg-type, return-value]
+        best = [
+            (self.space.to_unit(one.values, rng), one.score)
+            for one in ranked[: max(1, len(ranked) // 10)]
+        ]
+        mean, sigma, cov = cmaes.get_warm_start_mgd(best, gamma=1.0)  # type: ignore[arg-type]
+        return self._start(size, mean, sigma, cov)
+
+    def _start(self, size: int, mean: Any, sigma: float = 0.25, cov: Any = None) -> Any:
         import cmaes
 
         dimensions = len(self.space.dimensions)
         return cmaes.CMA(
             mean=np.broadcast_to(mean, dimensions).astype(float),
-            sigma=0.25,
+            sigma=sigma,
+            cov=cov,
             bounds=np.tile([0.0, 1.0], (dimensions, 1)),
             population_size=size,
             seed=0,  # it is set again before it is asked
         )
 
 
-SEARCHES: dict[str, type[Search]] = {
-    kind.name: kind
-    for kind in (GridSearch, RandomSearch, SobolSearch, TPESearch, CMAESSearch, GPSearch)
-}
+# Trials that were tried before
+
+LARGEST = 10_000
+"""A space with at most this number of points is searched to its last point."""
+
+DRAWS = 100
+"""How often a sample is drawn again until it is a new one, if the space has more points."""
 
 
-def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Search:
-    """Return the search of a name over a space.
+def identity(values: Values) -> frozenset[Any]:
+    """Return a key that is equal for equal trials only: 1 is neither True nor 1.0."""
+    return frozenset((name, type(value), value) for name, value in values.items())
 
-    Args:
-        name: "grid", "random", "sobol", "tpe", "cmaes", or "gp".
-        space: The search space.
-        seed: Seed of all random choices. Default: 0.
-        points: Points per range in a grid. Default: 5.
 
-    Raises:
-        ValueError: The name is unknown.
-        ImportError: A library that the search needs is not installed.
+def tried(history: Sequence[Observation]) -> set[Any]:
+    """Return the identities of the trials of this sweep."""
+    return {identity(one.values) for one in history if one.round is not None}
+
+
+def asked_before(history: Sequence[Observation]) -> int:
+    """Return how many trials the search chose before."""
+    return sum(one.own for one in history if one.round is not None)
+
+
+def distinct(trials: Sequence[Values], known: set[Any]) -> list[Values]:
+    """Return the trials that are not known, each once, and add them to what is known."""
+    found = []
+    for values in trials:
+        if (key := identity(values)) not in known:
+            known.add(key)
+            found.append(values)
+    return found
+
+
+def size_of(space: Space) -> float:
+    """Return the number of points of a space; infinity if there are more than `LARGEST`.
 
     >>> from jaxnn.experiment import SGD
     >>> from jaxnn.sweep import Grid, Uniform
-    >>> space = Space(SGD, {"learning_rate": Grid(0.1, 0.3), "momentum": Uniform(0.5, 0.9)})
-    >>> searcher("grid", space, points=3).ask(2, round=0, history=[])
-    [{'learning_rate': 0.1, 'momentum': 0.5}, {'learning_rate': 0.1, 'momentum': 0.7}]
+    >>> size_of(Space(SGD, {"momentum": Grid(0.5, 0.9)}))
+    2
+    >>> size_of(Space(SGD, {"momentum": Uniform(0.5, 0.9)}))
+    inf
     """
-    one_of(*SEARCHES)(name, "search")
-    for module in SEARCHES[name].needs:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            others = ("torch",) if module == "torch" else ()  # in no extra, because it is large
-            raise ImportError(
-                f"the search {name!r} needs {module}, which is not installed: write another "
-                f"search, such as 'sobol', or {install('sweep', *others)}"
-            ) from error
-    return SEARCHES[name](space, seed, points)
+    sizes = [_size(one) for one in space.dimensions.values()]
+    if max(sizes, default=1) > LARGEST:
+        return math.inf
+    size = space.grid_size(LARGEST + 1)
+    if space.where and size <= LARGEST:
+        size = sum(1 for _ in space.grid(LARGEST + 1))
+    return size if size <= LARGEST else math.inf
 
 
-def best_and_newest(scored: Sequence[Observation], most: int) -> list[Observation]:
-    """Return at most `most` observations in order: the newest half, and the best before them.
-
-    Args:
-        scored: Observations with scores.
-        most: The most to return.
-
-    >>> history = [Observation({}, score) for score in (3.0, 1.0, 2.0, 9.0, 8.0)]
-    >>> [one.score for one in best_and_newest(history, 4)]
-    [1.0, 2.0, 9.0, 8.0]
-    """
-    if len(scored) <= most:
-        return list(scored)
-    older = range(len(scored) - most // 2)
-    best = sorted(older, key=lambda i: scored[i].score)[: most - most // 2]  # type: ignore[arg-type]
-    return [scored[i] for i in (*sorted(best), *range(len(older), len(scored)))]
-
-
-# Optuna
-
-
-def optuna_library() -> Any:
-    """Return Optuna, or raise ImportError with the command that installs it."""
-    return required("optuna", "this is done by", "optuna", "sweep")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Turn off Optuna's warnings about its arguments."""
-    optuna = optuna_library()
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def distribution(dimension: Dimension, by_index: bool = False) -> Any:
-    """Return a dimension as a distribution of Optuna.
-
-    Args:
-        dimension: The dimension.
-        by_index: Whether options are their indices: Optuna does not distinguish 1 from True.
-            Default: False, options are categories.
-    """
-    distributions = optuna_library().distributions
-    if isinstance(dimension, Grid) and by_index:
-        return distributions.IntDistribution(0, len(dimension.options) - 1)
+def _size(dimension: Dimension) -> float:
+    """Return the number of values of a dimension."""
     if isinstance(dimension, Choice | Grid):
-        options = range(len(dimension.options)) if by_index else dimension.options
-        return distributions.CategoricalDistribution(options)
-    kind = "IntDistribution" if isinstance(dimension, Int) else "FloatDistribution"
-    return getattr(distributions, kind)(dimension.low, dimension.high, dimension.log)
+        return len(dimension.options)
+    stepped = isinstance(dimension, Int) or getattr(dimension, "step", None) is not None
+    return dimension.size if stepped else math.inf  # type: ignore[union-attr]
 
 
-def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
-    match dimension:
-        case Choice(options=options):
-            return options[trial.suggest_categorical(name, range(len(options)))]
-        case Grid(options=options):
-            return options[trial.suggest_int(name, 0, len(options) - 1)]
-    suggest = trial.suggest_int if isinstance(dimension, Int) else trial.suggest_float
-    return suggest(name, dimension.low, dimension.high, log=dimension.log)
+def new_trials(
+    search: Search,
+    count: int,
+    round: int,
+    history: Sequence[Observation],
+    repeat: bool = False,
+) -> list[Values]:
+    """Return the next trials of a search, without those that were tried before.
+
+    Random points of the space that were not tried take the place of those that are left out. There
+    are fewer than `count` if the space has no further point, or if the search ends.
+
+    Args:
+        search: The search.
+        count: Number of trials.
+        round: Number of the round.
+        history: As for `Search.ask`.
+        repeat: Whether trials may be tried again. Default: False.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import Grid
+    >>> search = searcher("random", Space(SGD, {"momentum": Grid(0.5, 0.7, 0.9)}))
+    >>> sorted(trial["momentum"] for trial in new_trials(search, 8, round=0, history=[]))
+    [0.5, 0.7, 0.9]
+    """
+    asked = search.ask(count, round, history)
+    if repeat:
+        return asked
+    known = tried(history)
+    found = distinct(asked, known)
+    missing, space = len(asked) - len(found), search.space
+    if missing:
+        rng = np.random.default_rng([search.seed, round, 2])
+        if size_of(space) < math.inf:
+            left = distinct(list(space.grid(LARGEST + 1)), known)
+            rng.shuffle(left)  # type: ignore[arg-type]
+            found += left[:missing]
+        else:
+            draws = (space.sample(rng) for _ in range(missing * DRAWS))
+            found += distinct(list(draws), known)[:missing]
+    return found

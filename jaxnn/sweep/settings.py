@@ -1,15 +1,94 @@
 """The options of a sweep, which the ledger records."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from ..validation import check_fields, integer, natural, positive
+from ..validation import (
+    Accepts,
+    above,
+    check_fields,
+    instance,
+    integer,
+    natural,
+    number,
+    one_of,
+    positive,
+)
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
 from .score import rule_of_score
 
-# Searches that learn from one round for the next.
-LEARNING = ("tpe", "cmaes", "gp")
+# Searches that ignore the results of earlier trials; all others learn from one round for the next.
+BLIND = ("random", "grid", "sobol", "none")
+NAMES = ("random", "grid", "sobol", "tpe", "cmaes", "gp", "none")
+OBJECT = "object "
+"""What the name of a search begins with if it is an object that Python code passed."""
+
+CHANGEABLE = ("trials", "search", "batch", "points", "max_groups", "search_seed", "defaults")
+CHANGEABLE += ("repeat", "budget")
+"""Settings of a sweep that may change while it runs or after it ended."""
+
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+a_search: Accepts = Accepts(
+    f"{one_of(*NAMES).what}, or the name of an Optuna sampler such as 'NSGAIISampler'",
+    lambda name: (
+        name in NAMES
+        or (isinstance(name, str) and (name.endswith("Sampler") or name.startswith(OBJECT)))
+    ),
+)
+
+
+def seconds(text: str) -> float | None:
+    """Return a duration such as "90s", "2h", or "1h30m" in seconds; None if it is not one.
+
+    >>> seconds("1h30m"), seconds("90"), seconds("soon")
+    (5400.0, 90.0, None)
+    """
+    words = "".join(text.split()).lower()
+    parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(min|[smhd]?)", words)
+    if not parts or "".join(number + unit for number, unit in parts) != words:
+        return None
+    return sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
+
+
+a_duration: Accepts = Accepts(
+    "a number of seconds > 0, or a text such as '90s', '2h', or '1h30m'",
+    lambda v: bool(seconds(v)) if isinstance(v, str) else above(0).passes(v),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a sweep may use before it ends; without a limit, all trials run.
+
+    A sweep that reaches a limit finishes the cohorts that are running, writes its report, and
+    records why it ended. Resuming it with a larger budget continues it.
+
+    >>> Budget(time="2h", target=0.98).time
+    7200.0
+    """
+
+    time: Annotated[float | str | None, None | a_duration] = None
+    """Wall time of training, in seconds or as a text such as 90s, 2h, or 1h30m; the time between
+    two sessions does not count."""
+    epochs: Annotated[int | None, None | positive] = None
+    """Epochs of all lanes in total."""
+    target: Annotated[float | None, None | number()] = None
+    """A value of the metric: the sweep ends with the first trial that is as good."""
+    patience: Annotated[int | None, None | positive] = None
+    """The number of trials in a row that may end without a better score."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if isinstance(self.time, str):
+            object.__setattr__(self, "time", seconds(self.time))
+
+    def __bool__(self) -> bool:
+        """Return whether there is a limit."""
+        return self != Budget()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +97,13 @@ class Settings:
 
     trials: Annotated[int, positive] = 64
     """Configurations to try."""
-    search: Literal["random", "grid", "sobol", "tpe", "cmaes", "gp"] = "random"
-    """The search that chooses the next trials; tpe, cmaes, and gp learn from earlier ones."""
+    search: Annotated[str, a_search] = "random"
+    """The search that chooses the next trials: random, grid, or sobol; tpe, cmaes, or gp, which
+    learn from earlier ones; an Optuna sampler by its name; or none, to try given ones only."""
     seeds: Annotated[int, positive] = 1
     """Seeds per configuration; the score is the mean over them."""
+    folds: Annotated[int, positive] = 1
+    """Folds per configuration, for cross-validation; the score is the mean over them."""
     metric: str = ""
     """The metric for comparing trials, in the direction that it or the task declares. Without one,
     the validation accuracy is used, otherwise the validation loss."""
@@ -56,6 +138,12 @@ class Settings:
     """Maximum number of programs to compile; each combination of static values needs one."""
     search_seed: int = 0
     """Seed of the search; trials have the seed of the configuration."""
+    defaults: bool = True
+    """Whether the first trial is the configuration itself, if the space contains it."""
+    repeat: bool = False
+    """Try configurations again that were already tried."""
+    budget: Annotated[Budget, instance(Budget, "a Budget")] = Budget()
+    """What the sweep may use before it ends."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,6 +163,11 @@ class Settings:
                 "--exact and --by vmap contradict each other: lanes that train together round "
                 "differently; leave one out"
             )
+        elif self.seeds > 1 and self.folds > 1:
+            problem = (
+                f"--seeds {self.seeds} and --folds {self.folds} both repeat each trial: leave one "
+                "out"
+            )
         elif self.patience is not None and self.halving != "none":
             problem = (
                 f"--patience {self.patience} stops a trial by its own values, and --halving "
@@ -82,6 +175,11 @@ class Settings:
             )
         if problem:
             raise ValueError(problem)
+
+    @property
+    def repeats(self) -> int:
+        """Lanes per trial: its seeds, or its folds."""
+        return max(self.seeds, self.folds)
 
     @property
     def chosen_metric(self) -> str:
@@ -119,20 +217,43 @@ class Settings:
             case _:
                 return rungs(epochs, self.eta, self.least)
 
-    def rounds(self, epochs: int) -> list[Bracket]:
+    @property
+    def learns(self) -> bool:
+        """Whether the search learns from the results of earlier trials."""
+        return self.search not in BLIND
+
+    def bracket(self, index: int, count: int | None, epochs: int) -> Bracket:
+        """Return the bracket of a round: how many trials begin, and where they are compared.
+
+        Args:
+            index: Number of the round.
+            count: Number of its trials; None for the number that it asks for.
+            epochs: Epochs of a whole run.
+        """
+        if self.halving == "hyperband":
+            once = hyperband(epochs, self.eta, least=self.least)
+            bracket = once[index % len(once)]
+            return bracket if count is None else dataclasses.replace(bracket, count=count)
+        size = self.batch or (32 if self.learns else self.trials)
+        if self.halving == "population":
+            size = self.trials
+        eta = self.eta if self.halving == "successive" else 1
+        return Bracket(size if count is None else count, tuple(self.rungs(epochs)), eta)
+
+    def rounds(self, epochs: int, asked: Sequence[int] = ()) -> list[Bracket]:
         """Return how many trials each round asks for, and their rungs.
 
         Args:
             epochs: Epochs of a whole run.
+            asked: The numbers of trials of the rounds that have been asked. Default: none.
 
         >>> [bracket.count for bracket in Settings(trials=80, search="tpe").rounds(10)]
         [32, 32, 16]
         """
-        if self.halving == "hyperband":
-            return hyperband(epochs, self.eta, self.trials, self.least)
-        size = self.batch or (32 if self.search in LEARNING else self.trials)
-        if self.halving == "population":
-            size = self.trials
-        eta = self.eta if self.halving == "successive" else 1
-        counts = [min(size, self.trials - done) for done in range(0, self.trials, size)]
-        return [Bracket(count, tuple(self.rungs(epochs)), eta) for count in counts]
+        found = [self.bracket(index, count, epochs) for index, count in enumerate(asked)]
+        left = self.trials - sum(asked)
+        while left > 0:
+            bracket = self.bracket(len(found), None, epochs)
+            found.append(dataclasses.replace(bracket, count=min(bracket.count, left)))
+            left -= bracket.count
+        return found

@@ -22,7 +22,7 @@ from typing import Any
 from ..files.reading import FileError, listed
 from ..html.page import count
 from ..train.metrics import badness
-from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
+from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
 from .score import mean, rule_of_score, score_of
 from .storage import LedgerError, damaged
@@ -275,7 +275,7 @@ FURTHER: dict[str, type[Any]] = {
     "search": str,
     "kept": dict,
 }
-FURTHER |= {"forced": list}
+FURTHER |= {"forced": list, "ended": str, "tries": list, "searches": list, "warm_start": dict}
 FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
@@ -284,6 +284,12 @@ VALID: dict[str, Callable[[Any], Any]] = {
     "settings": lambda plain: rule_of_score.test(plain.get("score", "last")),
     "epochs": lambda count: count > 0,
     "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
+    "tries": lambda all_: all(isinstance(one, dict) for one in all_),
+    "searches": lambda all_: all_ and all([*map(type, one)] == [str, int] for one in all_),
+    "warm_start": lambda one: all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], dict)
+        for pair in one.get("trials", [])
+    ),
     "forced": lambda all_: all(
         isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())
         for one in all_
@@ -325,20 +331,3 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
     if problem:
         raise LedgerError(f"{damaged(folder)} ({problem})")
     return {name: meta[name] for name in NEEDED}, dimensions
-
-
-def dimension_of(row: Mapping[str, Any]) -> Dimension:
-    """Return the dimension of a row of `Space.to_plain`.
-
-    Args:
-        row: The row.
-
-    >>> dimension_of({"name": "width", "kind": "choice", "options": [64, 128], "log": False})
-    Choice(64, 128)
-    """
-    kinds = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
-    kind = kinds[row["kind"]]
-    if kind in (Choice, Grid):
-        return kind(*row["options"])
-    ends = row["low"], row["high"]
-    return Int(*ends, row["log"]) if kind is Int else kind(*ends)

@@ -7,62 +7,39 @@
 
 A trial's `Values` are a dict by the name of the dimension, which is the path. What a branch sweeps
 inside of a class is named as on the command line, `optimizer:adamw.learning_rate`, and only trials
-of that class have it. A space is checked when it is created: an experiment with a misspelled path
-does not import.
+of that class have it; `When` makes a dimension depend on any other one, and `where` states which
+configurations are allowed. A space is checked when it is created: an experiment with a misspelled
+path does not import.
 """
 
+import copy
 import dataclasses
 import itertools
-import types
-import typing
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Self
 
 import numpy as np
 
-from ..experiment.configuration import from_plain
 from ..explain.text import suggestion
-from ..validation import Accepts, check_fields, one_of, positive
-from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Uniform
+from ..validation import Accepts, check_fields, instance, positive
+from .dimensions import Dimension, to_row
+from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
 
 Values = dict[str, Any]  # of scalars, by dimension
 EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
-a_dataclass = Accepts(
+a_dataclass: Accepts = Accepts(
     "a dataclass", lambda v: dataclasses.is_dataclass(v) and isinstance(v, type), hint=EXAMPLE
 )
-some_paths = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
-
-
-@dataclasses.dataclass(frozen=True)
-class SweptField:
-    """A dimension with the path of the field that it sets.
-
-    Args:
-        name: Name of the dimension.
-        dimension: The dimension.
-        path: Names of the fields from the configuration to the swept one.
-        when: The choices of class (name, option) that it depends on.
-        classes: The classes that the options of a branch stand for. Default: none.
-    """
-
-    name: str
-    dimension: Dimension
-    path: tuple[str, ...]
-    when: tuple[tuple[str, str], ...] = ()
-    classes: tuple[type, ...] = ()
-
-    def converted(self, value: Any) -> Any:
-        """Return what the configuration holds for a value: a class for the option of a branch."""
-        if not self.classes:
-            return value
-        names = [_class_name(cls) for cls in self.classes]
-        one_of(*names)(value, self.name)
-        return self.classes[names.index(value)]
-
-    def active(self, values: Mapping[str, Any]) -> bool:
-        """Return whether a trial with these values has the dimension."""
-        return all(values.get(choice) == option for choice, option in self.when)
+some_paths: Accepts = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
+functions: Accepts = Accepts(
+    "a function of the configuration, or a tuple of them",
+    lambda v: isinstance(v, tuple) and all(map(callable, v)),
+    TypeError,
+    "write Space(Config, {{...}}, where=lambda config: config.model.width < 512)",
+)
+a_bool: Accepts = instance((bool, np.bool_), "True or False")
+MOST_DRAWS = 10_000
+"""How many trials in a row that `where` forbids are drawn before giving up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +48,17 @@ class Space:
 
     Args:
         config: The class of the configuration, a frozen dataclass.
-        paths: Dict of a dimension or a `Branch` by dotted path.
+        paths: Dict of a dimension, a `Branch`, or a `When` by dotted path.
+        where: A function that returns whether a configuration is allowed, or a tuple of such
+            functions, all of which must return True. They are called with Python numbers, outside
+            of any trace, so they do not make a number static. Default: (), all are.
 
     Raises:
         ValueError: The class lacks a path, a path is swept twice, a field does not accept a value,
-            or only some classes of a union have the path.
+            only some classes of a union have the path, or a condition cannot hold.
 
     >>> from jaxnn.experiment import SGD, AdamW
-    >>> from jaxnn.sweep import Int
+    >>> from jaxnn.sweep import Branch, Int, LogUniform
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config:
     ...     optimizer: AdamW | SGD = AdamW()
@@ -89,18 +69,99 @@ class Space:
     ['optimizer', 'optimizer:adamw.learning_rate', 'epochs']
     >>> space.configured(Config(), {"optimizer": "SGD", "epochs": 3})
     Config(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
+    >>> few = Space(Config, {"epochs": Int(1, 9)}, where=lambda config: config.epochs % 4 == 0)
+    >>> list(few.grid(9))
+    [{'epochs': 4}, {'epochs': 8}]
     """
 
     config: Annotated[type, a_dataclass]
-    paths: Annotated[Mapping[str, Dimension | Branch], some_paths] = dataclasses.field(
+    paths: Annotated[Mapping[str, Dimension | Branch | When], some_paths] = dataclasses.field(
         compare=False
     )
+    where: Annotated[Any, functions] = ()
     _swept: tuple[SweptField, ...] = dataclasses.field(init=False, repr=False)
+    _base: Any = dataclasses.field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
+        if callable(self.where):
+            object.__setattr__(self, "where", (self.where,))
         check_fields(self)
         object.__setattr__(self, "paths", dict(self.paths))
-        object.__setattr__(self, "_swept", tuple(_swept_fields(self.config, self.paths)))
+        object.__setattr__(self, "_swept", tuple(swept_fields(self.config, self.paths)))
+
+    @classmethod
+    def from_plain(cls, config: type, rows: Iterable[Mapping[str, Any]], where: Any = ()) -> Self:
+        """Return the space whose `to_plain` these rows are.
+
+        Args:
+            config: The class of the configuration.
+            rows: The rows, plain data.
+            where: As for `Space`, since rows contain no functions. Default: ().
+        """
+        return cls(config, paths_of(config, named_of(list(rows))), where)
+
+    def around(self, config: Any) -> Self:
+        """Return this space for a sweep that changes a configuration, which `where` gets.
+
+        Args:
+            config: The configuration. Without one, `where` gets changes of the defaults.
+        """
+        changed = copy.copy(self)
+        object.__setattr__(changed, "_base", config)
+        return changed
+
+    def allows(self, values: Values) -> bool:
+        """Return whether `where` allows a trial.
+
+        A configuration whose class raises is allowed, so that the trial fails with that error.
+
+        Args:
+            values: Values of the trial.
+        """
+        if not self.where:
+            return True
+        try:
+            config = self.configured(self.config() if self._base is None else self._base, values)
+        except Exception:  # whatever a configuration raises
+            return True
+        names = [getattr(one, "__name__", repr(one)) for one in self.where]
+        results = zip(self.where, names, strict=True)
+        return all(a_bool(one(config), f"the result of where={name}") for one, name in results)
+
+    def allowed(self, trials: Iterable[Values]) -> Iterator[Values]:
+        """Yield the trials that `where` allows.
+
+        Args:
+            trials: Values of trials.
+
+        Raises:
+            ValueError: `MOST_DRAWS` trials in a row are not allowed.
+        """
+        refused = 0
+        for values in trials:
+            if self.allows(values):
+                refused = 0
+                yield values
+            elif (refused := refused + 1) == MOST_DRAWS:
+                names = ", ".join(getattr(one, "__name__", repr(one)) for one in self.where)
+                raise ValueError(
+                    f"where={names} allows none of {MOST_DRAWS} configurations drawn from the "
+                    "space; allow more, or sweep narrower ranges"
+                )
+
+    def allowed_or(
+        self, propose: Callable[[], Values], tries: int, instead: Callable[[], Values]
+    ) -> Values:
+        """Return the first of some proposals that `where` allows, or else another trial.
+
+        Args:
+            propose: Returns another proposal at each call.
+            tries: The most proposals.
+            instead: Returns the trial if none of them is allowed.
+        """
+        proposals = (propose() for _ in range(tries))
+        found = next((values for values in proposals if self.allows(values)), None)
+        return instead() if found is None else found
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
@@ -112,8 +173,13 @@ class Space:
         """The dotted paths of all swept fields, the same for each class of a branch."""
         return {".".join(swept.path) for swept in self._swept}
 
+    @property
+    def swept(self) -> tuple[SweptField, ...]:
+        """The swept fields in the order of `dimensions`, each with its path and conditions."""
+        return self._swept
+
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Return whether a trial has a dimension: whether all branches around it are chosen.
+        """Return whether a trial has a dimension: whether all its conditions hold.
 
         Args:
             name: Name of the dimension.
@@ -124,12 +190,14 @@ class Space:
     def sample(self, rng: np.random.Generator) -> Values:
         """Return a random trial, with each dimension drawn independently from its distribution.
 
-        The number of random numbers drawn does not depend on the chosen branches.
+        Without `where`, the number of random numbers drawn does not depend on the trial. With it,
+        trials are drawn until one is allowed.
 
         Args:
             rng: The random generator.
         """
-        return self.from_unit(rng.random(len(self._swept)))
+        draws = (self.from_unit(rng.random(len(self._swept))) for _ in itertools.count())
+        return next(self.allowed(draws))
 
     def from_unit(self, u: Any) -> Values:
         """Return the trial at a point of the unit cube.
@@ -170,11 +238,13 @@ class Space:
     def grid(self, points: int) -> Iterator[Values]:
         """Return the product of the grids of all dimensions. The last dimension varies fastest.
 
+        What `where` does not allow is left out.
+
         Args:
             points: Maximum number of points of each range; a `Choice` contributes all its options.
         """
         positive(points, "points")
-        return self._product({}, self._swept, points)
+        return filter(self.allows, self._product({}, self._swept, points))
 
     def _product(
         self, values: Values, fields: Sequence[SweptField], points: int
@@ -188,14 +258,15 @@ class Space:
             yield from self._product(values | ({swept.name: value} if active else {}), rest, points)
 
     def grid_size(self, points: int, names: Collection[str] | None = None) -> int:
-        """Return the number of trials that `grid` returns.
+        """Return the number of trials that `grid` returns without `where`.
 
         Args:
             points: Maximum number of points of each range.
-            names: Count only trials that differ in these dimensions, which must include all choices
-                of classes. Default: None, all dimensions.
+            names: Count only trials that differ in these dimensions; of a condition on another
+                dimension both cases count. Default: None, all dimensions.
 
         >>> from jaxnn.experiment import SGD
+        >>> from jaxnn.sweep import Grid, Uniform
         >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
         >>> Space(SGD, space).grid_size(5), Space(SGD, space).grid_size(5, ["learning_rate"])
         (10, 2)
@@ -207,12 +278,17 @@ class Space:
         if not fields:
             return 1
         swept, *rest = fields
-        if not swept.active(values):
-            return self._size(values, rest, points)
+        decides = any(name == swept.name for one in rest for name, _ in one.when)
+        known = tuple(one for one in swept.when if one[0] in values)  # `...` for a missing one
+        without = self._size({**values, swept.name: ...} if decides else values, rest, points)
+        if not hold(known, values):
+            return without
         grid = swept.dimension.grid(points)
-        if swept.classes:  # what comes later depends on the option
-            return sum(self._size({**values, swept.name: one}, rest, points) for one in grid)
-        return len(grid) * self._size(values, rest, points)
+        if decides:
+            size = sum(self._size({**values, swept.name: one}, rest, points) for one in grid)
+        else:
+            size = len(grid) * without
+        return size if known == swept.when else size + without
 
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
         """Return the configuration with the values set at their paths.
@@ -225,9 +301,12 @@ class Space:
             config: The base configuration, which is not modified.
             values: Values by dimension.
         """
+        choices = {swept.name for swept in self._swept if swept.classes}
         for swept in map(self._named, values):
-            if not swept.active(values):
-                needed = " and ".join(f"{choice} is {option}" for choice, option in swept.when)
+            # the base of a trial has no traced values, on which others may depend
+            stated = (one for one in swept.when if one[0] in values or one[0] in choices)
+            if not hold(stated, values):
+                needed = " and ".join(f"{name} is {among}" for name, among in swept.when)
                 raise ValueError(f"{swept.name} is swept only if {needed}; got {dict(values)}")
         pairs = [(s.path, s.converted(values[s.name])) for s in self._swept if s.name in values]
         return _changed(config, pairs)
@@ -236,17 +315,14 @@ class Space:
         """Return a dict per dimension for JSON: name, kind, range or options, log, and condition.
 
         >>> from jaxnn.experiment import SGD
+        >>> from jaxnn.sweep import Uniform
         >>> Space(SGD, {"momentum": Uniform(0.5, 0.9)}).to_plain()
         [{'name': 'momentum', 'kind': 'uniform', 'low': 0.5, 'high': 0.9, 'log': False, 'when': {}}]
         """
-        rows = []
-        for swept in self._swept:
-            plain = dataclasses.asdict(swept.dimension)
-            if "options" in plain:
-                plain["options"] = list(plain["options"])
-            kind = {"name": swept.name, "kind": type(swept.dimension).__name__.lower()}
-            rows.append(kind | plain | {"log": swept.dimension.log, "when": dict(swept.when)})
-        return rows
+        return [
+            {"name": swept.name, **to_row(swept.dimension), "when": swept.conditions()}
+            for swept in self._swept
+        ]
 
     def __str__(self) -> str:
         width = max(len(swept.name) for swept in self._swept)
@@ -277,157 +353,3 @@ def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:
                 now = value
         fields[field] = _changed(now, within) if within else now
     return dataclasses.replace(config, **fields)
-
-
-# The fields that dotted paths name, checked against the classes.
-
-
-def _swept_fields(
-    owner: type,
-    paths: Mapping[str, Any],
-    prefix: str = "",
-    above: tuple[str, ...] = (),
-    when: tuple[tuple[str, str], ...] = (),
-) -> Iterator[SweptField]:
-    """Yield the swept fields; raise ValueError for what does not fit the class.
-
-    Args:
-        owner: The class whose fields the paths start at.
-        paths: The dimension, or `Branch`, of each dotted path.
-        prefix: Prefix of the names.
-        above: The path to the owner.
-        when: The choices of class that the owner depends on.
-    """
-    for dotted, swept in paths.items():
-        name, path = f"{prefix}{dotted}", (*above, *dotted.split("."))
-        whole = [other for other in paths if dotted.startswith(f"{other}.")]
-        if whole or not isinstance(swept, Dimension | Branch):
-            problem = (
-                f"{prefix}{whole[0]!r} is swept whole and inside, as {dotted!r}; write "
-                f"{whole[0]!r}: Branch(...) with all that is swept inside"
-                if whole
-                else f"{name} must be Uniform, LogUniform, Int, Choice, Grid, or Branch, got "
-                f"{swept!r}"
-            )
-            raise ValueError(problem)
-        kinds = _kinds(owner, dotted, name)
-        if isinstance(swept, Branch):
-            classes = _classes(name, kinds, swept)
-            yield SweptField(name, Choice(*swept.classes), path, when, classes)
-            for cls, (option, inside) in zip(classes, swept.classes.items(), strict=True):
-                inner = f"{name}:{option.lower()}."
-                yield from _swept_fields(cls, inside, inner, path, (*when, (name, option)))
-        else:
-            _check_fits(name, swept, kinds)
-            yield SweptField(name, swept, path, when)
-
-
-def _classes(name: str, kinds: list[Any], branch: Branch) -> tuple[type, ...]:
-    """Return the classes that the options of a branch stand for."""
-    members = _members(kinds)
-    known = {_class_name(cls): cls for cls in members if _is_class(cls)}
-    short = Counter(option.lower() for option in map(_class_name, filter(_is_class, members)))
-    twice = [one for one, count in short.items() if count > 1]
-    wrong = [option for option in branch.classes if option not in known]
-    bare = [
-        f"{_class_name(cls)}, a class of {name}, starts from its defaults, and {field.name!r} has "
-        "none; write one in the class"
-        for cls in map(known.get, branch.classes)
-        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
-        if field.init and field.default is field.default_factory is dataclasses.MISSING
-    ]
-    if twice:
-        problem = (
-            f"two classes of {name} ({_described(members)}) are {name}:{twice[0]} in the names of "
-            "dimensions; rename one of the classes"
-        )
-    elif wrong:
-        problem = (
-            f"{name} is {_described(members)}, but Branch names {wrong[0]!r}; "
-            f"{suggestion(wrong[0], known)}"
-        )
-    elif bare:
-        problem = bare[0]
-    else:
-        return tuple(known[option] for option in branch.classes)
-    raise ValueError(problem)
-
-
-def _kinds(owner: type, dotted: str, name: str) -> list[Any]:
-    """Return the types of the field at a dotted path: one for each class of a union on the way."""
-    owners: list[Any] = [owner]
-    kinds: list[Any] = []
-    parts = dotted.split(".")
-    for index, part in enumerate(parts):
-        here, inner = ".".join(parts[:index]), ".".join(parts[index:])
-        has = [cls for cls in owners if part in _fields(cls)]
-        lacks = [cls for cls in owners if cls not in has]
-        if lacks:
-            other, fields = (
-                _class_name(lacks[0]),
-                [field for cls in owners for field in _fields(cls)],
-            )
-            what = f"{here} ({_described(owners)})" if here else owner.__name__
-            problem = (
-                f"{what} has no field {part!r}, which the space sweeps as {name!r}; "
-                f"{suggestion(part, fields)}"
-            )
-            if has:
-                rest = '**{"None": {}}' if other == "None" else f"{other}={{}}"
-                problem = (
-                    f"{here} is {_described(owners)}, and {other} has no {part!r}; write "
-                    f'"{here}": Branch({_class_name(has[0])}={{"{inner}": ...}}, {rest})'
-                )
-            raise ValueError(problem)
-        kinds = [_fields(cls)[part] for cls in has]
-        owners = _members(kinds)
-    return kinds
-
-
-def _fields(cls: Any) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass by name; {} for anything else."""
-    if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
-        return {}
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-
-
-def _members(kinds: list[Any]) -> list[Any]:
-    """Return the types that these allow: those of each union, without annotations, each once."""
-    members: list[Any] = []
-    for kind in kinds:
-        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if origin is typing.Annotated:
-            members += _members([arguments[0]])
-        elif origin in (typing.Union, types.UnionType):
-            members += _members(list(arguments))
-        else:
-            members.append(kind)
-    return list(dict.fromkeys(members))
-
-
-def _check_fits(name: str, dimension: Dimension, kinds: list[Any]) -> None:
-    """Raise ValueError unless the field accepts the values of the dimension."""
-    options = dimension.options if isinstance(dimension, Choice | Grid) else (dimension.low,)
-    for kind, value in itertools.product(kinds, options):
-        try:
-            from_plain(kind, value, name)
-        except ValueError as error:
-            instead = ""
-            if any(map(_is_class, _members([kind]))):
-                instead = "; write Branch(...) for a choice of classes"
-            elif isinstance(dimension, Uniform | LogUniform) and int in _members([kind]):
-                instead = f"; write Int({dimension.low:.0f}, {dimension.high:.0f})"
-            raise ValueError(f"{dimension!r} does not fit: {error}{instead}") from None
-
-
-def _is_class(kind: Any) -> bool:
-    return kind is type(None) or (isinstance(kind, type) and dataclasses.is_dataclass(kind))
-
-
-def _class_name(kind: Any) -> str:
-    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
-
-
-def _described(kinds: list[Any]) -> str:
-    return " | ".join(map(_class_name, kinds))

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ..experiment import experiment as experiment_module
 from ..experiment.experiment import Experiment, Loaded
 from ..fields import is_traced
 from . import training as training_module
-from .dimensions import Dimension, Int
+from .dimensions import Dimension
+from .ranges import Int
 from .space import Space, Values
 from .training import Training, array, as_written, dependent, scalar, training_of
 
@@ -48,12 +49,14 @@ class Structure:
         base: The configuration that a trial's values change.
         static: The values that are compiled into the program, by dimension.
         traced: The dimensions whose values are arguments of the program.
+        folds: Number of folds that the rows of the data are divided into. Default: 1, none.
     """
 
     experiment: Experiment[Any]
     base: Any
     static: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
+    folds: int = 1
 
     @property
     def name(self) -> str:
@@ -76,7 +79,8 @@ class Structure:
 
     def training(self, numbers: Mapping[str, Any]) -> Training:
         """Return the training with these numbers, traced or not."""
-        return training_of(self.experiment, self.configured(numbers), self.configured({}))
+        base = self.configured({})
+        return training_of(self.experiment, self.configured(numbers), base, self.folds)
 
 
 def space_of(experiment: Experiment[Any]) -> Space:
@@ -85,7 +89,8 @@ def space_of(experiment: Experiment[Any]) -> Space:
     if space is None:
         raise ValueError(
             f"{experiment.name} declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), or on the command line '
+            "--sweep optimizer.learning_rate=log:1e-4:1e-1"
         )
     if not isinstance(space, Mapping):
         return space
@@ -93,6 +98,20 @@ def space_of(experiment: Experiment[Any]) -> Space:
     if key not in _spaces:
         _spaces[key] = space, Space(experiment.config, space)  # holds the mapping, for its id
     return _spaces[key][1]
+
+
+def with_recorded_space(
+    experiment: Experiment[Any], rows: Sequence[Mapping[str, Any]]
+) -> Experiment[Any]:
+    """Return the experiment with the space that a sweep recorded, which may differ from its own.
+
+    Args:
+        experiment: The experiment, whose `where` applies.
+        rows: The rows of `Space.to_plain`.
+    """
+    where = getattr(experiment.space, "where", ())
+    space = Space.from_plain(experiment.config, rows, where)
+    return dataclasses.replace(experiment, space=space)
 
 
 _spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
@@ -126,7 +145,7 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
         exact: Whether lanes are bitwise equal to solo runs. A number that is not a leaf of the
             program, such as one inside a layer, is a constant of such a run. Default: False.
     """
-    space = space_of(experiment)
+    space = space_of(experiment).around(base)
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}

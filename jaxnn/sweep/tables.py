@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Scalar = float | int | str | bool | None
-Values = dict[str, Scalar]
+Values = dict[str, Any]  # of Scalars, and of tuples of them
 # Open trials continue: those that have not begun, and those that wait at a rung. Others have ended.
 OPEN = ("asked", "running")
 BROKEN = ("diverged", "failed")
@@ -183,6 +183,16 @@ ADD_GROUP = """
     INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
     static = excluded.static, way = excluded.way, lanes = excluded.lanes, probe = excluded.probe,
     devices = excluded.devices, compile_seconds = excluded.compile_seconds"""
+
+
+def frozen(plain: Any) -> Any:
+    """Return a value as it was written: JSON has lists instead of tuples."""
+    return tuple(map(frozen, plain)) if isinstance(plain, list) else plain
+
+
+def is_stored(plain: Any) -> bool:
+    """Return whether JSON is a scalar, or a list of values."""
+    return all(map(is_stored, plain)) if isinstance(plain, list) else isinstance(plain, Scalar)
 
 
 def to_text(plain: Any) -> str:

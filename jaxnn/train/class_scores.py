@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import Accepts, one_of
+from ..validation import Accepts, one_of, require
 from .examples import WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
 
@@ -92,11 +92,13 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
         name = score.__name__
         average_kind(average, f"{name}: average", hint="write average='macro'")
         made = _decisions(name, outputs, targets, weights, ignore, threshold, classes)
-        if average == "binary" and made.classes != 2:
-            raise ValueError(
-                f"{name}: average='binary' is the score of one of 2 classes, got {made.classes} "
-                "classes; write average='macro' or average='micro'"
-            )
+        require(
+            average != "binary" or made.classes == 2,
+            f"{name}: the number of classes",
+            "2 for average='binary', the score of one of them",
+            made.classes,
+            "write average='macro' or average='micro'",
+        )
         hits, predicted, actual, seen = _counts(made, average)
         numerator, denominator = score(hits, predicted, actual)
         if numerator.ndim == 0:

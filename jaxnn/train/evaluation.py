@@ -69,7 +69,7 @@ def evaluate(
 def evaluated(
     program: Program, state: Any, data: Any, size: int, placement: Any, key: Any = None
 ) -> dict[str, float]:
-    """As `evaluate`, for data that `prepare_data` returned, in pieces of `size` rows."""
+    """Evaluate as `evaluate` does, on the result of `prepare_data`, in pieces of `size` rows."""
     call = _evaluation(program, state, placement, key)
     several = enumerate(_pieces(data, size, placement, program.check_data))
     return combine(

@@ -38,7 +38,7 @@ class WeightedTargets(NamedTuple):
     @classmethod
     def of_numbers(cls, owner: str, targets: Any, weights: Any = None) -> "WeightedTargets":
         """Weighted targets of numbers (...); `owner` names what takes the weights in an error."""
-        counts = spread(owner, weights, jnp.shape(targets))
+        counts = per_target(owner, weights, jnp.shape(targets))
         kept = None if counts is None else counts != 0
         examples = cls(jnp.asarray(targets), kept, counts)
         return examples._replace(targets=examples.select(examples.targets))
@@ -54,7 +54,7 @@ class WeightedTargets(NamedTuple):
                 "targets.astype('int32') if they are whole numbers. Probabilities are targets of "
                 "train.Classification(n), (..., n), and of train.MultiLabelClassification"
             )
-        counts = spread(owner, weights, jnp.shape(targets))
+        counts = per_target(owner, weights, jnp.shape(targets))
         labels = jnp.asarray(saturated(targets))
         if labels.dtype != bool and jnp.iinfo(labels.dtype).max > INT32.max:
             labels = jnp.clip(labels, max(jnp.iinfo(labels.dtype).min, INT32.min), INT32.max)
@@ -105,7 +105,7 @@ def wide(outputs: Any) -> jax.Array:
     return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
 
-def spread(owner: str, weights: Any, shape: tuple[int, ...]) -> jax.Array | None:
+def per_target(owner: str, weights: Any, shape: tuple[int, ...]) -> jax.Array | None:
     """Return weights per row or per position as floats of a shape; None for None.
 
     Args:

@@ -12,9 +12,9 @@ import optax
 from jax import lax
 
 from ..core import paths
-from ..explain.text import describe
+from ..functional.convolution import looped
 from ..keys import kept_key
-from ..validation import Accepts, is_number
+from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
 from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
@@ -37,7 +37,7 @@ class SkipNonfinite:
     skips = True
 
     def __init__(self, optimizer: Any) -> None:
-        self.inner = as_pytree(optimizer)
+        self.inner: Any = as_pytree(optimizer)
 
     def init(self, params: Any) -> SkipState:
         """Return the optimizer's state, with nothing skipped."""
@@ -98,8 +98,10 @@ class LossScaled:
     skips = True
 
     def __init__(self, optimizer: Any, initial: Any, period: Any, factor: Any) -> None:
-        self.inner = SkipNonfinite(optimizer)
-        self.initial, self.period, self.factor = initial, period, factor
+        self.inner: SkipNonfinite = SkipNonfinite(optimizer)
+        self.initial: Any = initial
+        self.period: Any = period
+        self.factor: Any = factor
 
     def init(self, params: Any) -> LossScaleState:
         """Return the first factor, and the optimizer's state."""
@@ -364,7 +366,8 @@ def accumulated(
         parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
         return (state, (added, parts)), None
 
-    (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+    with looped():
+        (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
 
     def mean(total: Any, like: Any) -> Any:
         if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch
@@ -409,11 +412,13 @@ def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
 
     def cut(rows: Any) -> jax.Array:
         rows = jnp.asarray(rows)
-        if rows.ndim == 0 or rows.shape[0] % count:
-            raise ValueError(
-                f"accumulate={count} must divide the rows of a batch, got {describe(rows)}; write "
-                "accumulate=n for an n that divides the rows, or another batch_size"
-            )
+        require(
+            rows.ndim > 0 and rows.shape[0] % count == 0,
+            f"the rows of a batch with accumulate={count}",
+            f"a multiple of {count}",
+            rows,
+            "write accumulate=n for an n that divides the rows, or another batch_size",
+        )
         # Every count-th row, not consecutive ones: rows split among devices do not move.
         several = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
         return jnp.moveaxis(several, 1, 0)

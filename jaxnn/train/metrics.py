@@ -33,8 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..explain.text import describe
-from ..validation import Accepts, one_of
+from ..validation import Accepts, one_of, require
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 PREFIXES = ("validation_", "train_", "test_")
@@ -369,18 +368,24 @@ def check_metrics(metrics: Any, owner: str) -> None:
         metrics: Result of an objective or a program.
         owner: Name of the function that returned them, for the error.
     """
-    if not isinstance(metrics, Mapping):
-        raise TypeError(
-            f"{owner} must return metrics as a dict by name, got {describe(metrics)}; write "
-            "return loss, {'accuracy': accuracy}"
-        )
+    require(
+        isinstance(metrics, Mapping),
+        f"the metrics that {owner} returns",
+        "a dict by name",
+        metrics,
+        "write return loss, {'accuracy': accuracy}",
+        TypeError,
+    )
     for name, metric in without_collected(metrics).items():
         if isinstance(metric, Derived):
             metric = jax.eval_shape(metric.function, *metric.sums)
-        if wrong := [leaf for leaf in jax.tree.leaves(metric) if jnp.shape(leaf) != ()]:
-            raise ValueError(
-                f"a metric must be a scalar, but {name!r} of {owner} is {describe(wrong[0])}; "
-                "write its mean, train.Ratio(sum, count), or one metric per element"
+        for leaf in jax.tree.leaves(metric):
+            require(
+                jnp.shape(leaf) == (),
+                f"the metric {name!r} of {owner}",
+                "a scalar",
+                leaf,
+                "write its mean, train.Ratio(sum, count), or one metric per element",
             )
 
 
@@ -398,10 +403,13 @@ def check_loss(loss: Any, owner: str) -> None:
             and jnp.shape(leaf) == ()
             and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         )
-        if not is_real_scalar:
-            raise TypeError(
-                f"a loss must be a real scalar or a train.Ratio, got {describe(leaf)} from {owner};"
-                " write loss.mean() or train.Ratio(loss.sum(), loss.size) for an array, and "
-                "loss.real for a complex number. To report metrics, return loss, metrics from an "
-                "objective, or write a train.Task"
-            )
+        require(
+            is_real_scalar,
+            f"the loss of {owner}",
+            "a real scalar or a train.Ratio",
+            leaf,
+            "write loss.mean() or train.Ratio(loss.sum(), loss.size) for an array, and "
+            "loss.real for a complex number. To report metrics, return loss, metrics from an "
+            "objective, or write a train.Task",
+            TypeError,
+        )

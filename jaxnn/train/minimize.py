@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..arrays import visible
 from ..combine.precision import Precision
@@ -19,16 +20,18 @@ from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.call_errors import check_named
-from ..explain.text import brief, suggestion
+from ..explain.text import suggestion
 from ..keys import as_key, kept_words
+from ..random import is_outside
 from ..tree import map_children
-from ..validation import Accepts, instance, positive
+from ..validation import Accepts, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree, optimizer_like
-from .program import Program, TrainState, owned, state_key, tree_differences
+from .program import Program, TrainState, code_of, owned, state_key, tree_differences
+from .step import remembered
 from .task import Loss, Task, loss_function, measured, name_of
 from .weights import Weights
 from .wrapped_optimizers import evaluation_params
@@ -100,11 +103,14 @@ class SupervisedLoss(Wrapper):
 
 def _inputs_of(batch: Any) -> Any:
     """Return the inputs of a batch; TypeError for a batch of another structure."""
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise TypeError(
-            "a batch of train.Supervised must be (inputs, targets) or (inputs, targets, weights), "
-            f"got {brief(batch)}; write a train.Minimize objective for other batches"
-        )
+    require(
+        isinstance(batch, tuple | list) and len(batch) in (2, 3),
+        "a batch of train.Supervised",
+        "(inputs, targets) or (inputs, targets, weights)",
+        batch,
+        "write a train.Minimize objective for other batches",
+        TypeError,
+    )
     return batch[0]
 
 
@@ -219,9 +225,9 @@ class Minimize(Program):
         if self.initial is not None:
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
-        zero = jnp.zeros((), jnp.int32)
-        words = kept_words(key)
-        return owned(TrainState(params, state, optimizer.init(params), zero, words))
+        opt_state = _first_opt_state(optimizer, params, code_of(self))
+        zero: Any = np.zeros((), np.int32)  # `owned` puts it on the device, and compiles nothing
+        return owned(TrainState(params, state, opt_state, zero, kept_words(key)))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
         """Return the named inputs of `forward` at a step, with schedules evaluated."""
@@ -371,6 +377,26 @@ A_STATE = instance(
     "write state = program.init(key, batch), and for parameters initial=train.Weights(params, "
     "net.init_state(x)) in the program",
 )
+
+
+def _first_opt_state(optimizer: Any, params: Any, code: Any) -> Any:
+    """Return `optimizer.init(params)`, as one compiled program instead of one for each shape.
+
+    A state on several devices follows from its parameters, array by array.
+    """
+    leaves = jax.tree.leaves(params)
+    if not is_outside() or any(len(getattr(a, "devices", set)()) > 1 for a in leaves):
+        return optimizer.init(params)
+    numbers, structure = jax.tree.flatten(optimizer)
+    try:
+        return _compiled_init(structure, code)(params, numbers)
+    except jax.errors.ConcretizationTypeError:  # it needs the values of its numbers, or of arrays
+        return optimizer.init(params)
+
+
+@remembered
+def _compiled_init(structure: Any, code: Any) -> Any:
+    return jax.jit(lambda params, numbers: structure.unflatten(numbers).init(params))
 
 
 def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) -> tuple[Any, Any]:

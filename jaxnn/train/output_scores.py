@@ -212,7 +212,7 @@ def r2(outputs: Any, targets: Any, weights: Any = None) -> Derived:
 def _numbers(
     name: str, outputs: Any, targets: Any, weights: Any
 ) -> tuple[jax.Array, WeightedTargets]:
-    """Return outputs (..., L), 0 for what is left out, and the examples of targets (..., L)."""
+    """Return outputs (..., L), 0 if left out, and weighted targets (..., L)."""
     outputs, targets, owner = wide(outputs), wide(targets), f"train.{name}"
     examples = WeightedTargets.of_numbers(owner, targets, weights)
     one = (*targets.shape, 1)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ..data.check import saturated_batch
-from ..explain.text import describe
 from ..random import is_outside
+from ..validation import require
 from .metrics import check_metrics, without_collected
 from .program import Program, check_program, code_of, owned, strong, tree_differences
 
@@ -76,7 +75,7 @@ class SingleDevice:
 
     def put(self, tree: Any) -> Any:
         """Return arrays of which each device needs all rows."""
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.device_put(tree, may_alias=False)  # `jnp.asarray` compiles for each shape
 
     def put_batch(self, batch: Any) -> Any:
         """Return a batch of this process that a source returned."""
@@ -89,7 +88,7 @@ class SingleDevice:
     def put_numbers(self, program: Any) -> list[Any]:
         """Return the leaves of a program, as arguments of its compiled code."""
         leaves = jax.tree.leaves(program)  # a call takes arrays faster than Python floats
-        return [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]
+        return [jax.device_put(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]
 
 
 SINGLE_DEVICE = SingleDevice()
@@ -196,11 +195,14 @@ def check_step(result: Any, before: Any, owner: str) -> None:
         before: The state that was passed to it.
         owner: The name of the program's class.
     """
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(
-            f"{owner}.step must return the new state and metrics, got {describe(result)}; "
-            "write return state, {'loss': loss}"
-        )
+    require(
+        isinstance(result, tuple) and len(result) == 2,
+        f"the result of {owner}.step",
+        "the new state and metrics",
+        result,
+        "write return state, {'loss': loss}",
+        TypeError,
+    )
     check_metrics(result[1], f"{owner}.step")
     if lines := tree_differences(before, jax.eval_shape(lambda: result[0]), "the state"):
         raise ValueError(

@@ -139,6 +139,12 @@ class Loader:
         """Release the resources of reading."""
 
 
+@jax.jit
+def _rows(arrays: Any, chosen: Any) -> Any:
+    """Return the chosen rows of each array."""
+    return jax.tree.map(lambda leaf: leaf[chosen], arrays)
+
+
 class ArrayLoader(Loader):
     """Arrays on the device: each step gathers its rows there, in the order of `epoch_order`.
 
@@ -164,8 +170,7 @@ class ArrayLoader(Loader):
 
     def first(self) -> Any:
         """Return the batch of the first step."""
-        chosen = self.take(0, 1).items[0]
-        return jax.tree.map(lambda leaf: leaf[chosen], self.arrays)
+        return _rows(self.arrays, self.take(0, 1).items[0])
 
     def spec(self) -> Any:
         """Return the shapes and types of a batch."""
@@ -204,7 +209,8 @@ class SourceLoader(Loader):
         self._source, self._size, self._words = source, size, words
         self._placement, self._program = placement, program
         with contextlib.suppress(NoEpochs):
-            self.steps_per_epoch, self.has_epochs = source.steps_per_epoch(size), True
+            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
+            self.has_epochs: bool = True
         self._batches: Any = None
 
     def first(self) -> Any:

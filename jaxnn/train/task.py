@@ -47,8 +47,8 @@ import jax.numpy as jnp
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..validation import Accepts, above, positive, unwritten
-from .examples import WeightedTargets, expand_like, spread, wide
+from ..validation import Accepts, above, positive, require, unwritten
+from .examples import WeightedTargets, expand_like, per_target, wide
 from .metrics import (
     Collected,
     Derived,
@@ -217,11 +217,14 @@ def measured(task: Loss, outputs: Any, targets: Any, weights: Any = None) -> dic
     found: Any = {}
     if isinstance(task, Task) and own != _BOTH:
         found = task.measure(outputs, targets, weights)
-        if not isinstance(found, Mapping) or "loss" not in found:
-            raise TypeError(
-                f"{type(task).__name__}.measure must return the loss and metrics by name, got "
-                f"{describe(found)}; write return {{'loss': train.Ratio(sum, count)}}"
-            )
+        require(
+            isinstance(found, Mapping) and "loss" in found,
+            f"the result of {type(task).__name__}.measure",
+            "the loss and metrics by name",
+            found,
+            "write return {'loss': train.Ratio(sum, count)}",
+            TypeError,
+        )
         check_loss(found["loss"], owner)
         found = {"loss": found["loss"]} if "metrics" in own else dict(found)
 
@@ -261,7 +264,7 @@ def _by_rows(
     written: Callable[..., dict[str, Any]], outputs: Any, targets: Any, weights: Any, owner: str
 ) -> dict[str, Any]:
     """Return loss and metrics as ratios: the numbers of each row, weighted."""
-    counts = spread(owner, weights, jnp.shape(jax.tree.leaves(targets)[0])[:1])
+    counts = per_target(owner, weights, jnp.shape(jax.tree.leaves(targets)[0])[:1])
     assert counts is not None
     kept = counts != 0
     # A row of weight 0 is computed as one that counts: 0 times NaN would be NaN in the gradient.

@@ -474,7 +474,7 @@ def test_truncated_weights_are_refused(run_folder, capsys):
     ("name", "content", "message"),
     [
         ("none.npy", None, "No such file or directory"),
-        ("x.txt", b"1,2,3", "is neither .npy nor .csv"),
+        ("x.txt", b"1,2,3", "must be '.npy' or '.csv', got '.txt'"),
         ("x.npy", b"1,2,3", "is not a table of numbers"),
         ("x.csv", b"1,2,3\n4,five,6\n", "is not a table of numbers"),
         ("x.csv", b"1,2\n", "has numbers of shape (1, 2), expected (rows, 3)"),

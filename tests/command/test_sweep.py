@@ -233,7 +233,7 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
     assert said(capsys, *arguments)[0] == 0
     config = json.loads((place / "config.json").read_text())["config"]
     assert config["epochs"] == 1
-    assert config["optimizer"]["learning_rate"] == 0.01
+    assert config["optimizer"]["learning_rate"] == 0.1  # trial 0 is the configuration itself
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,8 @@ def test_an_experiment_without_a_space(capsys, nothing_computed):
         assert status == 1
         assert error == (
             "error: quick declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})\n'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), or on the command line '
+            "--sweep optimizer.learning_rate=log:1e-4:1e-1\n"
         )
 
 
@@ -654,7 +655,7 @@ def test_misspellings_get_suggestions(capsys, monkeypatch, nothing_computed):
         assert "Perhaps you meant:" in error
         assert right in error
     status, _, error = said(capsys, "sweep", "--search", "tqe")
-    assert status == 2
+    assert status == 1
     assert "tpe" in error
 
 

@@ -381,7 +381,9 @@ def test_state_where_none_is_kept():
     )
 
 
-@pytest.mark.parametrize(("state", "shown"), [((STATE,), "a tuple of 1"), (True, "True")])
+@pytest.mark.parametrize(
+    ("state", "shown"), [((STATE,), "({1: {mean: float32[3], var: float32[3]}})"), (True, "True")]
+)
 def test_state_that_is_no_dict(state, shown):
     check(
         lambda: NORM.apply(NORM_PARAMS, X, state=state),
@@ -721,7 +723,7 @@ def test_an_initializer_that_needs_more_axes():
     for init, text in [
         (nn.he_normal(), "needs axes [-2, -1], but the array has shape (3,); write nn.normal(stdd"),
         (nn.orthogonal(), "requires at least a 2D shape"),
-        (nn.identity(), "identity expects a shape (n, m), got (3,)"),
+        (nn.identity(), "the shape of identity must be (n, m), got (3,)"),
     ]:
         net = nn.Sequential(a=nn.Dense(3, b_init=init))
         check(lambda net=net: net.init(KEY, X), ValueError, "at 'a/b', ", text)
@@ -845,7 +847,8 @@ def test_a_tied_head_of_another_width():
     check(
         lambda: nn.Sequential(t=Tied(nn.Embedding(5, 3), nn.Dense(4))).init(KEY, jnp.array([1])),
         ValueError,
-        "at 't/embed', Embedding(5, 3): attend expects features (..., 3), got float32[1,4]",
+        "at 't/embed', Embedding(5, 3): the input of attend must be "
+        "features (..., 3), got float32[1,4]",
     )
 
 

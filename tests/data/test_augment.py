@@ -202,7 +202,7 @@ def test_errors():
         functools.partial(cutout, size=2),
     ):
         with pytest.raises(
-            ValueError, match=r"must be \(B, H, W\) or \(B, H, W, C\), got \(2, 784"
+            ValueError, match=r"must be \(B, H, W\) or \(B, H, W, C\), got float.*\[2,784"
         ):
             function(KEY, jnp.zeros((2, 784)))
     with pytest.raises(ValueError, match=r"from 1 to 5, got 6; images have 5 x 7 pixels"):
@@ -221,7 +221,7 @@ def test_errors():
         cutmix(KEY, IMAGES, LABELS)
     with pytest.raises(TypeError, match=r"mixup.x must hold floats, got dtype int32"):
         mixup(KEY, LABELS, LABELS, classes=3)
-    with pytest.raises(ValueError, match=r"cutmix.images must be \(B, H, W\) or .*, got \(6,\)"):
+    with pytest.raises(ValueError, match=r"cutmix.images must be \(B, H, W\) or .*, got int32"):
         cutmix(KEY, LABELS, LABELS, classes=3)
     with pytest.raises(
         TypeError, match=r"parts\[0\] must be a function of .*, or \(key, x, y\), got 3"

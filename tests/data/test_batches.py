@@ -36,7 +36,8 @@ def test_the_key_decides():
 @pytest.mark.parametrize("size", [0, -1, 5])
 def test_a_size_out_of_range_is_refused_at_the_call(size):
     with pytest.raises(
-        ValueError, match=rf"batch_size is {size}, but the training data have 4 rows"
+        ValueError,
+        match=rf"batch_size must be an int from 1 to 4, got {size}; the training data have 4 rows",
     ):
         data.batches(jax.random.key(0), np.zeros(4), size)
 

@@ -92,7 +92,8 @@ def test_errors():
     with pytest.raises(ValueError) as error:
         source.steps_per_epoch(12)
     assert str(error.value) == (
-        "batch_size is 12, but the training data have 11 rows; write batch_size=11 or less"
+        "batch_size must be an int from 1 to 11, got 12; the training data have 11 rows; write "
+        "batch_size=11 or less"
     )
     with pytest.raises(
         ValueError, match=r"divisible by the 3 processes, got 4; write batch_size=3"

@@ -68,8 +68,9 @@ def test_augmented_data_augment_the_training_alone():
         (
             (np.ones(3), np.ones(3), np.ones(3)),
             TypeError,
-            "an experiment's data must be (training data, validation data), got 3 items; write "
-            "return (x, y, weights), None to train on several arrays",
+            "an experiment's data must be (training data, validation data), got "
+            "(float64[3], float64[3], float64[3]); write return (x, y, weights), None to train "
+            "on several arrays",
         ),
         (
             ((np.ones((3, 2)), np.ones(4)), None),

@@ -34,9 +34,9 @@ def test_values_are_bitwise_those_of_the_type(name, dtype):
 def test_in_float32_it_is_the_plain_operation(name):
     shared, plain = SHARED[name]
     y, parameter = numbers(5, 4), numbers(1, 4)
-    assert str(jax.make_jaxpr(shared)(y, parameter)) == str(
-        jax.make_jaxpr(lambda y, p: plain(y, p))(y, parameter)
-    )
+    operations = [e.primitive.name for e in jax.make_jaxpr(shared)(y, parameter).eqns]
+    assert operations == ["broadcast_in_dim", {"sum": "add", "product": "mul"}[name]]
+    np.testing.assert_array_equal(jax.jit(shared)(y, parameter), jax.jit(plain)(y, parameter))
     check_grads(jax.jit(shared), (y, parameter), order=2, modes=("fwd", "rev"))
     indices: Any = np.array([0, 2, 2])
     rows = jax.jit(lambda table: shared_rows(table, indices))

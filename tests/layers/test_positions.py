@@ -189,14 +189,14 @@ def test_longrope_refused():
     attention = nn.MultiHeadAttention(1, 4, causal=True, rotary=nn.RotaryEmbedding(scaling=rule))
     x = normals(0, 3, 4)
     assert attention.apply(attention.init(KEY, x), x).shape == (3, 4)
-    with pytest.raises(ValueError, match="for the same pairs; got 1 short and 2 long"):
+    with pytest.raises(ValueError, match=r"LongRoPEScaling.long must be 1, that of .*short, got 2"):
         nn.LongRoPEScaling((1.0,), (2.0, 4.0), 8, 4.0)
     with pytest.raises(
         ValueError, match=r"LongRoPEScaling.long must be a tuple of numbers > 0, .*, got \(-1.0,\)"
     ):
         nn.LongRoPEScaling((1.0,), (-1.0,), 8, 4.0)
     with pytest.raises(
-        ValueError, match="has 2 factors, but 8 features are rotated, which are 4 pairs"
+        ValueError, match="must be 4, a factor for each pair of the 8 rotated features, got 2"
     ):
         nn.RotaryEmbedding(scaling=rule).rotate(normals(0, 3, 1, 8), jnp.arange(3), 3)
     with pytest.raises(ValueError, match="which cached keys cannot follow"):

@@ -72,7 +72,7 @@ def test_vit_wants_images_of_its_size():
     net = ViT(image=8, patch=4, layers=1, width=4, num_heads=1).network(3)
     for shape in ((1, 4, 4, 3), (1, 4, 16, 3)):
         with pytest.raises(
-            ValueError, match=r"expected images \(\.\.\., 8, 8, C\).*got float32\[1,4"
+            ValueError, match=r"images must be \(\.\.\., 8, 8, C\).*got float32\[1,4"
         ):
             net.init(KEY, floats(*shape))
 

@@ -23,8 +23,8 @@ from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform, plan
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from tests.sweep import quick
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxnn.sweep import Space, Uniform
 from jaxnn.sweep.compiled import Way
-from jaxnn.sweep.decision import Ask, History, Regroup, Select, Train, decide
+from jaxnn.sweep.decision import Ask, End, History, Regroup, Select, Train, decide
 from jaxnn.sweep.halving import hyperband
 from jaxnn.sweep.plan import Grouped
 from jaxnn.sweep.settings import Settings
@@ -36,8 +36,8 @@ def committed(history, step, settings, parts=None):
     trained = dict(history.trained)
     match step:
         case Ask():
-            for number in range(len(trials), len(trials) + step.count):
-                values = SPACE.sample(np.random.default_rng(number))
+            new = [SPACE.sample(np.random.default_rng(len(trials) + i)) for i in range(step.count)]
+            for number, values in enumerate([*step.known, *new], len(trials)):
                 group = None if number % 7 == 6 else f"group {number % 2}"
                 trials.append(Trial(number, step.round, step.round, values, group))
         case Regroup():
@@ -75,7 +75,7 @@ def committed(history, step, settings, parts=None):
 def driven(settings, rng=None):
     """The steps and the last history of a sweep; with `rng`, of one that is stopped often."""
     history, steps = EMPTY, []
-    while (step := decide(history, settings)) is not None:
+    while not isinstance(step := decide(history, settings), End):
         before = copy.deepcopy(history)
         assert decide(history, settings) == step  # pure
         assert history == before

@@ -9,7 +9,7 @@ import pytest
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.export import export_sweep
-from jaxnn.sweep.search import distribution
+from jaxnn.sweep.samplers import distribution
 from jaxnn.sweep.snapshot import Sweep
 from tests.sweep.made_up import SPACE, made_up
 

@@ -29,8 +29,8 @@ from jaxnn.sweep import Choice, LogUniform, Uniform, cohort
 from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure, space_of, traced_or_static
 from jaxnn.train.program import without_keys

@@ -448,8 +448,9 @@ def test_a_sweep_needs_a_space_and_a_function_a_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"trials": 16}, "settings/trials: recorded 8, now 16"),
-        ({"search": "random"}, "settings/search: recorded grid, now random"),
+        ({"seeds": 2}, "settings/seeds: recorded 1, now 2"),
+        ({"halving": "hyperband"}, "settings/halving: recorded none, now hyperband"),
+        ({"warm_start": "before"}, "warm_start: recorded [], now ['before']"),
         ({"config": Config(steps=6)}, "config/steps: recorded 4, now 6"),
         ({"space": {"rate": SPACE["rate"]}}, "space/target: recorded {"),
         (
@@ -465,7 +466,8 @@ def test_a_folder_with_a_sweep_that_differs(whole, changes, difference):
     message = str(raised.value)
     assert message.startswith(f"{whole.folder} contains another sweep: {difference}")
     assert message.endswith(
-        ". Write another folder, or leave out these arguments to continue that sweep"
+        ". The trials that it has were chosen, trained, and compared by these, which cannot "
+        "change: write another folder, or leave out these arguments to continue that sweep"
     )
     assert digest(whole.folder) == before
 

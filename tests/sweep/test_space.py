@@ -11,11 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.fields import is_traced
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
+from jaxnn.sweep import (
+    Branch,
+    Choice,
+    Grid,
+    Int,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Space,
+    Uniform,
+)
 from tests.sweep import quick
 
 
@@ -77,14 +88,27 @@ scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st
 choices = st.lists(scalars, min_size=1, unique_by=lambda o: (type(o), o)).map(lambda o: Choice(*o))
 grids = st.lists(st.floats(-9, 9), min_size=1, unique=True).map(lambda o: Grid(*sorted(o)))
 units = st.floats(0, 1, exclude_max=True)
+small = st.floats(-9, 9)
+stepped = st.tuples(small, st.integers(2, 40), st.sampled_from([0.1, 0.25, 0.3, 1.0, 1e-3]))
+stepped = stepped.map(lambda r: Uniform(r[0], r[0] + r[1] * r[2], step=r[2]))
+strides = st.tuples(st.integers(3, 99), st.integers(9, 99), st.integers(2, 5), st.booleans())
+strides = strides.map(lambda r: Int(r[0], r[0] + r[1], r[3], step=r[2]))
+tuples = st.lists(st.tuples(st.integers(0, 3), st.text(max_size=1)), min_size=2, unique=True)
+weighted = tuples.flatmap(
+    lambda options: st.lists(st.floats(0.01, 9), min_size=len(options), max_size=len(options)).map(
+        lambda weights: Choice(*options, weights=weights)
+    )
+)
+priors = st.tuples(small, st.floats(0.01, 9), st.sampled_from([Normal, LogNormal]))
+priors = priors.map(lambda r: r[2](r[0], r[1]))
 
 
-@given(uniforms | logs | whole | choices | grids, units)
+@given(uniforms | logs | whole | choices | grids | stepped | strides | weighted | priors, units)
 def test_every_point_of_the_unit_line_is_a_value(dimension, u):
     assert dimension.has(dimension.at(u))
 
 
-@given(whole | choices | grids, units, st.floats(0.001, 0.999))
+@given(whole | choices | grids | stepped | strides | weighted, units, st.floats(0.001, 0.999))
 def test_a_discrete_value_comes_back_from_anywhere_in_its_share(dimension, u, within):
     value = dimension.at(u)
     back = dimension.at(dimension.unit(value, within))
@@ -118,6 +142,53 @@ def test_the_laws_of_chance():
     # each number is as likely as its stretch is long: [1/2, 3/2] is log 3 of log 7
     ones = [Int(1, 3, log=True).at(one) for one in u].count(1)
     assert ones / 6000 == pytest.approx(math.log(3) / math.log(7), abs=1 / 6000)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "expected"),
+    [
+        (
+            Uniform(0.0, 1.0, step=0.3),
+            [0.0, 0.3, 0.6, 0.9],
+        ),  # as range: what lies beyond is left out
+        (Uniform(0.1, 0.5, step=0.1), [0.1, 0.2, 0.3, 0.4, 0.5]),  # not 0.30000000000000004
+        (Int(32, 100, step=32), [32, 64, 96]),
+    ],
+)
+def test_steps_are_equally_likely_and_exact_decimals(dimension, expected):
+    found = [dimension.at((i + 0.5) / (12 * len(expected))) for i in range(12 * len(expected))]
+    assert found == [value for value in expected for _ in range(12)]
+    assert dimension.grid(99) == expected
+    assert not dimension.has(expected[1] + (expected[1] - expected[0]) / 2)
+    assert dimension.nearest(-9) == expected[0]
+    assert dimension.nearest(999) == expected[-1]
+
+
+@pytest.mark.parametrize(
+    ("dimension", "law"),
+    [
+        (Uniform(-1.0, 3.0), stats.uniform(-1, 4)),
+        (LogUniform(1e-4, 1e-1), stats.loguniform(1e-4, 1e-1)),
+        (Normal(2.0, 0.5), stats.norm(2, 0.5)),
+        (LogNormal(math.log(1e-3), 1.5), stats.lognorm(1.5, scale=1e-3)),
+    ],
+)
+def test_a_distribution_is_that_of_scipy(dimension, law):
+    u = (np.arange(999) + 0.5) / 999
+    values = np.array([dimension.at(one) for one in u])
+    np.testing.assert_allclose(values, law.ppf(u), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose([dimension.unit(x) for x in values], law.cdf(values), rtol=1e-9)
+
+
+def test_options_are_as_likely_as_their_weights():
+    choice = Choice("a", (1, 2), None, weights=(3, 1, 0.5))
+    found = [choice.at((i + 0.5) / 4500) for i in range(4500)]
+    assert [found.count(one) for one in choice.options] == [3000, 1000, 500]
+    # with steps on a log scale a number is as likely as its stretch is long: [48, 80] of [16, 144]
+    numbers = Int(32, 128, log=True, step=32)
+    found = [numbers.at((i + 0.5) / 6000) for i in range(6000)]
+    share = math.log(80 / 48) / math.log(144 / 16)
+    assert found.count(64) / 6000 == pytest.approx(share, abs=1 / 6000)
 
 
 def test_names_are_as_the_command_line_says_them():
@@ -277,8 +348,54 @@ def test_a_space_is_a_value():
             "can hold",
         ),
         (
-            lambda: Choice((1, 2)),  # type: ignore[arg-type]
-            "Choice((1, 2)): an option must be a number, a text, True, False, or None, got (1, 2)",
+            lambda: Choice((1, [2])),
+            "Choice((1, [2])): an option must be a number, a text, True, False, None, or a tuple "
+            "of these, got [2]",
+        ),
+        (
+            lambda: Choice((1, 2), (1, 2)),
+            "Choice((1, 2), (1, 2)): the option (1, 2) is there twice",
+        ),
+        (
+            lambda: Choice("a", "b", weights=(1, 0)),
+            "Choice('a', 'b', weights=(1, 0)): weights must be 2 finite numbers > 0, one for each "
+            "option, got (1, 0)",
+        ),
+        (
+            lambda: Choice("a", weights=3),
+            "Choice('a', weights=3): weights must be 1 finite numbers > 0, one for each option, "
+            "got 3",
+        ),
+        (
+            lambda: Uniform(0, 1, step=0),
+            "Uniform(low=0.0, high=1.0, step=0.0): the step must be a number > 0, got 0.0",
+        ),
+        (
+            lambda: Int(1, 9, step=0.5),  # type: ignore[arg-type]
+            "Int(low=1, high=9, log=False, step=0.5): the step must be an int > 0, got 0.5",
+        ),
+        (
+            lambda: Uniform(0, 1, step=2),
+            "Uniform(low=0.0, high=1.0, step=2.0): the step leaves only one value; write a step of "
+            "at most 1.0",
+        ),
+        (
+            lambda: Int(2, 9, log=True, step=4),
+            "Int(low=2, high=9, log=True, step=4): on a log scale the step must be less than 2 * "
+            "low = 4; write a smaller step, or Int(2, 9, step=4)",
+        ),
+        (
+            lambda: Normal(0, 0),
+            "Normal(mean=0.0, std=0.0): std must be > 0; write Choice(0.0) for one value",
+        ),
+        (
+            lambda: Normal("0", 1),  # type: ignore[arg-type]
+            "Normal(mean='0', std=1.0): mean and std must be finite numbers, got '0'",
+        ),
+        (
+            lambda: LogNormal(1000, 1),
+            "LogNormal(mean=1000.0, std=1.0): some values overflow: mean and std are those of the "
+            "natural logarithm; write LogNormal(math.log(1e-3), 1.0)",
         ),
         (lambda: Grid(), "Grid(): it needs an option; write Grid(0.1, 0.3, 1.0)"),
         (lambda: Grid(3, 1, 1), "Grid(3, 1, 1): the numbers must increase; write Grid(1, 3)"),
@@ -368,7 +485,8 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         ),
         (
             {"epochs": [1, 2]},
-            "epochs must be Uniform, LogUniform, Int, Choice, Grid, or Branch, got [1, 2]",
+            "epochs must be Uniform, LogUniform, Int, Normal, LogNormal, Choice, Grid, Branch, or "
+            "When, got [1, 2]",
         ),
     ],
 )

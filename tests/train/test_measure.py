@@ -376,44 +376,44 @@ class Ranked(train.Classification):
             Axis(4),
             None,
             ValueError,
-            r"a metric must be a scalar, but 'per_class' of Axis\(4\) is float32\[4\]; write",
+            r"the metric 'per_class' of Axis\(4\) must be a scalar, got float32\[4\]; write",
         ),
         (
             Vector(4),
             None,
             ValueError,
-            r"a metric must be a scalar, but 'means' of Vector\(4\) is float32\[4\]; write",
+            r"the metric 'means' of Vector\(4\) must be a scalar, got float32\[4\]; write",
         ),
         (
             lambda outputs, targets: (outputs.mean(), {"a": 1.0}),
             None,
             TypeError,
-            r"a loss must be a real scalar or a train.Ratio, got \(float32\[\], \{a: 1.0\}\) from "
-            r"<lambda>; .* To report metrics, .* write a train.Task",
+            r"the loss of <lambda> must be a real scalar or a train.Ratio, got \(float32\[\], "
+            r"\{a: 1.0\}\); .* To report metrics, .* write a train.Task",
         ),
         (
             lambda outputs, targets: outputs.mean() + 0j,
             None,
             TypeError,
-            r"a loss must be a real scalar .* got complex64\[\] from <lambda>; .* loss.real for",
+            r"the loss of <lambda> must be a real scalar .* got complex64\[\]; .* loss.real for",
         ),
         (
             lambda outputs, targets: outputs[:, 0],
             None,
             TypeError,
-            r"a loss must be .*, got float32\[6\] from <lambda>; write loss.mean\(\)",
+            r"the loss of <lambda> must be .*, got float32\[6\]; write loss.mean\(\)",
         ),
         (
             lambda outputs, targets: train.Mean(outputs.mean()),
             None,
             TypeError,
-            r"a loss must be a real scalar or a train.Ratio, got Mean\(.*\) from <lambda>",
+            r"the loss of <lambda> must be a real scalar or a train.Ratio, got Mean\(",
         ),
         (
             Without(4),
             None,
             TypeError,
-            r"Without.measure must return the loss and metrics by name, got \{accuracy: 1.0\}; "
+            r"Without.measure must be the loss and metrics by name, got \{'accuracy': 1.0\}; "
             r"write return \{'loss': train.Ratio\(sum, count\)\}",
         ),
         (

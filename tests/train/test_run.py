@@ -302,7 +302,7 @@ def step_program(function, state=0.0):
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
-        (lambda s: s, TypeError, "must return the new state and metrics, got float32"),
+        (lambda s: s, TypeError, "must be the new state and metrics, got float32"),
         (
             lambda s: ({"new": s}, {}),
             ValueError,
@@ -316,7 +316,7 @@ def step_program(function, state=0.0):
         (
             lambda s: (s, {"loss": jnp.ones(2)}),
             ValueError,
-            "a metric must be a scalar, but 'loss' of",
+            "the metric 'loss' of .* must be a scalar, got",
         ),
     ],
 )
@@ -333,7 +333,7 @@ def test_bad_lengths_and_hooks():
         train.fit(fine, key=KEY, epochs=1, steps=1, progress=False)
     with pytest.raises(ValueError, match=r"no epochs without data of known length"):
         train.fit(fine, key=KEY, epochs=1, progress=False)
-    with pytest.raises(ValueError, match=r"batch_size is 51, but the training data have 50 rows"):
+    with pytest.raises(ValueError, match=r"batch_size must be an int from 1 to 50, got 51"):
         train.fit(PROGRAM, (X, Y), key=KEY, epochs=1, batch_size=51, progress=False)
     with pytest.raises(
         ValueError,

@@ -284,7 +284,7 @@ LOGITS, TARGETS = np.zeros((4, 3), np.float32), np.zeros(4, int)
         (
             lambda: train.f1(LOGITS, TARGETS),
             ValueError,
-            r"f1: average='binary' is the score of one of 2 classes, got 3 .* average='macro'",
+            r"f1: the number of classes must be 2 for average='binary'.*, got 3; .*='macro'",
         ),
         (
             lambda: train.iou(LOGITS, TARGETS, average="weighted"),

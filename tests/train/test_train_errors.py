@@ -90,7 +90,7 @@ def nan_at(row):
         (
             lambda: fit(batch_size=21),
             ValueError,
-            r"batch_size is 21, but the training data have 20 rows; write batch_size=20 or less",
+            r"batch_size must be an int from 1 to 20, got 21; .* write batch_size=20 or less",
         ),
         (lambda: fit(batch_size=0), ValueError, r"batch_size must be an int >= 1, got 0"),
         (lambda: fit(epochs=-1), ValueError, r"epochs must be an int >= 0, got -1"),

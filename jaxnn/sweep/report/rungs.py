@@ -9,7 +9,8 @@ import numpy as np
 
 from ...html import charts, page
 from ...html.page import NONE, count, escaped, format_number, label, shorts, shown
-from ..dimensions import Choice, Grid, Int, LogUniform, Uniform
+from ..dimensions import Choice, Grid
+from ..ranges import Int, LogUniform, Uniform
 from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
@@ -183,8 +184,8 @@ def failure_counts(
     if isinstance(dimension, Choice | Grid):
         options = list(dimension.options)
     elif isinstance(dimension, Int):
-        if dimension.high - dimension.low < 8:
-            options = list(range(dimension.low, dimension.high + 1))
+        if dimension.size <= 8:
+            options = dimension.grid(dimension.size)
         dimension = (LogUniform if dimension.log else Uniform)(dimension.low, dimension.high)
     if options is not None:
         size, where = len(options), [options.index(value) for value, _ in values]

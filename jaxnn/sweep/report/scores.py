@@ -13,7 +13,8 @@ import numpy as np
 from ...html import charts, page
 from ...html.page import format_number, label
 from ...train.metrics import direction_of
-from ..dimensions import Choice, Dimension, Grid, Int
+from ..dimensions import Choice, Dimension, Grid
+from ..ranges import Int, LogNormal, Normal
 from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
@@ -63,19 +64,21 @@ def set_axis(panel: Any, which: str, dimension: Dimension, most: int = 6) -> Non
 
 
 def at_edge(dimension: Dimension, value: Any) -> str | None:
-    """Return at which edge of its range a value is, "lower" or "upper"; options have no edges.
+    """Return at which edge of its range a value is, "lower" or "upper".
+
+    Options and priors have no edges.
 
     >>> from jaxnn.sweep import LogUniform
     >>> at_edge(LogUniform(1e-4, 1e-1), 0.09), at_edge(LogUniform(1e-4, 1e-1), 0.01)
     ('upper', None)
     """
-    if isinstance(dimension, Choice):
+    if isinstance(dimension, Choice | Normal | LogNormal):
         return None
     if isinstance(dimension, Grid):
         last = len(dimension.options) - 1
         return {0: "lower", last: "upper"}.get(dimension.index(value)) if last else None
     if isinstance(dimension, Int):
-        return {dimension.low: "lower", dimension.high: "upper"}.get(value)
+        return {dimension.low: "lower", dimension.last: "upper"}.get(value)
     share = dimension.unit(value)
     return "lower" if share < EDGE else "upper" if share > 1 - EDGE else None
 

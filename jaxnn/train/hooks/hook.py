@@ -300,7 +300,8 @@ class named:
     """
 
     def __init__(self, hook: Hook, call: str) -> None:
-        self.hook, self.call = hook, call
+        self.hook: Hook = hook
+        self.call: str = call
 
     def __enter__(self) -> None:
         """Do nothing."""

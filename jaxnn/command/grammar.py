@@ -1,0 +1,214 @@
+"""Dimensions of a sweep on the command line, `--sweep NAME=VALUES`.
+
+    --sweep model.width=32,64 --sweep optimizer.learning_rate=log:1e-4:1e-1
+
+The text is read by the types of the field, and never evaluated.
+"""
+
+import re
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..experiment.configuration import class_name, from_plain, is_class, members_of
+from ..explain.text import suggestion
+from ..sweep import Choice, Grid, Int, LogNormal, LogUniform, Normal, Uniform, When
+from ..sweep.swept import kinds_at, paths_of
+
+GRAMMAR = """\
+    --sweep model.width=32,64,128                        one of these options
+    --sweep model.activation=relu*3,tanh                 relu three times as often as tanh
+    --sweep "model.sizes=(64,),(64,32)"                  tuples
+    --sweep "name='a,b','*'"                             text that would be read as something else
+    --sweep model.dropout=uniform:0:0.5                  a number from 0 to 0.5
+    --sweep model.width=uniform:32:256:32                with a step; whole for a field of int
+    --sweep optimizer.learning_rate=log:1e-4:1e-1        uniform in the logarithm
+    --sweep optimizer.learning_rate=grid:0.01,0.1,1      ordered numbers
+    --sweep temperature=normal:1:0.2                     normal: mean and standard deviation
+    --sweep optimizer.learning_rate=lognormal:-7:1       the same of the natural logarithm
+    --sweep optimizer=SGD,AdamW                          a choice of classes, and inside of one:
+    --sweep optimizer:adamw.weight_decay=log:1e-6:1e-2
+    --sweep "model.dropout=uniform:0:0.5 if model.depth=2,3"   only in trials of such a depth"""
+
+
+def swept_paths(config: type, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the paths of a `Space` that the texts `NAME=VALUES` describe.
+
+    Args:
+        config: The class of the configuration.
+        texts: The arguments of `--sweep`.
+
+    Raises:
+        ValueError: A text does not follow the grammar, or does not fit the field.
+
+    >>> from jaxnn.experiment import SGD
+    >>> swept_paths(SGD, ["learning_rate=log:1e-3:1", "momentum=0.5,0.9"])
+    {'learning_rate': LogUniform(low=0.001, high=1.0), 'momentum': Choice(0.5, 0.9)}
+    """
+    named: dict[str, Any] = {}
+    for text in texts:
+        try:
+            name, swept = _swept(config, text)
+            if name in named:
+                raise ValueError(f"{name} is swept twice")
+            named[name] = swept
+        except ValueError as error:
+            raise ValueError(f"--sweep {text}: {error}\n\nThe forms are\n\n{GRAMMAR}") from None
+    return paths_of(config, named)
+
+
+def sweeps_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the texts that follow `--sweep`, and the other arguments.
+
+    Args:
+        arguments: The command line.
+
+    Raises:
+        ValueError: `--sweep` is the last word.
+
+    >>> sweeps_of(["--epochs", "3", "--sweep", "width=32,64", "--sweep=depth=1,2"])
+    (['width=32,64', 'depth=1,2'], ['--epochs', '3'])
+    """
+    texts, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word.startswith("--sweep="):
+            texts.append(word.removeprefix("--sweep="))
+        elif word != "--sweep":
+            rest.append(word)
+        elif (text := next(words, None)) is not None:
+            texts.append(text)
+        else:
+            raise ValueError(f"--sweep needs what to sweep\n\nThe forms are\n\n{GRAMMAR}")
+    return texts, rest
+
+
+def _swept(config: type, text: str) -> tuple[str, Any]:
+    """Return the name and the dimension of `NAME=VALUES [if NAME=VALUES]`."""
+    first, *conditions = re.split(r"\s+if\s+", text.strip())
+    (name, swept), *others = (_one(config, part) for part in (first, *conditions))
+    for other, among in reversed(others):
+        swept = When(other, among, swept)
+    return name, swept
+
+
+def _one(config: type, text: str) -> tuple[str, Any]:
+    """Return the name and the dimension of `NAME=VALUES`."""
+    name, _, values = map(str.strip, text.partition("="))
+    if not name or not values:
+        raise ValueError(f"{text!r} is not NAME=VALUES")
+    kinds = members_of(_kinds(config, name, name))
+    form, colon, numbers = values.partition(":")
+    if colon and form in FORMS:
+        most, make = FORMS[form]
+        found = [
+            _number(one) for one in (numbers.split(",") if most is None else numbers.split(":"))
+        ]
+        if most is not None and not 2 <= len(found) <= most:
+            raise ValueError(
+                f"{form} takes {'two numbers' if most == 2 else 'two or three numbers'}"
+            )
+        whole = int in kinds and float not in kinds and all(isinstance(n, int) for n in found)
+        return name, make(whole, *found)
+    options, weights = [], []
+    for part in _parts(values):
+        option, star, weight = part.rpartition("*")
+        weighted = star and re.fullmatch(r"[\d.]+(e[+-]?\d+)?", weight.strip())
+        options.append(_option(kinds, option if weighted else part, name))
+        weights.append(_number(weight) if weighted else 1)
+    return name, Choice(*options, weights=weights if set(weights) != {1} else None)
+
+
+def _uniform(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
+    if whole:
+        return Int(low, high, step=1 if step is None else step)
+    return Uniform(low, high, step)
+
+
+def _log(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
+    if whole:
+        return Int(low, high, log=True, step=1 if step is None else step)
+    if step is not None:
+        raise ValueError("log takes a step for whole numbers only")
+    return LogUniform(low, high)
+
+
+# The most numbers of each form (None for a list of any length), and its dimension.
+FORMS: dict[str, tuple[int | None, Callable[..., Any]]] = {
+    "uniform": (3, _uniform),
+    "log": (3, _log),
+    "normal": (2, lambda _, mean, std: Normal(mean, std)),
+    "lognormal": (2, lambda _, mean, std: LogNormal(mean, std)),
+    "grid": (None, lambda _, *numbers: Grid(*numbers)),
+}
+
+
+def _kinds(owner: type, name: str, whole: str) -> list[Any]:
+    """Return the types of the field that a dimension's name is of, `optimizer:adamw.rate`."""
+    field, colon, rest = name.partition(":")
+    kinds = kinds_at(owner, field, whole)
+    if not colon:
+        return kinds
+    option, _, path = rest.partition(".")
+    classes = {class_name(one).lower(): one for one in members_of(kinds) if is_class(one)}
+    if option not in classes or not path:
+        known = suggestion(option, classes)
+        raise ValueError(f"{field} has no class {option!r} with something to sweep; {known}")
+    return _kinds(classes[option], path, whole)
+
+
+def _number(text: str) -> int | float:
+    """Return a number, an int if it is written as one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise ValueError(f"{text!r} is not a number")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield the parts between commas that are neither in parentheses nor in quotes."""
+    found = re.findall(r"""(?:'[^']*'|"[^"]*"|\([^()]*(?:\([^()]*\)[^()]*)*\)|[^,'"()])+""", text)
+    if ",".join(found) != text.rstrip(","):
+        raise ValueError(f"{text!r} has unbalanced parentheses or quotes, or an empty option")
+    yield from map(str.strip, found)
+
+
+def _option(kinds: Sequence[Any], text: str, name: str) -> Any:
+    """Return the first value that one of some types accepts for a text."""
+    classes = [class_name(kind) for kind in kinds if is_class(kind)]
+    if text in classes and set(classes) != {"None"}:
+        return text
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple and text.startswith("(") and text.endswith(")"):
+            parts, items = (
+                [*_parts(text[1:-1])] if text[1:-1].strip() else [],
+                typing.get_args(kind),
+            )
+            items = items[:1] * len(parts) if items[-1:] == (Ellipsis,) else items
+            if len(items) == len(parts):
+                pairs = zip(items, parts, strict=True)
+                return tuple(_option(members_of([item]), part, name) for item, part in pairs)
+        for plain in _readings(text):
+            try:
+                return from_plain(kind, plain)
+            except ValueError:
+                continue
+    names = " or ".join([class_name(kind) for kind in kinds])
+    raise ValueError(f"{text!r} is not a value of {name}, which is {names}")
+
+
+def _readings(text: str) -> Iterator[Any]:
+    """Yield what a word may mean, the most specific first."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        yield text[1:-1]
+        return
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        yield words[text.lower()]
+    for kind in (int, float):
+        try:
+            yield kind(text)
+        except ValueError:
+            continue
+    yield text

@@ -1,0 +1,248 @@
+"""Searches from outside: any sampler of Optuna, and any object with `ask` and `tell`.
+
+    sweep.run(EXPERIMENT, search=optuna.samplers.NSGAIISampler(seed=0), trials=256)
+    sweep.run(EXPERIMENT, search=MySearch(), trials=256)
+
+Such an object keeps a state, which no file holds. So a sweep that is resumed replays it: a copy of
+the object that is passed is asked and given all scores again, in the order of the ledger, and has
+to ask for the same trials. It then continues bitwise as if it had never been interrupted. An object
+that asks for other trials is refused.
+"""
+
+import copy
+import dataclasses
+import importlib
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from ..installation import install
+from ..validation import one_of
+from .known import valued
+from .samplers import GPSearch, OptunaSampler, TPESearch, named
+from .search import (
+    CMAESSearch,
+    GridSearch,
+    NoSearch,
+    Observation,
+    RandomSearch,
+    Search,
+    SobolSearch,
+    distinct,
+    identity,
+)
+from .settings import OBJECT
+from .space import Space, Values
+
+
+class AskTell(Protocol):
+    """An object that chooses trials, and learns from their scores.
+
+    It must be deterministic, and `copy.deepcopy` must be able to copy it: the sweep works with a
+    copy, and repeats all calls when it is resumed.
+    """
+
+    def ask(self, count: int) -> Sequence[Mapping[str, Any]]:
+        """Return the next trials: values by dotted path, each within the space.
+
+        Args:
+            count: The number of trials. Fewer are accepted; the sweep ends when there are none.
+        """
+        ...
+
+    def tell(self, values: Mapping[str, Any], score: float | None) -> None:
+        """Receive the score of a trial after its round.
+
+        Args:
+            values: The values of a trial: one that was asked, a configuration that was given, or a
+                trial of an earlier sweep.
+            score: Its score, smaller is better; None if it failed or diverged.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class External(Search):
+    """The search of an object with `ask` and `tell`, replayed from the history if necessary.
+
+    Args:
+        space: The search space.
+        seed: Seed of the points that replace trials that were tried before. Default: 0.
+        points: Not used.
+        given: The object, which is not changed.
+        label: How the ledger names it.
+    """
+
+    given: Any = None
+    label: str = ""
+    name: ClassVar[str] = "external"
+    _replay: "list[_Replay]" = dataclasses.field(default_factory=list, init=False, compare=False)
+
+    @classmethod
+    def of(cls, search: Any, space: Space, seed: int) -> "External":
+        """Return the search of an Optuna sampler, its name, or an object with `ask` and `tell`.
+
+        Args:
+            search: The sampler, its name, or the object.
+            space: The search space.
+            seed: Seed of a sampler that is named.
+
+        Raises:
+            ValueError: There is no such sampler, or it has no seed.
+            TypeError: It is an object of another kind.
+        """
+        label = search if isinstance(search, str) else f"{OBJECT}{type(search).__name__}"
+        if isinstance(search, str):
+            search = named(search, seed)
+        if callable(getattr(search, "sample_independent", None)):
+            found = cls(space, seed, given=search, label=label)
+            first, again = (found.copied().ask(1) for _ in range(2))
+            if first != again:
+                raise ValueError(
+                    f"{type(search).__name__} chooses other trials each time, so that the sweep "
+                    f"could not be resumed: write {type(search).__name__}(seed=0)"
+                )
+            return found
+        if isinstance(search, type) or not all(
+            callable(getattr(search, name, None)) for name in ("ask", "tell")
+        ):
+            raise TypeError(
+                "search must be a name, an Optuna sampler, or an object with the methods "
+                f"ask(count) and tell(values, score), got {search!r:.80}"
+            )
+        return cls(space, seed, given=search, label=label)
+
+    def copied(self) -> Any:
+        """Return a copy of the object; a sampler of Optuna gets `ask` and `tell`."""
+        state = copy.deepcopy(self.given)
+        return state if hasattr(state, "tell") else OptunaSampler(self.space, state)
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials; they may repeat earlier ones.
+
+        Raises:
+            ValueError: The object asks for trials outside of the space, or, when it is replayed,
+                for other trials than before.
+        """
+        if not self._replay or not self._replay[0].continues(history):
+            self._replay[:] = [_Replay(self)]
+        return self._replay[0].ask(count, round, history)
+
+
+class _Replay:
+    """A copy of an object with `ask` and `tell`, and how far in the history it is.
+
+    Args:
+        search: The search.
+    """
+
+    def __init__(self, search: External) -> None:
+        self.space, self.label = search.space, search.label.removeprefix(OBJECT)
+        self._state = search.copied()
+        self._past: list[Values] = []  # of all that the copy has received
+        self._last: tuple[int, list[Values]] | None = None  # what it asked for last
+
+    def continues(self, history: Sequence[Observation]) -> bool:
+        """Return whether the copy has received the beginning of this history."""
+        past = [one.values for one in history[: len(self._past)]]
+        return past == self._past and len(history) >= len(self._past)
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Give the copy the rest of the history, and return what it asks for next."""
+        rest = list(history[len(self._past) :])
+        for number, group in itertools.groupby(rest, key=lambda one: one.round):
+            trials = list(group)
+            if number == round:
+                break  # of this round, which is not over
+            own = [one.values for one in trials if one.own]
+            if own and (self._last is None or self._last[0] != number):
+                self._check(number, self._asked(number, len(own)), own)
+            asked = self._last[1] if self._last and self._last[0] == number else []
+            self._receive(trials, asked, history)
+            self._past += [one.values for one in trials]
+        return self._asked(round, count)
+
+    def _asked(self, round: int | None, count: int) -> list[Values]:
+        """Return what the copy asks for, as values of the space."""
+        asked = [
+            valued(self.space, values, f"{self.label}.ask({count})")
+            for values in self._state.ask(count)
+        ][:count]
+        self._last = (round or 0, asked)
+        return asked
+
+    def _check(self, round: int | None, asked: list[Values], own: list[Values]) -> None:
+        """Raise ValueError unless a round that is replayed begins as the recorded one."""
+        known = {identity(values) for values in self._past}
+        new = distinct(asked, set(known))
+        if asked == own or new == own[: len(new)]:
+            return
+        wrong = next((a, b) for a, b in zip(new, own, strict=False) if a != b)
+        raise ValueError(
+            f"the search {self.label} chooses other trials than before, so that the sweep cannot "
+            f"be resumed bitwise: in round {round} it chose {wrong[1]}, now {wrong[0]}. Pass an "
+            "equal object, whose choices do not change, such as a sampler with the same seed; or "
+            'continue with another search, such as search="tpe"'
+        )
+
+    def _receive(
+        self, trials: list[Observation], asked: list[Values], history: Sequence[Observation]
+    ) -> None:
+        """Give the copy the scores of a round: once for each trial that it asked, or more."""
+        scores = {identity(one.values): one for one in reversed(history)}
+        left = Counter(identity(one.values) for one in trials)
+        for values in asked:
+            if left[identity(values)] > 0:
+                left[identity(values)] -= 1
+            else:  # it was tried before
+                trials = [*trials, scores.get(identity(values), Observation(values, None))]
+        for one in trials:
+            self._state.tell(dict(one.values), one.score if one.is_scored else None)
+
+
+SEARCHES: dict[str, type[Search]] = {
+    kind.name: kind
+    for kind in (RandomSearch, GridSearch, SobolSearch, TPESearch, CMAESSearch, GPSearch, NoSearch)
+}
+
+
+def searcher(search: Any, space: Space, *, seed: int = 0, points: int = 5) -> Search:
+    """Return the search of a name, or of an object, over a space.
+
+    Args:
+        search: "random", "grid", "sobol", "none", "tpe", "cmaes", or "gp"; the name of an Optuna
+            sampler; such a sampler; or an `external.AskTell`.
+        space: The search space.
+        seed: Seed of all random choices. Default: 0.
+        points: Points per range in a grid. Default: 5.
+
+    Raises:
+        ValueError: The name is unknown, or a sampler has no seed.
+        TypeError: It is an object of another kind.
+        ImportError: A library that the search needs is not installed.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import Grid, Uniform
+    >>> space = Space(SGD, {"learning_rate": Grid(0.1, 0.3), "momentum": Uniform(0.5, 0.9)})
+    >>> searcher("grid", space, points=3).ask(2, round=0, history=[])
+    [{'learning_rate': 0.1, 'momentum': 0.5}, {'learning_rate': 0.1, 'momentum': 0.7}]
+    """
+    if isinstance(search, str) and search.startswith(OBJECT):
+        raise ValueError(
+            f"the search of this sweep is an {search}, which Python code passed: continue it with "
+            "sweep.run(..., search=..., folder=...), or with another search, such as tpe"
+        )
+    if not isinstance(search, str) or search.endswith("Sampler"):
+        return External.of(search, space, seed)
+    one_of(*SEARCHES)(search, "search")
+    for module in SEARCHES[search].needs:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            others = ("torch",) if module == "torch" else ()  # in no extra, because it is large
+            raise ImportError(
+                f"the search {search!r} needs {module}, which is not installed: write another "
+                f"search, such as 'sobol', or {install('sweep', *others)}"
+            ) from error
+    return SEARCHES[search](space, seed, points)

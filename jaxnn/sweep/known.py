@@ -1,0 +1,337 @@
+"""What a sweep knows before its search asks: configurations to try first, and earlier sweeps.
+
+    tries       the configuration itself, and those that the user gives; they are trials
+    warm start  the trials of earlier sweeps; they are observations of the search only
+
+Both are values of the space by dotted path. The ledger records them, so that a sweep that is
+resumed does not depend on the folders that it started from.
+"""
+
+import dataclasses
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ..explain.text import suggestion
+from ..html.page import count
+from ..train.metrics import badness
+from .ledger import Ledger
+from .ranges import Int
+from .search import Observation, distinct, identity
+from .snapshot import Sweep, read
+from .space import Space, Values
+from .swept import SweptField
+from .tables import OPEN, Trial, frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the ledger of a sweep records of this.
+
+    Args:
+        tries: Configurations to try first, in order.
+        earlier: The trials of earlier sweeps.
+        begin: The number of the first trial that the present search may choose; another search
+            chose those before.
+    """
+
+    tries: Sequence[Values] = ()
+    earlier: Sequence[Observation] = ()
+    begin: int = 0
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what the meta data of a ledger record.
+
+        Args:
+            meta: The meta data.
+        """
+        earlier = meta.get("warm_start", {}).get("trials", [])
+        searches = meta.get("searches", [["", 0]])
+        observations = [Observation(_frozen(one), score, None, False) for one, score in earlier]
+        return cls([*map(_frozen, meta.get("tries", []))], observations, searches[-1][1])
+
+    def waiting(self, trials: Sequence[Trial]) -> list[Values]:
+        """Return the configurations that are not among these trials, in order.
+
+        Args:
+            trials: The trials of the sweep.
+        """
+        if not self.tries:
+            return []
+        done = Counter(identity(trial.values) for trial in trials)
+        found = []
+        for values in self.tries:
+            if done[identity(values)] > 0:
+                done[identity(values)] -= 1
+            else:
+                found.append(values)
+        return found
+
+    @functools.cached_property
+    def given(self) -> set[Any]:
+        """The identities of the configurations to try first."""
+        return {identity(values) for values in self.tries}
+
+    def observations(
+        self, trials: Sequence[Trial], scores: Sequence[float | None]
+    ) -> list[Observation]:
+        """Return what the search learns from: earlier sweeps, then the trials.
+
+        Args:
+            trials: The trials.
+            scores: The score of each; smaller is better.
+        """
+        own = [
+            trial.number >= self.begin and identity(trial.values) not in self.given
+            for trial in trials
+        ]
+        rows = zip(trials, scores, own, strict=True)
+        return [*self.earlier, *(Observation(t.values, s, t.round, own) for t, s, own in rows)]
+
+
+def _frozen(values: Mapping[str, Any]) -> Values:
+    """Return values that JSON held."""
+    return {name: frozen(value) for name, value in values.items()}
+
+
+# Configurations as values of a space
+
+
+def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None) -> Values:
+    """Return the values of a trial.
+
+    Args:
+        space: The search space.
+        given: Values by the name of the dimension, or by dotted path; a class by its name.
+        where: What gives them, for errors.
+        base: The configuration that has the values that are missing. Default: None, none may be.
+
+    Raises:
+        ValueError: A value is missing or not in the space, or a path is not swept.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import Grid, Uniform
+    >>> space = Space(SGD, {"learning_rate": Uniform(0.0, 0.5), "momentum": Grid(0.5, 0.9)})
+    >>> valued(space, {"momentum": 0.5}, "tries[0]", SGD(learning_rate=0.1))
+    {'learning_rate': 0.1, 'momentum': 0.5}
+    """
+    left, values = dict(given), {}
+    for swept in space.swept:
+        if not swept.active(values):
+            continue
+        name = swept.name if swept.name in left else ".".join(swept.path)
+        if name in left:
+            value = left.pop(name)
+        elif base is None:
+            raise ValueError(f"{where} has no value for {swept.name}, got {dict(given)}")
+        else:
+            value = functools.reduce(getattr, swept.path, space.configured(base, values))
+        values[swept.name] = _fitting(swept, value, where)
+    if left:
+        name = next(iter(left))
+        raise ValueError(
+            f"{where} sets {name}, which a trial with {values} does not sweep; "
+            f"{suggestion(name, [*values])}"
+        )
+    if not (space if base is None else space.around(base)).allows(values):
+        raise ValueError(f"{where} is {values}, which the `where` of the space does not allow")
+    return values
+
+
+def _fitting(swept: SweptField, value: Any, where: str) -> Any:
+    """Return a value as the dimension has it; raise ValueError if it does not."""
+    dimension = swept.dimension
+    if swept.classes:
+        kind = value if isinstance(value, type) else type(value)
+        value = value if isinstance(value, str) else "None" if value is None else kind.__name__
+        value = next((one for one in dimension.grid(1) if str(one).lower() == value.lower()), value)
+    value = value.item() if isinstance(value, np.generic) else frozen(value)
+    found = _as_option(value, dimension.options) if hasattr(dimension, "options") else value  # type: ignore[union-attr]
+    if type(found) is int and not hasattr(dimension, "options") and not isinstance(dimension, Int):
+        found = float(found)
+    if not dimension.has(found):
+        raise ValueError(f"{where} sets {swept.name} to {value!r}, which is not in {dimension}")
+    return found
+
+
+def _as_option(value: Any, options: Sequence[Any]) -> Any:
+    """Return the option that equals a value, 1 and 1.0 alike, but not True."""
+    alike = [
+        one for one in options if one == value and isinstance(one, bool) is (type(value) is bool)
+    ]
+    return next((one for one in alike if type(one) is type(value)), alike[0] if alike else value)
+
+
+def parsed(space: Space, text: str) -> dict[str, Any]:
+    """Return the values that a text such as "model.width=64,rate=0.1" gives, by dotted path.
+
+    Args:
+        space: The search space, whose dimensions determine the types.
+        text: The text: PATH=VALUE, separated by commas.
+
+    Raises:
+        ValueError: The text has another form.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import Grid, Uniform
+    >>> space = Space(SGD, {"learning_rate": Uniform(0.0, 0.5), "momentum": Grid(0.5, 0.9)})
+    >>> parsed(space, "momentum=0.9,learning_rate=1e-2")
+    {'momentum': 0.9, 'learning_rate': 0.01}
+    """
+    found = {}
+    for part in re.split(r",(?=\s*[\w.:]+=)", text):
+        name, equals, word = (one.strip() for one in part.partition("="))
+        if not equals or not name or not word:
+            raise ValueError(
+                f"--try is {text!r}, expected PATH=VALUE, such as --try "
+                f"{next(iter(space.dimensions))}=...; separate several by commas"
+            )
+        name = name.replace("-", "_")
+        fields = [one for one in space.swept if name in (one.name, ".".join(one.path))]
+        values = [_from_text(one, word) for one in fields]
+        pairs = zip(fields, values, strict=True)
+        fitting = [value for one, value in pairs if one.dimension.has(value)]
+        found[name] = next(iter(fitting or values), word)
+    return found
+
+
+def _from_text(swept: SweptField, text: str) -> Any:
+    """Return a text as a value of a dimension, or the text if it is not one."""
+    options = getattr(swept.dimension, "options", ())
+    try:
+        number: Any = int(text) if isinstance(swept.dimension, Int) else float(text)
+    except ValueError:
+        number = text
+    written = (one for one in options if text.lower() in (str(one).lower(), repr(one).lower()))
+    return next(written, _as_option(number, options) if options else number)
+
+
+def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False) -> list[Values]:
+    """Return the configurations that a user gives, as values of the space.
+
+    Args:
+        space: The search space.
+        base: The configuration, which has the values that a try does not give.
+        tries: Dicts by dotted path, or texts as for `parsed`.
+        repeat: Whether equal ones are kept. Default: False.
+
+    Raises:
+        ValueError: A value is not in the space, or a path is not swept.
+    """
+    found = []
+    for number, one in enumerate(tries):
+        text = isinstance(one, str)
+        given, where = (parsed(space, one), f"--try {one}") if text else (one, f"tries[{number}]")
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{where} must be a dict of values by dotted path, got {one!r:.80}")
+        found.append(valued(space, given, where, base))
+    return found if repeat else distinct(found, set())
+
+
+def default_try(space: Space, base: Any) -> tuple[list[Values], str]:
+    """Return the configuration itself as a trial, and "", or no trial and why.
+
+    Args:
+        space: The search space.
+        base: The configuration.
+    """
+    try:
+        return [valued(space, {}, "it", base)], ""
+    except ValueError as error:
+        return [], (
+            f"the configuration itself is not tried, because {error}: write --no-defaults, in "
+            "Python defaults=False, to sweep without it, or widen the space"
+        )
+
+
+# Earlier sweeps
+
+
+def warm_start(
+    space: Space, folders: Sequence[Path | str], metric: str, maximize: bool
+) -> dict[str, Any]:
+    """Return the trials of earlier sweeps as plain data, and what does not fit.
+
+    Args:
+        space: The search space.
+        folders: The folders of earlier sweeps.
+        metric: The metric that trials are compared by.
+        maximize: Whether a larger value is better.
+
+    Returns:
+        "folders"; "trials", pairs of values and score, smaller is better; and "notes", sentences.
+
+    Raises:
+        ValueError: An earlier sweep did not record the metric.
+        LedgerError: A folder contains no sweep.
+    """
+    trials: list[Any] = []
+    notes = []
+    for folder in folders:
+        with Ledger.open(folder) as ledger:
+            sweep = read(ledger)
+        if metric not in sweep.curves:
+            raise ValueError(
+                f"{folder} did not record {metric}, by which this sweep compares trials; "
+                f"{suggestion(metric, sweep.curves)}"
+            )
+        sweep = dataclasses.replace(sweep, metric=metric, maximize=maximize)
+        ended = [trial for trial in sweep.trials if trial.status not in OPEN]
+        problems: Counter[str] = Counter()
+        used = 0
+        for trial in ended:
+            try:
+                values = _translated(space, sweep, trial)
+            except ValueError as error:
+                problems[str(error)] += 1
+                continue
+            score = sweep.scores.get(trial.number)
+            trials.append([values, None if score is None else badness(score.mean, maximize)])
+            used += 1
+        lost = sorted({_path(name) for name in sweep.dimensions} - space.fields)
+        notes.append(f"{folder}: {used} of {count(len(ended), 'trial')} as observations")
+        notes += [f"{folder}: {name} was swept there, and is not swept here" for name in lost]
+        notes += [f"{folder}: {count(n, 'trial')} left out, {why}" for why, n in problems.items()]
+    return {"folders": [str(folder) for folder in folders], "trials": trials, "notes": notes}
+
+
+def _path(name: str) -> str:
+    """Return the dotted path of a dimension: its name without the classes of branches."""
+    return re.sub(r":[^.]+", "", name)
+
+
+def _translated(space: Space, sweep: Sweep, trial: Trial) -> Values:
+    """Return the values of an earlier trial in this space; raise ValueError if it does not fit."""
+    by_path = {_path(name): value for name, value in trial.values.items()}
+    values: Values = {}
+    for swept in space.swept:
+        if not swept.active(values):
+            continue
+        path = ".".join(swept.path)
+        value = trial.values.get(swept.name, by_path.get(path, _constant(sweep.config, path)))
+        if value is _constant:
+            raise ValueError(f"because they have no {path}")
+        if isinstance(value, dict):  # a class, of which the configuration has an instance
+            value = value.get("type")
+        try:
+            values[swept.name] = _fitting(swept, value, "")
+        except ValueError as error:
+            why = f"because {swept.name} is not in {swept.dimension}"
+            raise ValueError(why) from error
+    return values
+
+
+def _constant(config: Mapping[str, Any], path: str) -> Any:
+    """Return the value of a field of a recorded configuration; `_constant` if it has none."""
+    found: Any = config
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return _constant
+        found = found[name]
+    return found

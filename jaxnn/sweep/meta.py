@@ -1,0 +1,255 @@
+"""The meta data of a sweep: recorded when it begins, checked when it is resumed, and changed.
+
+A sweep that is resumed must have the code, the data, and the settings that determine its trials.
+Others, such as the number of trials, the search, and the budget, may change; the ledger records
+them in one transaction.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+
+from ..experiment import sources
+from ..experiment.configuration import from_plain, to_plain
+from ..experiment.experiment import Experiment, loaded
+from ..experiment.training_run import versions
+from ..files.reading import quoted
+from ..fingerprint import fingerprint_differences
+from ..html.page import count
+from .known import Known, default_try, tries_of, warm_start
+from .ledger import Ledger
+from .plan import Planner
+from .search import distinct, identity
+from .settings import CHANGEABLE, OBJECT, Settings
+from .snapshot import read
+from .storage import command_to_resume
+from .structure import space_of
+from .tables import OPEN, to_text
+
+
+def planned(
+    experiment: Experiment[Any],
+    base: Any,
+    settings: Mapping[str, Any],
+    search: Any = None,
+    tries: Sequence[Any] = (),
+    folders: Sequence[Path | str] = (),
+) -> tuple[Planner, dict[str, Any]]:
+    """Return the plan of a new sweep, and the meta data of what it knows.
+
+    Args:
+        experiment: The experiment.
+        base: The configuration that trials change.
+        settings: Settings.
+        search: The search, if it is an object. Default: None.
+        tries: As for `run`. Default: ().
+        folders: As `warm_start` of `run`. Default: ().
+
+    Returns:
+        The planner, and "tries", "searches", "warm_start", and "notes", sentences for the user.
+    """
+    chosen, space = Settings(**settings), space_of(experiment)
+    first, note = default_try(space, base) if chosen.defaults else ([], "")
+    known = [*first, *tries_of(space, base, tries, chosen.repeat)]
+    if not chosen.repeat:
+        known = distinct(known, set())
+    if chosen.search == "none":
+        chosen = dataclasses.replace(chosen, trials=settings.get("trials", len(known) or 1))
+    given = f"{count(len(known), 'configuration')} to try first, with that of the experiment"
+    if problem := (
+        f"trials is {chosen.trials}, but there are {given}: write trials={len(known)} or more"
+        if len(known) > chosen.trials
+        else "search='none' tries what is given, and nothing is: write tries=[{...}], or --try"
+        if chosen.search == "none" and not known
+        else f"{chosen.search} does not learn from earlier sweeps: write search='tpe' or another "
+        "search that learns, or leave out the warm start"
+        if folders and not chosen.learns
+        else ""
+    ):
+        raise ValueError(problem)
+    planner = Planner(experiment, base, chosen, search=search)
+    warm = warm_start(space, folders, planner.metric, planner.maximize)
+    left_out = planner.left_out_after(known)
+    notes = [*filter(None, [left_out, note]), *warm["notes"]]
+    facts: dict[str, Any] = {"tries": known, "searches": [[chosen.search, 0]], "notes": notes}
+    facts |= {"left_out": left_out} if left_out else {}
+    return planner, facts | ({"warm_start": warm} if folders else {})
+
+
+def resumed(
+    experiment: Experiment[Any],
+    ledger: Ledger,
+    base: Any = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    force: bool = False,
+    tries: Sequence[Any] = (),
+    folders: Sequence[Path | str] = (),
+) -> None:
+    """Check that a ledger is of this sweep, and record what changes.
+
+    Args:
+        experiment: The experiment.
+        ledger: The ledger, open for writing.
+        base: The configuration that trials change. Default: None, that of the sweep.
+        settings: The settings that are given. Default: none.
+        force: As for `run`. Default: False.
+        tries: As for `run`. Default: ().
+        folders: As `warm_start` of `run`, which cannot change. Default: ().
+
+    Raises:
+        ValueError: The sweep is another, or something differs that cannot change.
+    """
+    meta, trials = ledger.meta, ledger.trials()
+    _check_resumable(experiment, ledger, base, settings, force, folders)
+    old: Settings = from_plain(Settings, meta["settings"], f"{ledger.folder}: settings")
+    new, space = dataclasses.replace(old, **settings), space_of(experiment)
+    config = from_plain(experiment.config, dict(meta["config"]), f"{ledger.folder}: config")
+    facts: dict[str, Any] = {}
+    known = Known.of(meta)
+    asked = tries_of(space, config, tries, new.repeat)
+    if new.defaults and not old.defaults:
+        asked += default_try(space, config)[0]
+    added = distinct(asked, set() if new.repeat else {identity(t.values) for t in trials})
+    added = [values for values in added if identity(values) not in known.given]
+    if new.search == "none" and "trials" not in settings:
+        more = len(trials) + len(known.waiting(trials)) + len(added)
+        new = dataclasses.replace(new, trials=max(old.trials, more))
+    if new.trials < len(trials):
+        raise ValueError(
+            f"{ledger.folder} has {count(len(trials), 'trial')} already: write "
+            f"trials={len(trials)} or more"
+        )
+    if added:
+        facts["tries"] = [*meta.get("tries", []), *added]
+    if (old.search, old.search_seed) != (new.search, new.search_seed):
+        facts["searches"] = [*meta.get("searches", [[old.search, 0]]), [new.search, len(trials)]]
+    if new != old:
+        facts |= {"settings": to_plain(new), "search": new.search, "seed": new.search_seed}
+    longer = getattr(base, "epochs", None) if base is not None else None
+    if longer is not None and longer != config.epochs:
+        changed = dataclasses.replace(config, epochs=longer)
+        planner = Planner(experiment, changed, new, meta.get("traced"), _search_of(new))
+        facts |= {"config": to_plain(changed), "epochs": planner.epochs}
+        facts["rungs"] = new.rungs(planner.epochs)
+        ledger.restart(facts | {"ended": ""})
+    elif facts:
+        Planner(experiment, config, new, meta.get("traced"), _search_of(new))  # raises for others
+        ledger.set_meta(facts | {"ended": ""})
+
+
+def _search_of(settings: Settings) -> Any:
+    """Return a search for checks: the one of the settings, unless it is an object."""
+    return "none" if settings.search.startswith(OBJECT) else None
+
+
+def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
+    """Return what the ledger records about the whole sweep.
+
+    Args:
+        experiment: The experiment.
+        planner: What is known of the sweep.
+    """
+    settings = planner.settings
+    return {
+        "experiment": sources.module_of(experiment),
+        "config": to_plain(planner.base),
+        "settings": to_plain(settings),
+        "space": planner.space.to_plain(),
+        "traced": planner.found,
+        "metric": planner.metric,
+        "maximize": planner.maximize,
+        "seeds": settings.repeats,
+        "epochs": planner.epochs,
+        "rungs": settings.rungs(planner.epochs),
+        "search": settings.search,
+        "seed": settings.search_seed,
+        "exact": settings.exact,
+        "sources": _sources(experiment, planner.base),
+        "device": jax.devices()[0].device_kind,
+        "versions": versions(),
+        **({"left_out": planner.left_out} if planner.left_out else {}),
+    }
+
+
+def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
+    """Return what determines the results of a trial besides its values: code, data, versions."""
+    return {
+        "modules": sources.modules(experiment),
+        "data": loaded(experiment, base).checksums(),
+        "versions": {name: text for name, text in versions().items() if name != "python"},
+    }
+
+
+def _check_resumable(
+    experiment: Experiment[Any],
+    ledger: Ledger,
+    base: Any,
+    settings: Mapping[str, Any],
+    force: bool,
+    folders: Sequence[Path | str],
+) -> None:
+    """Raise ValueError unless the ledger is of this sweep, and record what `force` accepts.
+
+    Args:
+        experiment: The experiment.
+        ledger: The ledger, open for writing.
+        base: The configuration that trials change; None, that of the ledger.
+        settings: The settings that were given; the others are those of the ledger.
+        force: Whether changed code and data are accepted.
+        folders: The folders of a warm start.
+    """
+    meta, folder = ledger.meta, ledger.folder
+    read(ledger)  # which checks all that it contains
+    if meta["experiment"] != sources.module_of(experiment):
+        raise ValueError(
+            f"{folder} is a sweep of {meta['experiment']}: write "
+            f"{command_to_resume(folder, meta['experiment'])}"
+        )
+    asked: dict[str, Any] = {"space": _by_name(space_of(experiment).to_plain())}
+    recorded = {"space": _by_name(meta["space"])}
+    if base is not None:
+        asked["config"], recorded["config"] = json.loads(to_text(to_plain(base))), meta["config"]
+        for plain in (asked, recorded):
+            plain["config"] = {k: v for k, v in plain["config"].items() if k != "epochs"}
+    now = to_plain(Settings(**settings))
+    fixed = [name for name in settings if name not in CHANGEABLE]
+    asked["settings"] = {name: now[name] for name in fixed}
+    recorded["settings"] = {name: meta["settings"].get(name) for name in fixed}
+    if folders:
+        asked["warm_start"] = [str(folder) for folder in folders]
+        recorded["warm_start"] = meta.get("warm_start", {}).get("folders", [])
+    differ = fingerprint_differences(recorded, asked)
+    before, trials = meta["settings"], settings.get("trials", meta["settings"]["trials"])
+    if before["halving"] == "population" and trials != before["trials"]:
+        differ.append("settings/trials: the number of members of a population is fixed")
+    if base is not None and getattr(base, "epochs", 0) < meta["config"].get("epochs", 0):
+        differ.append("config/epochs: they can only grow")
+    old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
+    current = _sources(experiment, old)
+    changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
+    if differ:
+        raise ValueError(
+            f"{folder} contains another sweep: {'; '.join(differ)}. The trials that it has were "
+            "chosen, trained, and compared by these, which cannot change: write another folder, or "
+            "leave out these arguments to continue that sweep"
+        )
+    if changed and not force:
+        raise ValueError(
+            f"the experiment changed since this sweep began, so that its trials would not "
+            f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
+            f"{quoted(folder)} --force, in Python force=True"
+        )
+    if changed:
+        after = sum(trial.status not in OPEN for trial in ledger.trials())
+        forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]
+        ledger.set_meta({"sources": current, "forced": forced})
+
+
+def _by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rows of a space by the names of its dimensions, as JSON has them."""
+    return {row["name"]: row for row in json.loads(to_text(rows))}

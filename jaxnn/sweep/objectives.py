@@ -1,0 +1,159 @@
+"""Several objectives, and constraints on results: which of two trials is better.
+
+The order of trials, `ranked`, follows Deb's rules:
+
+1. A trial that satisfies all constraints is before one that does not; of two that do not, the one
+   that violates them less, in total and relative to their bounds, is first.
+2. A trial of the Pareto front is first: no other trial is as good in all objectives and better in
+   one. Without these trials the next ones are the front, and so on.
+3. Within a front, the trial is first that is nearest to the ideal point, which has the best value
+   of each objective; distances are Euclidean, each objective scaled to [0, 1] on the front.
+
+So `:best` is the most balanced trial of the front. With one objective it is the best trial.
+
+References: Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002. Zhang et
+al., An efficient approach to nondominated sorting, 2015.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from ..validation import Accepts
+
+CONFIGURED = {
+    "parameters": "numbers that the program trains",
+    "bytes": "memory of these numbers",
+    "flops": "floating-point operations of a training step for each row, as XLA counts them",
+    "seconds": "wall time of training, without compiling, shared among the lanes of a cohort",
+}
+"""Metrics of every trial, whatever its program reports; smaller is better."""
+
+
+class Objective(NamedTuple):
+    """A metric that trials are compared by."""
+
+    metric: str
+    maximize: bool
+
+
+class Constraint(NamedTuple):
+    """A bound on a metric of a trial, written `METRIC <= NUMBER` or `METRIC >= NUMBER`."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return the constraint that a text describes; raise ValueError for another text.
+
+        >>> Constraint.of("parameters <= 1e6")
+        Constraint(metric='parameters', sign='<=', bound=1000000.0)
+        """
+        a_constraint(text, "a constraint")
+        metric, sign, bound = re.split("(<=|>=)", text)
+        return cls(metric.strip(), sign, float(bound))
+
+    def violation(self, value: float | None) -> float:
+        """Return by how much a value is beyond the bound, relative to it; 0 if it is not.
+
+        Args:
+            value: Value of the metric; None or NaN if the trial has none, which is infinitely far.
+
+        >>> Constraint.of("parameters <= 1000").violation(1500)
+        0.5
+        """
+        if value is None or math.isnan(value):
+            return math.inf
+        beyond = value - self.bound if self.sign == "<=" else self.bound - value
+        return max(beyond, 0.0) / (abs(self.bound) or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sign} {self.bound:g}"
+
+
+def _is_constraint(text: Any) -> bool:
+    parts = re.fullmatch(
+        r"\s*([^\s<>=]+)\s*(?:<=|>=)\s*(\S+)\s*", text if type(text) is str else ""
+    )
+    try:
+        return parts is not None and math.isfinite(float(parts[2]))
+    except ValueError:
+        return False
+
+
+a_constraint: Accepts = Accepts(
+    'a bound on a metric, such as "parameters <= 1e6" or "validation_accuracy >= 0.9"',
+    _is_constraint,
+)
+
+
+def violation(constraints: Sequence[Constraint], values: Mapping[str, float | None]) -> float:
+    """Return the total violation of some constraints; 0 if a trial is feasible.
+
+    Args:
+        constraints: The constraints.
+        values: Values of the metrics of the trial.
+    """
+    return math.fsum(one.violation(values.get(one.metric)) for one in constraints)
+
+
+def fronts(points: Any) -> np.ndarray[Any, Any]:
+    """Return the front of each point: 0 for those that no point dominates, 1 for the next, ...
+
+    A point dominates another one if no coordinate is larger and one is smaller.
+
+    Args:
+        points: float (points, objectives), smaller is better.
+
+    >>> fronts([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    array([0, 0, 1, 2])
+    """
+    points = np.asarray(points, float)
+    found = np.zeros(len(points), int)
+    members: list[list[np.ndarray[Any, Any]]] = []
+    for index in np.lexsort(points.T[::-1]):  # only earlier points dominate later ones
+        point = points[index]
+        low, high = 0, len(members)
+        while low < high:
+            middle = (low + high) // 2
+            # of two objectives the last member of a front has the least second coordinate
+            last = members[middle][-1:] if len(point) == 2 else members[middle]
+            others = np.asarray(last)
+            dominated = ((others <= point).all(1) & (others < point).any(1)).any()
+            low, high = (middle + 1, high) if dominated else (low, middle)
+        if low == len(members):
+            members.append([])
+        members[low].append(point)
+        found[index] = low
+    return found
+
+
+def ranked(points: Any, violations: Sequence[float]) -> list[int]:
+    """Return the indices of trials, the best first, by the rules of this module.
+
+    Args:
+        points: float (trials, objectives), smaller is better.
+        violations: The total violation of the constraints by each trial.
+
+    >>> ranked([[0.0, 9.0], [1.0, 1.0], [9.0, 0.0], [2.0, 2.0]], [0.0, 0.0, 0.0, 0.0])
+    [1, 0, 2, 3]
+    """
+    points, violations = np.asarray(points, float), list(violations)
+    feasible = [i for i, v in enumerate(violations) if v == 0]
+    others = sorted((i for i, v in enumerate(violations) if v != 0), key=lambda i: violations[i])
+    if not feasible:
+        return others
+    inside = points[feasible]
+    front, distance = fronts(inside), np.zeros(len(inside))
+    for number in set(front.tolist()):
+        here = front == number
+        low, high = inside[here].min(0), inside[here].max(0)
+        scaled = (inside[here] - low) / np.where(high > low, high - low, 1.0)
+        distance[here] = np.sqrt(np.square(scaled).sum(1))
+    order = np.lexsort((np.arange(len(inside)), distance, front))
+    return [feasible[i] for i in order] + others

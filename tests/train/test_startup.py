@@ -1,0 +1,39 @@
+"""The number of programs that the start of a run compiles."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+from jaxnn import train
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+OPTIMIZERS = {
+    "optax": lambda: optax.adamw(optax.cosine_decay_schedule(1e-3, 100)),
+    "Optimizer": lambda: train.Optimizer(optax.adamw, train.Cosine(1e-3, 100), weight_decay=1e-4),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_fit_compiles_at_most_eight_programs(name):
+    random = np.random.default_rng(0)
+    # Sizes that no other test uses: a process keeps the programs that it compiled.
+    x, y = random.normal(size=(91, 13)).astype("float32"), random.integers(7, size=91)
+    net = nn.Sequential(nn.Dense(11), jax.nn.relu, nn.Dense(7))
+    program = train.Supervised(net, train.Classification(7), OPTIMIZERS[name]())
+    key, names, active = jax.random.key(0), [], [True]
+
+    def listen(event, seconds, **details):
+        if active and event == COMPILED:
+            names.append(details.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        held_out = x[:17], y[:17]
+        train.fit(program, (x, y), key=key, epochs=2, batch_size=23, validation=held_out)
+    finally:
+        active.clear()
+    assert {"jit(run)", "jit(evaluate)"} <= set(names), names  # what is counted is compiled here
+    assert len(names) <= 8, names

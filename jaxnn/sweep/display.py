@@ -103,4 +103,7 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
     notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
+    if test := sweep.facts.get("test"):
+        means = ", ".join(f"{name} {seed_mean(each)}" for name, each in test["scores"].items())
+        notes.append(f"Trial {test['trial']} on {count(test['rows'], 'test row')}: {means}")
     return "\n".join([head, *aligned_columns(rows), *(printable(one, LONGEST) for one in notes)])

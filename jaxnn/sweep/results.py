@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..data.rows import row_count
 from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
+from ..experiment.prediction import scores_of
 from ..train import Hook
 from ..train.program import with_keys, without_keys
 from ..validation import integer
@@ -87,6 +89,15 @@ class Result:
             raise ValueError(f"{self.folder} has no trial that completed yet")
         return self.ranking[0]
 
+    @property
+    def test(self) -> dict[str, float]:
+        """The metrics of the best trial on the test rows, means over its seeds; {} without them.
+
+        It is evaluated once, at the end of the sweep: the test rows chose nothing.
+        """
+        found = self.sweep.facts.get("test", {"scores": {}})
+        return {name: mean(each) for name, each in found["scores"].items()}
+
     def table(self) -> Any:
         """Return a row per trial: number, status, epochs, metric, and values.
 
@@ -111,6 +122,32 @@ class Result:
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""
         return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
+
+
+def tested(result: Result, ledger: Ledger) -> Result:
+    """Return the result with the scores of the best trial on the test rows, which are recorded.
+
+    They are computed only if the data have test rows, the trial was kept, and they are not known.
+
+    Args:
+        result: The result of a sweep at its end.
+        ledger: Its ledger, open for writing.
+    """
+    sweep = result.sweep
+    if sweep.best is None or sweep.best.number not in ledger.kept():
+        return result
+    best = result.best
+    runs = [best.configured(seed) for seed in range(sweep.seeds)]
+    dataset = runs[0].data.dataset
+    if dataset is None or sweep.facts.get("test", {}).get("trial") == best.number:
+        return result
+    rows = (*dataset.test,)
+    each = [scores_of(one, best.load(seed).state, rows) for seed, one in enumerate(runs)]
+    scores = {name: [float(one[name]) for one in each] for name in each[0]}
+    test = {"trial": best.number, "rows": row_count(rows), "scores": scores}
+    ledger.set_meta({"test": test})
+    facts = {**sweep.facts, "test": test}
+    return Result(dataclasses.replace(sweep, facts=facts), result.experiment)
 
 
 class TrialResult:

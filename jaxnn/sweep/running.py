@@ -32,7 +32,7 @@ from ..validation import function
 from .driver import drive
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .results import Result
+from .results import Result, tested
 from .settings import OBJECT, Settings
 from .snapshot import read
 from .storage import FILE
@@ -57,7 +57,8 @@ def run(
 ) -> Result:
     """Sweep the space of an experiment, and return the result.
 
-    The final states of the best trials are kept: `result.best.state` needs no training.
+    The final states of the best trials are kept: `result.best.state` needs no training. If the data
+    have test rows, the best trial is evaluated on them once, at the end: `result.test`.
 
     If the folder contains this sweep, unfinished or finished, it is continued, and the result is
     bitwise equal to that of a sweep that was never interrupted. Arguments that are left out are
@@ -171,14 +172,14 @@ def run(
         with Ledger.open(folder, write=True) as ledger:
             resumed(made, ledger, base, settings, force, tries, folders)
             drive(made, ledger, executor, workers, progress, search)
-            return Result(read(ledger), made)
+            return tested(Result(read(ledger), made), ledger)
     begin = made.config() if base is None else base
     planner, known = planned(made, begin, settings, search, tries, folders)
     for note in known["notes"] if progress else ():
         print(f"note: {note}", file=sys.stderr)
     with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
         drive(made, ledger, executor, workers, progress, search)
-        return Result(read(ledger), made)
+        return tested(Result(read(ledger), made), ledger)
 
 
 # The experiment of a function

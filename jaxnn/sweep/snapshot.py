@@ -274,14 +274,21 @@ FURTHER: dict[str, type[Any]] = {
     "sources": dict,
     "search": str,
     "kept": dict,
+    "test": dict,
 }
 FURTHER |= {"forced": list, "ended": str, "tries": list, "searches": list, "warm_start": dict}
+TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
 FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy
     "seeds": lambda count: count > 0,
     "settings": lambda plain: rule_of_score.test(plain.get("score", "last")),
+    "test": lambda found: (
+        {name: type(one) for name, one in found.items()} == TEST
+        and all(isinstance(each, list) and each for each in found["scores"].values())
+        and all(isinstance(x, int | float) for each in found["scores"].values() for x in each)
+    ),
     "epochs": lambda count: count > 0,
     "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
     "tries": lambda all_: all(isinstance(one, dict) for one in all_),

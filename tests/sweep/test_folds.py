@@ -110,3 +110,48 @@ def test_folds_that_cannot_be(tmp_path, changes, text):
         sweep.run(experiment(), folder=tmp_path / "a", progress=False, **changes)
     with pytest.raises(ValueError, match="--folds 2 divides the rows of data, and the experiment"):
         Folded(Loaded(None), 2)
+
+
+# The test rows
+
+
+class Targets(Mean):
+    """The mean of the targets of a batch, times a number."""
+
+    def step(self, state, batch):
+        return super().step(state, batch[1])
+
+    def evaluate(self, state, batch, *, key):
+        return super().evaluate(state, batch[1], key=key)
+
+
+def parts(config):
+    columns = np.zeros((8, 1), "f")
+    examples = [data.Examples(columns, ROWS[at : at + 8]) for at in (0, 8, 15)]
+    return data.Dataset("rows", *examples)
+
+
+def test_the_best_trial_is_evaluated_once_on_the_test_rows(tmp_path, monkeypatch):
+    made = Experiment(
+        "targets",
+        Config,
+        data=parts,
+        program=lambda config, data: Targets(config.scale),
+        space={"scale": Grid(0.5, 1.0, 1.5)},
+        minimize="validation_error",
+    )
+    few = {"search": "grid", "trials": 2, "lanes": 2, "by": "map", "defaults": False}
+    few |= {"config": Config(batch_size=8), "folder": tmp_path / "a", "progress": False}
+    result = sweep.run(made, **few)
+    best = result.best.values["scale"]
+    assert best == min(
+        (0.5, 1.0), key=lambda scale: np.mean((ROWS[8:16] - scale * ROWS[:8].mean()) ** 2)
+    )
+    error = np.mean((ROWS[15:23] - best * ROWS[:8].mean()) ** 2)
+    np.testing.assert_allclose(result.test["error"], error, rtol=1e-5)
+    text = f"Trial {result.best.number} on 8 test rows: error {result.test['error']:.4g}"
+    assert text in repr(result)
+    with monkeypatch.context() as patched:  # it is recorded, and not computed again
+        patched.setattr("jaxnn.sweep.results.scores_of", None)
+        assert sweep.run(made, **few).test == sweep.open(tmp_path / "a").test == result.test
+    assert sweep.run(made, **few | {"keep": 0, "folder": tmp_path / "b"}).test == {}

@@ -246,7 +246,7 @@ def _vocabulary(net: Any, prompts: Prompts) -> int:
     """Return the number of tokens for which the network returns logits."""
     tokens = abstract((prompts.tokens,))
     logits = declared(net, "forward", tokens, {}).output
-    shape = tuple(getattr(logits, "shape", ()))
+    shape: Any = getattr(logits, "shape", ())
     rows, length = prompts.tokens.shape
     require(
         len(shape) == 3 and shape[:2] == (rows, length),

@@ -113,9 +113,8 @@ def _edited(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
         return new, {name: below for name, (_, below) in pairs.items()}
     if isinstance(children, tuple | list):
         both = [_edited(edit, *pair) for pair in zip(children, params, strict=True)]
-        return paths.rebuild_sequence(children, [a for a, _ in both]), paths.rebuild_sequence(
-            params, [b for _, b in both]
-        )
+        below, parts = [a for a, _ in both], [b for _, b in both]
+        return paths.same_kind(children, below), paths.same_kind(params, parts)
     return (children, params) if children is None else edit(children, params)
 
 

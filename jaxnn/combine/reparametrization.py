@@ -81,7 +81,7 @@ class WeightNorm(Wrapper):
         if isinstance(tree, dict):
             return {name: self._joined(item, (*path, name)) for name, item in tree.items()}
         if isinstance(tree, tuple):
-            return paths.rebuild_sequence(
+            return paths.same_kind(
                 tree, [self._joined(x, (*path, str(i))) for i, x in enumerate(tree)]
             )
         return tree
@@ -327,7 +327,7 @@ class LoRA(Wrapper):
             return {name: self.merge(item, (*path, name)) for name, item in params.items()}
         if isinstance(params, tuple):
             items = [self.merge(item, (*path, str(i))) for i, item in enumerate(params)]
-            return paths.rebuild_sequence(params, items)
+            return paths.same_kind(params, items)
         return params
 
 

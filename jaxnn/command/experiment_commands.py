@@ -57,7 +57,7 @@ from .parsing import (
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
     """Run the command line of an experiment, and return the exit status.
 
-    The status is 0 for success, 1 for an error, 2 for a wrong command line, and 130 for Ctrl-C.
+    The exit statuses are those of `execute`.
 
     Args:
         experiment: the experiment.
@@ -74,7 +74,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
     status = execute(further | COMMANDS, name, imported(experiment), words)
-    if status == 130 and arguments is None:
+    if status in (130, 143) and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
     return status

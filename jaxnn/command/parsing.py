@@ -7,7 +7,9 @@ option, which tyro reads; it also writes the help, and suggestions for misspelli
 import dataclasses
 import functools
 import importlib
+import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -25,7 +27,8 @@ from ..installation import required
 def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
     """Run a command, and return its exit status; an error is printed in one line.
 
-    The status is 0 for success, 1 for an error, 2 for an unknown command, and 130 for Ctrl-C.
+    The status is 0 for success, 1 for an error, 2 for an unknown command or option, 130 for Ctrl-C,
+    143 for SIGTERM, and 141 if the reader of the output has left, as `head` does.
 
     Args:
         commands: functions by name, which return their exit status, or None for 0.
@@ -35,11 +38,18 @@ def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *argum
     if name not in commands:
         return refuse(f"there is no command {name!r}; {suggestion(name, commands)}", 2)
     try:
-        return commands[name](*arguments) or 0
+        try:
+            return commands[name](*arguments) or 0
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the buffer would be written, and fail again, when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, ImportError) as error:
         return refuse(str(error), 1)
-    except KeyboardInterrupt:
-        return refuse("interrupted", 130)
+    except KeyboardInterrupt as stopped:
+        return refuse("interrupted", 128 + getattr(stopped, "number", signal.SIGINT))
 
 
 def refuse(message: str, status: int) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
-from ..html.charts import check_library
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
@@ -24,7 +24,6 @@ from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import make_plan
-from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
 from ..sweep.results import TrialResult
 from ..sweep.search import Observation, new_trials
@@ -35,6 +34,14 @@ from ..sweep.structure import space_of, with_recorded_space
 from ..validation import integer
 from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, import_tyro, parse, read_options, refuse
+
+TERMS = """\
+The words of the options below:
+    trial   a configuration; its score is the mean over its seeds
+    lane    one training: a trial with one seed
+    group   trials that share a compiled program, since only traced numbers differ
+    cohort  lanes of a group that train together, and are written together
+    rung    an epoch at which trials are compared, and some of them stop"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +217,7 @@ def _requested(
         command=command,
         text=[
             f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
-            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+            f"{GRAMMAR}\n\n{TERMS}\n\nThe options below set everything else.\n"
         ],
         swept=space.fields,
     )
@@ -222,16 +229,16 @@ def _run(
     call: Callable[..., Result], experiment: Experiment[Any], folder: Path, resources: Resources
 ) -> int:
     """Begin or continue a sweep, print its results, and write its report; return the status."""
-    check_library()
     executor, workers = resources.executor, resources.workers or None
-    with drawing_imports():
-        try:
-            result = call(experiment, folder=folder, executor=executor, workers=workers)
-        except KeyboardInterrupt as stopped:
-            if not stopped.args:  # before it began
-                raise
-            again = resume_text(folder, module_of(experiment))
-            return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
+    print(f"{experiment.name}: sweep in {printable(str(folder), lines=True)}", flush=True)
+    try:
+        result = call(experiment, folder=folder, executor=executor, workers=workers)
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:  # before it began
+            raise
+        again = resume_text(folder, module_of(experiment))
+        text = f"interrupted: what was committed is whole; continue with {again}"
+        return refuse(text, 128 + getattr(stopped, "number", signal.SIGINT))
     finish(result)
     return 0
 

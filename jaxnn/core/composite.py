@@ -187,7 +187,7 @@ def bind(children: Any, frame: "Frame", path: paths.Path = ()) -> Any:
         return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
     if isinstance(children, tuple):
         bound = [bind(child, frame, (*path, str(i))) for i, child in enumerate(children)]
-        return paths.rebuild_sequence(children, bound)
+        return paths.same_kind(children, bound)
     return children if children is None else Bound(children, frame, path)
 
 
@@ -308,7 +308,10 @@ class Frame:
         self.counts[path, method] = number + 1
         place = collected_path(path, method, number)
         for kind, values in collected.items():
-            found = {f"{place}/{name}" if name else place: one for name, one in values.items()}
+            found = {
+                f"{place}{'' if name[:1] in ('', '.') else '/'}{name}": one
+                for name, one in values.items()
+            }
             self.collected[kind] = self.collected.get(kind, {}) | found
 
 
@@ -492,9 +495,8 @@ def as_layers(item: Any, where: str, several: bool = True) -> Any:
             {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
         )
     if several and isinstance(item, tuple):
-        return paths.rebuild_sequence(
-            item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
-        )
+        layers = [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
+        return paths.same_kind(item, layers)
     return Function(layer_like(item, where))
 
 

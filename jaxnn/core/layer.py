@@ -370,7 +370,7 @@ def _filled(one: Any, other: Any) -> Any:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return {name: _filled(item, other[name]) for name, item in one.items()}
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        return paths.rebuild_sequence(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
+        return paths.same_kind(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
     return one
 
 

@@ -84,11 +84,11 @@ def map_with_path(function: Any, tree: Any, path: Path = ()) -> Any:
         return {name: map_with_path(function, item, (*path, name)) for name, item in tree.items()}
     if isinstance(tree, (tuple, list)):
         items = [map_with_path(function, item, (*path, str(i))) for i, item in enumerate(tree)]
-        return rebuild_sequence(tree, items)
+        return same_kind(tree, items)
     return function(path, tree)
 
 
-def rebuild_sequence(sequence: Any, items: Iterable[Any]) -> Any:
+def same_kind(sequence: Any, items: Iterable[Any]) -> Any:
     """Return `items` as a tuple, named tuple, or list, as `sequence` is."""
     return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
 

@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import math
 import signal
-import threading
 import time
 import traceback
 import typing
@@ -27,6 +26,9 @@ from ..executors import TRIES, create, result_of, worker_died
 from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
+from ..html.page import count as counted
+from ..train import Interrupted
+from ..train.interruption import Asked
 from .cohort import Way, Work, WorkResult, work
 from .compiled import By
 from .decision import (
@@ -125,6 +127,7 @@ class Driver:
                     reason = step.reason
         if self.ledger.meta.get("ended", "") != reason:
             self.ledger.set_meta({"ended": reason})
+        self.reporter.doing = ""
         self.reporter.report(self.planner.epochs, now=True)
 
     def _exhausted(self) -> str:
@@ -183,19 +186,24 @@ class Driver:
 
     def _ask(self, step: Ask) -> bool:
         """Add the trials of the next round with their groups; return False if there are none."""
+        self.reporter.note("asking for trials")
         search, count = self.planner.search, step.count
         repeat = self.settings.repeat or self.settings.halving == "population"  # values change
         new = new_trials(search, count, step.round, step.observations, repeat) if count else []
         asked = [*step.known, *new]
-        groups = self._find_groups(asked, len(asked))
+        members = self.planner.members(asked)
+        groups = self._find_groups(members, asked, len(asked))
         names = [name if isinstance(name, str) else None for name in groups]  # others: `_regroup`
         if asked:
-            self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+            numbers = self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+            pairs = zip(numbers, members, strict=True)
+            self._members |= {number: one for number, one in pairs if isinstance(one, Member)}
         return bool(asked)
 
     def _regroup(self, step: Regroup) -> None:
         """Add the groups of trials; those whose configuration raises fail, each alone."""
-        found = self._find_groups([trial.values for trial in step.trials], step.count)
+        asked = [trial.values for trial in step.trials]
+        found = self._find_groups(self.planner.members(asked), asked, step.count)
         pairs = [(trial.number, group) for trial, group in zip(step.trials, found, strict=True)]
         if groups := {number: group for number, group in pairs if isinstance(group, str)}:
             self.ledger.join(groups)
@@ -207,19 +215,22 @@ class Driver:
         if errors:
             self.ledger.decide(dict.fromkeys(errors, "failed"), errors=errors)
 
-    def _find_groups(self, asked: Sequence[Values], count: int) -> list[str | Exception]:
+    def _find_groups(
+        self, members: Sequence[Member | Exception], asked: Sequence[Values], count: int
+    ) -> list[str | Exception]:
         """Return the group of each trial, or what its configuration raises; add new groups.
 
         Args:
+            members: The result of `Planner.members`.
             asked: The values of each trial.
             count: The number of trials of the round.
         """
-        members = self.planner.members(asked)
         known = {group.name for group in self.ledger.groups()}
-        for each in by_structure(members, asked):
-            if each[0][0].structure.name not in known:
-                some = [values for _, values in each[:LANES]]
-                self._add_group(each[0][0], some, len(each) / count)
+        new = [e for e in by_structure(members, asked) if e[0][0].structure.name not in known]
+        for at, each in enumerate(new, 1):
+            some, (member, _) = [values for _, values in each[:LANES]], each[0]
+            self.reporter.note(f"compiling group {at} of {len(new)}: {member.structure.name}")
+            self._add_group(member, some, len(each) / count)
         return [one if isinstance(one, Exception) else one.structure.name for one in members]
 
     def _add_group(self, member: Member, some: Sequence[Values], share: float) -> None:
@@ -231,6 +242,7 @@ class Driver:
             "cohort": grouped.cohort,
             "timings": [t._asdict() | {"way": str(t.way)} for t in timings],
             "seconds": time.perf_counter() - began,
+            "finished": time.time(),
         }
         static, compiling = dict(member.structure.static), sum(t.compile_seconds for t in timings)
         self.ledger.add_group(
@@ -247,11 +259,17 @@ class Driver:
         """Train the lanes of a step, and commit each cohort when it ends."""
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
+        names = list(dict.fromkeys(part.group for part in step.parts))
         running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
                 free = 0 if self._used_up() else self.workers - len(running)
                 for part, sent in itertools.islice(queue, free):
+                    at, lanes = names.index(part.group) + 1, len(part.lanes)
+                    self.reporter.doing = (
+                        f"training group {at} of {len(names)}: {counted(lanes, 'lane')} to epoch "
+                        f"{part.epochs[1]}"
+                    )
                     running[self.executor.submit(work, sent)] = (part, sent, 0)
                 if not running:
                     return
@@ -423,7 +441,7 @@ def drive(
         watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
 
         def show(progress: SweepProgress) -> None:
-            if came.is_set():
+            if came.number is not None:
                 raise KeyboardInterrupt
             watch(progress)
 
@@ -437,8 +455,9 @@ def drive(
             Driver(experiment, ledger, pool, count, show, search).run()
         except KeyboardInterrupt:
             stop()
-            raise KeyboardInterrupt(
-                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})"
+            raise Interrupted(
+                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})",
+                came.number or signal.SIGINT,
             ) from None
         except Exception as error:
             if not worker_died(error):
@@ -451,15 +470,15 @@ def drive(
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield an event that is set when one of them comes.
+def _signals() -> Iterator[Asked]:
+    """End a sweep on SIGTERM as on Ctrl-C; yield a value that notes the number of the signal.
 
     The exception alone may be lost: Python ignores what is raised within a callback of JAX.
     """
-    came = threading.Event()
+    came = Asked()
 
-    def stop(*_: Any) -> None:
-        came.set()
+    def stop(number: int, _: Any) -> None:
+        came.number = number
         raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -532,7 +532,7 @@ class Ledger:
     def restart(self, meta: Mapping[str, Any]) -> None:
         """Ask all trials again, from the beginning, in a sweep with other meta data.
 
-        All results are removed, in the transaction that changes the meta data.
+        All results and kept states are removed, in the transaction that changes the meta data.
 
         Args:
             meta: Entries to replace, plain data by name.
@@ -542,8 +542,10 @@ class Ledger:
             for table in ("results", "lanes", "changes", "cohorts"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("UPDATE trials SET status = 'asked', rung = NULL, error = NULL")
+            db.execute("DELETE FROM meta WHERE key IN ('kept', 'test')")
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         storage.clean(self.folder, [])
+        storage.clean(self.folder, [], storage.KEPT)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

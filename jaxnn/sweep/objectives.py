@@ -7,7 +7,7 @@ The order of trials, `ranked`, follows Deb's rules:
 2. A trial of the Pareto front is first: no other trial is as good in all objectives and better in
    one. Without these trials the next ones are the front, and so on.
 3. Within a front, the trial is first that is nearest to the ideal point, which has the best value
-   of each objective; distances are Euclidean, each objective scaled to [0, 1] on the front.
+   of each objective; distances are Euclidean, after each objective is scaled to [0, 1] there.
 
 So `:best` is the most balanced trial of the front. With one objective it is the best trial.
 

@@ -4,6 +4,7 @@ The driver reports its `SweepProgress` after each cohort, for `display` to show.
 """
 
 import dataclasses
+import heapq
 import math
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from .plan import Planner
 from .score import mean, score_of
 from .search import size_of
 from .settings import Settings
+from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
 PATIENCE = 1.0
@@ -39,6 +41,8 @@ class SweepProgress(NamedTuple):
         before: Epochs that were done when this session began.
         seconds: Seconds since this session began.
         left: Seconds that are left, by `remaining`; None if nothing was measured.
+        top: Number, metric, and values of the best three trials that ran to their end.
+        doing: What runs now, such as "compiling group 1 of 12".
     """
 
     asked: int
@@ -52,6 +56,8 @@ class SweepProgress(NamedTuple):
     before: float
     seconds: float
     left: float | None = None
+    top: Sequence[tuple[int, float, Values]] = ()
+    doing: str = ""
 
 
 Watch = Callable[[SweepProgress], None]
@@ -75,6 +81,7 @@ class Reporter:
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
         self._began, self._last = time.perf_counter(), -math.inf
+        self.doing = ""
         self._used = time_used(ledger.cohorts(), ledger.groups())
         self._cohorts, self._groups = len(ledger.cohorts()), len(ledger.groups())
         repeats = planner.settings.repeat or planner.settings.halving == "population"
@@ -84,6 +91,15 @@ class Reporter:
     def seconds(self) -> float:
         """The wall time of training: that of earlier sessions, and all of this one."""
         return self._used + time.perf_counter() - self._began
+
+    def note(self, doing: str) -> None:
+        """Report at once what runs now, which may take long.
+
+        Args:
+            doing: What runs, as in `SweepProgress`.
+        """
+        self.doing = doing
+        self.report(0, now=True)
 
     def report(self, rung: int, now: bool = False) -> None:
         """Report the progress, unless the last report was less than a second ago.
@@ -117,7 +133,8 @@ class Reporter:
             if each
         }
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
-        worth, best = min(ranked, default=(math.inf, -1))
+        first = heapq.nsmallest(3, ranked)
+        worth, best = first[0] if first else (math.inf, -1)
         trained, cohorts, groups = (
             self.ledger.trained_epochs(),
             self.ledger.cohorts(),
@@ -146,6 +163,8 @@ class Reporter:
             before=self._before,
             seconds=seconds,
             left=time_left,
+            top=[(n, means[n], trials[n].values) for worth, n in first if worth < math.inf],
+            doing=self.doing,
         )
 
 

@@ -112,11 +112,7 @@ class Result:
         return pandas.DataFrame(rows)
 
     def report(self) -> Path:
-        """Write `report.html` into the folder of the sweep, and return its path.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
+        """Write `report.html` into the folder of the sweep, and return its path."""
         return write_report(self.sweep)
 
     def __repr__(self) -> str:

@@ -50,6 +50,8 @@ def mean(numbers: Sequence[float]) -> float:
     Args:
         numbers: At least one number.
     """
+    if len(numbers) == 1:  # of a hundred thousand trials NumPy's mean would take seconds
+        return float(numbers[0])
     with np.errstate(over="ignore"):
         found = float(np.mean(numbers))
     return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))

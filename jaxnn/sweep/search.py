@@ -153,7 +153,7 @@ class SobolSearch(Search):
             asked = 0
 
         def points() -> Iterator[Any]:
-            size = count
+            size = max(count, 1)
             while True:  # a second batch is needed only if `where` forbids trials
                 with warnings.catch_warnings():  # of a first batch that is not a power of two
                     warnings.simplefilter("ignore", UserWarning)

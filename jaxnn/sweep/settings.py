@@ -27,7 +27,7 @@ OBJECT = "object "
 """What the name of a search begins with if it is an object that Python code passed."""
 
 CHANGEABLE = ("trials", "search", "batch", "points", "max_groups", "search_seed", "defaults")
-CHANGEABLE += ("repeat", "budget")
+CHANGEABLE += ("repeat", "budget", "keep")
 """Settings of a sweep that may change while it runs or after it ended."""
 
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -223,7 +223,7 @@ class Settings:
         return self.search not in BLIND
 
     def bracket(self, index: int, count: int | None, epochs: int) -> Bracket:
-        """Return the bracket of a round: how many trials begin, and where they are compared.
+        """Return the bracket of a round: the number of trials, and the epochs that compare them.
 
         Args:
             index: Number of the round.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError, listed
-from ..html.page import count
+from ..html.page import count, flat
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
@@ -44,7 +44,7 @@ class Score:
     epoch: int
     each: tuple[float, ...]
 
-    @property
+    @functools.cached_property
     def mean(self) -> float:
         """The mean over the seeds."""
         return mean(self.each)
@@ -145,6 +145,32 @@ class Sweep:
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
 
+    @functools.cached_property
+    def compared(self) -> frozenset[int]:
+        """The numbers of the finalists."""
+        return frozenset(trial.number for trial in self.finalists)
+
+    @functools.cached_property
+    def conditional(self) -> frozenset[str]:
+        """The names of the dimensions that some trial does not have."""
+        return frozenset(
+            name for name in self.dimensions if any(name not in t.values for t in self.trials)
+        )
+
+    @property
+    def ordered(self) -> list[str]:
+        """The names of the dimensions: those that all trials have, then the conditional ones."""
+        return sorted(self.dimensions, key=self.conditional.__contains__)
+
+    @functools.cached_property
+    def defaults(self) -> Trial | None:
+        """The first trial whose values are those of the configuration; None if there is none."""
+        plain, missing = dict(flat(self.config)), object()
+        start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in self.dimensions}
+        return next(
+            (t for t in self.trials if all(v == start[name] for name, v in t.values.items())), None
+        )
+
     @property
     def forced(self) -> list[str]:
         """A sentence for each time the sweep was resumed although its code or data had changed."""
@@ -154,6 +180,43 @@ class Sweep:
             "not comparable."
             for one in self.facts.get("forced", [])
         ]
+
+    @functools.cached_property
+    def times(self) -> dict[int, list[tuple[int, int, float, float]]]:
+        """When each trial trained: (epoch from, epoch to, begin, end), seconds since 1970."""
+        found: dict[int, list[tuple[int, int, float, float]]] = {}
+        for one in self.cohorts:
+            if one.finished is not None:
+                begin = one.finished - max(one.seconds - one.compile_seconds, 0.0)
+                for trial in dict.fromkeys(trial for trial, _ in one.lanes):
+                    span = (one.epoch_from, one.epoch_to, begin, one.finished)
+                    found.setdefault(trial, []).append(span)
+        return found
+
+    def time_of(self, number: int, epoch: int) -> float | None:
+        """Return when a trial reached an epoch, in seconds since 1970; None if it is unknown.
+
+        A cohort records its end only; its epochs are assumed to take equally long.
+
+        Args:
+            number: Number of the trial.
+            epoch: The epoch; 0 for the beginning.
+        """
+        for first, last, begin, end in self.times.get(number, ()):
+            if first <= epoch <= last:
+                return begin + (end - begin) * (epoch - first) / (last - first)
+        return None
+
+    @functools.cached_property
+    def causes(self) -> list[tuple[str, str, list[int]]]:
+        """Why trials diverged or failed: (status, cause, numbers), the most common first."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for trial in self.trials:
+            if trial.status in BROKEN:
+                cause = _cause(trial.error or "")
+                found.setdefault((trial.status, cause), []).append(trial.number)
+        ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        return [(status, cause, numbers) for (status, cause), numbers in ordered]
 
     def better(self, a: float, b: float) -> bool:
         """Return whether the metric `a` is better than `b`; one that is not finite never is."""
@@ -208,6 +271,19 @@ class Sweep:
 def _finite(value: float | None) -> float:
     """Return a value of a curve; NaN if it is not finite, so that no mean over it is."""
     return math.nan if value is None or not math.isfinite(value) else value
+
+
+def _cause(error: str) -> str:
+    """Return what trials with the same cause have in common.
+
+    It is the line of a traceback that names the error, the first after its last frame; or the
+    divergence without its epoch and seed.
+    """
+    lines = [line for line in error.splitlines() if line.strip()]
+    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
+    after = lines[frames[-1] + 1 :] if frames else []
+    line = (after or lines[-1:] or ["unknown"])[0].strip()
+    return re.sub(r" after epoch \d+( with seed \d+)?$", "", line)
 
 
 def read(ledger: Ledger) -> Sweep:

@@ -8,7 +8,7 @@ import pytest
 from jaxnn.command import main
 from jaxnn.command import sweep as commands
 from jaxnn.command.grammar import GRAMMAR, sweeps_of, swept_paths
-from jaxnn.command.parsing import chosen, parse
+from jaxnn.command.parsing import choose_variants, parse
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.run_folder import RunOptions
 from jaxnn.sweep import (
@@ -173,16 +173,16 @@ def test_a_run_chooses_nested_and_optional_classes():
              "--encoder.optimizer.weight-decay", "0.25", "--width", "4"]  # fmt: skip
     config, _ = parse(experiment, words, [RunOptions], text=["", ""])
     assert config == Config(Encoder(AdamW(weight_decay=0.25)), SGD(momentum=0.5), width=4)
-    assert chosen(config, ["teacher:none", "--x"]) == (
+    assert choose_variants(config, ["teacher:none", "--x"]) == (
         dataclasses.replace(config, teacher=None),
         ["--x"],
     )
     with pytest.raises(ValueError, match="did you mean 'encoder"):
-        chosen(config, ["encoder.optimizer:adam"])
+        choose_variants(config, ["encoder.optimizer:adam"])
     with pytest.raises(
         ValueError, match="encoder:bare starts from the defaults of Bare, which lacks"
     ):
-        chosen(config, ["encoder:bare"])
+        choose_variants(config, ["encoder:bare"])
 
 
 def test_what_the_command_line_sweeps_is_recorded(tmp_path, capsys, monkeypatch):
@@ -191,6 +191,7 @@ def test_what_the_command_line_sweeps_is_recorded(tmp_path, capsys, monkeypatch)
     small = [
         "--model.depth",
         "0",
+        "--no-defaults",
         "--epochs",
         "1",
         "--lanes",

@@ -30,6 +30,17 @@ class Config:
     seed: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class WithEpochs:
+    """The same, two steps an epoch."""
+
+    rate: float = 0.1
+    target: float = 1.0
+    batch_size: int = 4
+    epochs: int = 1
+    seed: int = 0
+
+
 class Descent(train.Program):
     """A step multiplies the distance to the target by 1 - 2 rate."""
 
@@ -136,6 +147,22 @@ def test_only_the_best_are_kept_and_loaded_without_training(tmp_path, whole, mon
     with pytest.raises(LedgerError, match=r"is damaged: .*; it has the weights of trial 4: put"):
         result.best.load()
     assert not (run(tmp_path / "none", keep=0).folder / "kept").exists()
+
+
+def test_more_epochs_replace_what_was_kept(tmp_path):
+    """The trials start again, so the weights of the shorter ones are those of no trial."""
+    space = {"rate": Grid(0.1, 0.25)}
+    made = dataclasses.replace(EXPERIMENT, config=WithEpochs, data=lambda config: np.zeros(8, "f"))
+    few = {"space": space, "trials": 2, "folder": tmp_path / "sweep", "progress": False}
+    few |= {name: SETTINGS[name] for name in ("search", "lanes", "by")} | {"minimize": "loss"}
+    before = sweep.run(made, config=WithEpochs(epochs=1), keep=2, **few)
+    states = [float(trial.state) for trial in before.trials]
+    after = sweep.run(made, config=WithEpochs(epochs=2), keep=1, **few)
+    files = [file.name for file in (tmp_path / "sweep" / "kept").iterdir()]
+    assert files == [f"{after.best.number:06d}.safetensors"]
+    rate = after.best.values["rate"]
+    np.testing.assert_allclose(states[after.best.number], 1 - (1 - 2 * rate) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(after.best.state, 1 - (1 - 2 * rate) ** 4, rtol=1e-6)
 
 
 def test_the_weights_of_a_population_are_kept(tmp_path):

@@ -61,7 +61,9 @@ def test_folds_have_equal_sizes_and_the_rows_that_are_left_are_trained_on():
     assert augmented.train.source.shape == (19,)
 
 
-@pytest.mark.parametrize("by", ["loop", "map", "vmap"])
+@pytest.mark.parametrize(
+    "by", ["vmap", *(pytest.param(by, marks=pytest.mark.slow) for by in ("loop", "map"))]
+)
 def test_the_score_is_that_of_cross_validation(tmp_path, by):
     """A step on all rows but a fold's has their mean; the batch has 18 of the 19 rows."""
     made, config = experiment(), Config(batch_size=19)

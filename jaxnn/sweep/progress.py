@@ -16,6 +16,7 @@ import numpy as np
 from ..train.metrics import badness
 from .ledger import Ledger
 from .plan import Planner
+from .score import mean, score_of
 from .search import size_of
 from .settings import Settings
 from .space import Values
@@ -126,11 +127,17 @@ class Reporter:
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
         many = int(max(len(trials), min(settings.trials, self._most)))
         settings = dataclasses.replace(settings, trials=many)
-        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        ends: dict[int, dict[int, list[float]]]
+        ends = {trial.number: {} for trial in trials if trial.status == "done"}
         for result in self.ledger.results(planner.metric):  # in the order of epochs
             if result.trial in ends:
-                ends[result.trial][result.seed] = result.value
-        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+                ends[result.trial].setdefault(result.seed, []).append(result.value)
+        rule, larger = settings.score, planner.maximize
+        means = {
+            number: mean([score_of(curve, rule, larger) for curve in each.values()])
+            for number, each in ends.items()
+            if each
+        }
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
         first = heapq.nsmallest(3, ranked)
         worth, best = first[0] if first else (math.inf, -1)
@@ -213,7 +220,7 @@ def epochs_left(
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
     if settings.halving == "none":
         ended = [by_trial[trial.number] for trial in trials if trial.status not in OPEN]
-        usual = float(np.mean(ended)) if ended else epochs * settings.seeds
+        usual = float(np.mean(ended)) if ended else epochs * settings.repeats
         for trial in trials:
             if trial.status in OPEN:
                 left[trial.group or ""] += max(0.0, usual - by_trial[trial.number])  # type: ignore[assignment]
@@ -221,10 +228,10 @@ def epochs_left(
         return dict(left)
     for index in {trial.round for trial in trials if trial.status in OPEN}:
         members = [trial for trial in trials if trial.round == index]
-        whole = settings.bracket(index, len(members), epochs).epochs * settings.seeds
+        whole = settings.bracket(index, len(members), epochs).epochs * settings.repeats
         done = sum(by_trial[trial.number] for trial in members)
         left[""] += max(0, whole - done)
-    left[""] += settings.seeds * sum(bracket.epochs for bracket in future)
+    left[""] += settings.repeats * sum(bracket.epochs for bracket in future)
     return dict(left)
 
 

@@ -110,7 +110,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
         ledger.decide({}, changes=[Change(1, 1, last, source=0)])
         sweep = read(ledger)
     assert sweep.trials[1].values["rate"] == 0.02
-    assert sweep.changed == {1}
+    assert [*sweep.changed] == [1]
     assert "which is another run" in text_of(headline(sweep))
 
 

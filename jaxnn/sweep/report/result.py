@@ -333,7 +333,7 @@ def settings(sweep: Sweep) -> str:
         "seeds per trial": sweep.seeds,
         "epochs": sweep.epochs,
         "rungs": ", ".join(map(str, sweep.rungs)) if len(sweep.rungs) > 1 else "none",
-        **{k: v for k, v in sweep.facts.items() if k not in ("traced", "sources")},
+        **{k: v for k, v in sweep.facts.items() if k not in ("traced", "sources", "kept", "test")},
     }
     return page.section(
         "settings",

@@ -160,6 +160,9 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     if len(sweep.causes) > CAUSES:
         shown.append(f"and {len(sweep.causes) - CAUSES:,} other causes of failures")
     notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
+    if test := sweep.facts.get("test"):
+        means = ", ".join(f"{name} {seed_mean(each)}" for name, each in test["scores"].items())
+        notes.append(f"Trial {test['trial']} on {count(test['rows'], 'test row')}: {means}")
     return "\n".join([*shown, *(printable(one, LONGEST) for one in notes)])
 
 

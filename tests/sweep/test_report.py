@@ -110,7 +110,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
         ledger.decide({}, changes=[Change(1, 1, last, source=0)])
         sweep = read(ledger)
     assert sweep.trials[1].values["rate"] == 0.02
-    assert sweep.changed == {1}
+    assert [*sweep.changed] == [1]
     assert "which is another run" in text_of(headline(sweep))
 
 
@@ -366,6 +366,19 @@ def test_the_page_asks_for_nothing_and_runs_only_its_script(shown_page):
     hosts = set(re.findall(r'rows\("(plot-\w+)"', script[1]))
     assert {name for name in identities if name.startswith("plot-")} <= hosts
     assert set(re.findall(r'byId\("(\w+)"', script[1])) <= set(identities)
+
+
+def test_the_page_has_the_test_score_of_the_chosen_trial():
+    assert SWEEP.best is not None
+    scores = {"loss": [0.4, 0.5], "accuracy": [0.90, 0.92]}
+    test = {"trial": SWEEP.best.number, "rows": 360, "scores": scores}
+    sweep = dataclasses.replace(SWEEP, facts={**SWEEP.facts, "test": test})
+    # Half of the interval by any table: 12.706 * 0.01414 / sqrt(2).
+    assert (
+        "0.91 ± 0.13",
+        "test accuracy",
+        f"trial {SWEEP.best.number}, once, on 360 rows that chose nothing",
+    ) in main_numbers(sweep)
 
 
 def test_names_and_errors_are_shown_as_they_are(shown_page):

@@ -77,6 +77,8 @@ def top(folder: Path) -> None:
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):
+            if sweep.facts.get("ended"):
+                return
             command = command_to_resume(folder, sweep.experiment)
             print(f"no driver is running: continue it with {command}")
             return

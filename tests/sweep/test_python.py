@@ -305,7 +305,7 @@ def test_progress_is_shown_in_lines(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
     run(tmp_path / "sweep", progress=True, trials=2)
     out, error = capsys.readouterr()
-    assert out.splitlines()[-1].startswith("trials 2 of 2, ")
+    assert out.splitlines()[-1].startswith("2 of 2 trials: 2 done")
     assert error == (
         "note: the grid has 8 points, of which --trials 2 tries the first 2: write --trials 8 to "
         "try all\n"

@@ -16,13 +16,17 @@ import numpy as np
 from ..train.metrics import badness
 from .ledger import Ledger
 from .plan import Planner
+from .score import mean, score_of
 from .search import size_of
 from .settings import Settings
 from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
 PATIENCE = 1.0
-"""Seconds between two reports of the progress: counting takes long after many trials."""
+"""Seconds between two reports of the progress."""
+
+SHARE = 20
+"""Pauses between two reports are this many times as long as a report, which counts all trials."""
 
 
 class SweepProgress(NamedTuple):
@@ -79,7 +83,7 @@ class Reporter:
         self.ledger, self.planner, self.watch = ledger, planner, watch
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
-        self._began, self._last = time.perf_counter(), -math.inf
+        self._began, self._next = time.perf_counter(), -math.inf
         self.doing = ""
         self._used = time_used(ledger.cohorts(), ledger.groups())
         self._cohorts = len(ledger.cohorts())
@@ -101,15 +105,18 @@ class Reporter:
         self.report(0, now=True)
 
     def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was less than a second ago.
+        """Report the progress, unless the last report was just before.
 
         Args:
             rung: The epochs of the rung that is being reached.
             now: Whether to report in any case. Default: False.
         """
-        if now or time.perf_counter() >= self._last + PATIENCE:
-            self._last = time.perf_counter()
-            self.watch(self.progress(rung))
+        began = time.perf_counter()
+        if now or began >= self._next:
+            progress = self.progress(rung)
+            pause = max(PATIENCE, SHARE * (time.perf_counter() - began))
+            self.watch(progress)
+            self._next = time.perf_counter() + pause
 
     def progress(self, rung: int) -> SweepProgress:
         """Return the progress.
@@ -120,11 +127,17 @@ class Reporter:
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
         many = int(max(len(trials), min(settings.trials, self._most)))
         settings = dataclasses.replace(settings, trials=many)
-        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        ends: dict[int, dict[int, list[float]]]
+        ends = {trial.number: {} for trial in trials if trial.status == "done"}
         for result in self.ledger.results(planner.metric):  # in the order of epochs
             if result.trial in ends:
-                ends[result.trial][result.seed] = result.value
-        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+                ends[result.trial].setdefault(result.seed, []).append(result.value)
+        rule, larger = settings.score, planner.maximize
+        means = {
+            number: mean([score_of(curve, rule, larger) for curve in each.values()])
+            for number, each in ends.items()
+            if each
+        }
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
         first = heapq.nsmallest(3, ranked)
         worth, best = first[0] if first else (math.inf, -1)
@@ -207,7 +220,7 @@ def epochs_left(
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
     if settings.halving == "none":
         ended = [by_trial[trial.number] for trial in trials if trial.status not in OPEN]
-        usual = float(np.mean(ended)) if ended else epochs * settings.seeds
+        usual = float(np.mean(ended)) if ended else epochs * settings.repeats
         for trial in trials:
             if trial.status in OPEN:
                 left[trial.group or ""] += max(0.0, usual - by_trial[trial.number])  # type: ignore[assignment]
@@ -215,10 +228,10 @@ def epochs_left(
         return dict(left)
     for index in {trial.round for trial in trials if trial.status in OPEN}:
         members = [trial for trial in trials if trial.round == index]
-        whole = settings.bracket(index, len(members), epochs).epochs * settings.seeds
+        whole = settings.bracket(index, len(members), epochs).epochs * settings.repeats
         done = sum(by_trial[trial.number] for trial in members)
         left[""] += max(0, whole - done)
-    left[""] += settings.seeds * sum(bracket.epochs for bracket in future)
+    left[""] += settings.repeats * sum(bracket.epochs for bracket in future)
     return dict(left)
 
 

@@ -25,6 +25,7 @@ from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import make_plan
 from ..sweep.report.result import best_command
+from ..sweep.results import TrialResult
 from ..sweep.search import Observation, new_trials
 from ..sweep.settings import Budget, Settings
 from ..sweep.snapshot import described
@@ -48,9 +49,10 @@ class Resources:
     """The executor and the devices of a sweep."""
 
     executor: str = "local"
-    """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
+    """local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
     workers: int = 0
-    """Cohorts that run at the same time; 0 for the number of workers of the executor."""
+    """Cohorts that run at the same time, with local in processes that divide the cores; 0
+    for the number of workers of the executor."""
     devices: int = 0
     """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
 
@@ -174,26 +176,27 @@ def _known() -> type[Any]:
     return dataclasses.make_dataclass("Known", fields, frozen=True)
 
 
-def configuration_of(experiment: Experiment[Any], text: str) -> Any:
-    """Return the configuration of a trial: `FOLDER:best`, or `FOLDER:17`.
+def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> TrialResult:
+    """Return a trial of a sweep: `FOLDER:best`, or `FOLDER:17`.
 
     Args:
         experiment: the experiment.
         text: the folder of a sweep, and the trial.
+        what: the name of the argument in errors. Default: "--from".
 
     Raises:
         ValueError, OSError: the folder or the trial does not exist.
     """
     folder, colon, name = text.rpartition(":")
     if not colon or not (name == "best" or name.isdecimal()):
-        raise ValueError(f"--from is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
+        raise ValueError(f"{what} is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
     found = opened(folder, experiment)
     if name == "best":
-        return found.best.config
+        return found.best
     last = len(found.trials) - 1
     if int(name) > last:
         raise ValueError(f"{folder} has the trials 0 .. {last}, and no {name}")
-    return found.trials[int(name)].config
+    return found.trials[int(name)]
 
 
 def _requested(

@@ -16,7 +16,7 @@ import signal
 import time
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..experiment.experiment import Experiment
 from ..html.page import count as counted
 from ..train import Interrupted
 from ..train.interruption import Asked
-from .cohort import Way, Work, WorkResult, regrouped, work
+from .cohort import Way, Work, WorkResult, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -53,6 +53,7 @@ from .progress import Reporter, SweepProgress, Watch
 from .search import new_trials, size_of
 from .settings import Settings
 from .space import Values
+from .states import kept, regrouped
 from .storage import LedgerError, command_to_resume, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
@@ -299,12 +300,21 @@ class Driver:
         return Work(
             grouped.structure,
             tuple({name: values[lane.trial][name] for name in traced} for lane in part.lanes),
-            tuple(lane.seed for lane in part.lanes),
+            tuple(self._seed(lane, history) for lane in part.lanes),
             grouped.way,
             part.epochs,
             self._states(part.lanes, begin, history) if begin else None,
-            keep=not step.last,
+            # At the end the states of the best are kept; after rungs, the score has other epochs.
+            keep=not step.last or bool(begin and self.settings.keep),
+            trials=tuple(lane.trial for lane in part.lanes),
+            best=self.planner.keep if step.last and not begin and self.settings.keep else None,
+            stopping=self.planner.stopping,
         )
+
+    def _seed(self, lane: Lane, history: History) -> Any:
+        """Return the seed of a lane, as `Work` has it."""
+        first = history.seeds[lane.trial]
+        return self.planner.seed(first, lane.seed - first)
 
     def _states(self, lanes: Sequence[Lane], epoch: int, history: History) -> bytes:
         """Return the packed states that these lanes continue from."""
@@ -345,18 +355,21 @@ class Driver:
         if outcome.way.width != sent.way.width:  # memory ran out: the next cohorts are as narrow
             self._narrow(part.group, outcome.way.width)
         begin, end = part.epochs
+        ends = outcome.ended or (end,) * len(part.lanes)
         results = [
             (lane.trial, lane.seed, begin + 1 + at, metric, float(value))
             for metric, table in outcome.metrics.items()
-            for lane, row in zip(part.lanes, table, strict=True)
-            for at, value in enumerate(row)
+            for lane, row, last in zip(part.lanes, table, ends, strict=True)
+            for at, value in enumerate(row[: last - begin])
         ]
+        lane_ends = dict(zip(part.lanes, ends, strict=True))
         errors: dict[int, str] = {}
         if step.last or self.settings.halving != "population":  # where another state replaces it
             for trial, seed, at, metric, value in results:
-                ranked = step.last and at == end and metric == self.planner.metric
+                at_end = at == lane_ends[Lane(trial, seed)]
+                ranked = step.last and at_end and metric == self.planner.metric
                 bad = ranked and not math.isfinite(value)
-                if bad or shows_divergence(metric, value, at == end):
+                if bad or shows_divergence(metric, value, at_end):
                     text = f"{metric} is {value} after epoch {at} with seed {seed}"
                     errors.setdefault(trial, text)
         statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
@@ -364,8 +377,32 @@ class Driver:
         pairs = tuple((lane.trial, lane.seed) for lane in part.lanes)
         times = outcome.seconds, outcome.compile_seconds
         cohort = Cohort(part.group, step.rung, begin, end, pairs, *times)
-        self.ledger.commit(cohort, results, statuses, errors, outcome.state)
+        best, state = None, outcome.state
+        if step.last and state is not None:
+            done = {trial for trial, status in statuses.items() if status == "done"}
+            best, state = self._kept(part, outcome, done, history), None
+        self.ledger.commit(cohort, results, statuses, errors, state, best)
         self.reporter.lanes += len(part.lanes)
+
+    def _kept(
+        self, part: Part, outcome: WorkResult, done: Collection[int], history: History
+    ) -> Any:
+        """Return the trials that are kept after their last cohort, as `Ledger.commit` gets them."""
+        assert outcome.state is not None
+        metric, (begin, end) = self.planner.metric, part.epochs
+        places: dict[int, list[int]] = {}
+        for place, lane in enumerate(outcome.packed or range(len(part.lanes))):
+            if part.lanes[lane].trial in done:
+                places.setdefault(part.lanes[lane].trial, []).append(place)
+        curves: dict[int, list[list[float]]] = {trial: [] for trial in places}
+        for index, lane in enumerate(part.lanes):
+            if lane.trial in places:
+                last = outcome.ended[index] if outcome.ended else end
+                row = outcome.metrics[metric][index].tolist()[: last - begin]
+                curve = dict(history.curve(metric, lane.trial).get(lane.seed, {}))
+                curve |= dict(enumerate(row, begin + 1))
+                curves[lane.trial].append(history.since(lane.trial, curve, last))
+        return kept(self.planner.keep, outcome.state, places, curves, self.ledger.kept())
 
     def _narrow(self, name: str, width: int) -> None:
         """Record that memory ran out, and the number of lanes per call from now on."""

@@ -163,7 +163,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
         "traced": planner.found,
         "metric": planner.metric,
         "maximize": planner.maximize,
-        "seeds": settings.seeds,
+        "seeds": settings.repeats,
         "epochs": planner.epochs,
         "rungs": settings.rungs(planner.epochs),
         "search": settings.search,

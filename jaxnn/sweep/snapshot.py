@@ -3,8 +3,9 @@
 `read` takes it from a ledger. It answers the two questions of every reader: what the score of a
 trial is, and which trial is the best.
 
-- The `score` of a trial is the metric after its last epoch, the mean over its seeds. A trial has no
-  score if it diverged, failed, or has not run, or if a seed has no finite value.
+- The `score` of a trial is the metric after its last epoch, or what the setting `score` states: the
+  best one, or a mean over epochs; and the mean over its seeds. A trial has no score if it diverged,
+  failed, or has not run, or if a seed has no finite value.
 - The `ranking` lists first the trials that ran to their end, by score, whatever their number of
   epochs, which a sweep may change. Then come trials that halving stopped, those with more epochs
   first: the metric after one epoch says little about a later one.
@@ -14,17 +15,16 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..files.reading import FileError, listed
 from ..html.page import count, flat
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
+from .score import mean, rule_of_score, score_of
 from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
 
@@ -34,11 +34,11 @@ Curves = Mapping[str, Mapping[int, Mapping[int, Sequence[tuple[int, float | None
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The metric of a trial after an epoch.
+    """The score of a trial after an epoch.
 
     Args:
         epoch: The epoch.
-        each: The value of each seed.
+        each: The score of each seed.
     """
 
     epoch: int
@@ -69,7 +69,7 @@ class Sweep:
         groups: The groups, in the order in which they were added.
         curves: The metrics after each epoch.
         facts: All other meta data: search, seed, device, versions, traced, ...
-        changed: The trials whose values population-based training changed. Default: none.
+        changed: The epoch of the last change by population-based training, by trial. Default: none.
     """
 
     folder: Path
@@ -86,7 +86,7 @@ class Sweep:
     groups: Sequence[Group]
     curves: Curves
     facts: Mapping[str, Any]
-    changed: Collection[int] = ()
+    changed: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -101,11 +101,19 @@ class Sweep:
             seeds = self.curves.get(self.metric, {}).get(trial.number, {})
             curves = [dict(curve) for _, curve in sorted(seeds.items()) if curve]
             if trial.status not in BROKEN and curves:
-                epoch = min(max(curve) for curve in curves)
-                each = tuple(_finite(curve.get(epoch)) for curve in curves)
+                epoch = max(max(curve) for curve in curves)  # seeds may stop early
+                each = tuple(self._score(trial.number, curve, max(curve)) for curve in curves)
                 if math.isfinite(mean(each)):
                     found[trial.number] = Score(epoch, each)
         return found
+
+    def _score(self, number: int, curve: Mapping[int, float | None], end: int) -> float:
+        """Return the score of a curve up to an epoch, since the trial took another's state."""
+        rule = self.facts.get("settings", {}).get("score", "last")
+        changed = self.changed.get(number, 0)
+        begin = changed if changed < end else 0
+        values = [_finite(curve[at]) for at in sorted(curve) if begin < at <= end]
+        return score_of(values, rule, self.maximize) if end in curve else math.nan
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:
@@ -241,8 +249,12 @@ class Sweep:
         if self.scores and all(trial.status == "done" for trial in self.ranking):
             return None, {number: score.mean for number, score in self.scores.items()}
         epoch = min((score.epoch for score in self.scores.values()), default=0)
-        numbers = {number: self.at(number, epoch) for number in self.scores}
-        return epoch, {number: mean for number, mean in numbers.items() if mean is not None}
+        found = {}
+        for number in self.scores:
+            curves = [dict(curve) for curve in self.curves[self.metric][number].values() if curve]
+            each = [self._score(number, curve, min(epoch, max(curve))) for curve in curves]
+            found[number] = mean(each)
+        return epoch, {number: score for number, score in found.items() if math.isfinite(score)}
 
     @functools.cached_property
     def _means(self) -> dict[int, dict[int, float]]:
@@ -274,19 +286,6 @@ def _cause(error: str) -> str:
     return re.sub(r" after epoch \d+( with seed \d+)?$", "", line)
 
 
-def mean(numbers: Sequence[float]) -> float:
-    """Return the mean of numbers; it is finite if they are, even if their sum is not.
-
-    Args:
-        numbers: At least one number.
-    """
-    if len(numbers) == 1:  # of a hundred thousand trials NumPy's mean would take seconds
-        return float(numbers[0])
-    with np.errstate(over="ignore"):
-        found = float(np.mean(numbers))
-    return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))
-
-
 def read(ledger: Ledger) -> Sweep:
     """Return the results of a sweep at this moment; a driver may be writing meanwhile.
 
@@ -299,7 +298,8 @@ def read(ledger: Ledger) -> Sweep:
     """
     with ledger.snapshot():
         facts = dict(ledger.meta)
-        last = {change.trial: change.values for change in ledger.changes()}
+        changes = ledger.changes()  # in the order of epochs
+        last = {change.trial: change.values for change in changes}
         trials, cohorts, groups = ledger.trials(), ledger.cohorts(), ledger.groups()
         results = ledger.results()
     known, dimensions = described(ledger.folder, facts)
@@ -329,7 +329,7 @@ def read(ledger: Ledger) -> Sweep:
         groups=groups,
         curves=curves,
         facts={name: plain for name, plain in facts.items() if name not in known},
-        changed=frozenset(last),
+        changed={change.trial: change.epoch for change in changes},
         **{name: known[name] for name in known if name != "space"},
     )
 
@@ -349,13 +349,22 @@ FURTHER: dict[str, type[Any]] = {
     "versions": dict,
     "sources": dict,
     "search": str,
+    "kept": dict,
+    "test": dict,
 }
 FURTHER |= {"forced": list, "ended": str, "tries": list, "searches": list, "warm_start": dict}
+TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
 FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy
     "seeds": lambda count: count > 0,
+    "settings": lambda plain: rule_of_score.test(plain.get("score", "last")),
+    "test": lambda found: (
+        {name: type(one) for name, one in found.items()} == TEST
+        and all(isinstance(each, list) and each for each in found["scores"].values())
+        and all(isinstance(x, int | float) for each in found["scores"].values() for x in each)
+    ),
     "epochs": lambda count: count > 0,
     "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
     "tries": lambda all_: all(isinstance(one, dict) for one in all_),

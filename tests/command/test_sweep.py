@@ -11,15 +11,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jaxnn import train
 from jaxnn.command import main, tool
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.experiment.experiment import Configured
 from jaxnn.files import writing
 from jaxnn.installation import install
 from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
+from jaxnn.sweep import open as opened
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.snapshot import read
@@ -94,8 +98,9 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     assert found.best is not None
     lines = out.splitlines()
     assert lines[0] == f"quick: sweep in {place}"
-    assert lines[1] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
-    assert lines[-10].startswith("8 of 8 trials: 8 done · 100 % · ")
+    assert lines[1] == "0 of 8 trials · 0 %; asking for trials"
+    assert lines[2] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
+    assert any(line.startswith("8 of 8 trials: 8 done · 100 % · ") for line in lines)
     assert "quick: 8 trials, 8 done" in lines
     top = lines[lines.index("quick: 8 trials, 8 done") + 1 :][:6]
     assert all(len(line) <= 80 for line in top)
@@ -105,6 +110,17 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     assert lines[-1] == (
         f"Train the best again: python -m tests.sweep.quick run --from {place}:best"
     )
+
+
+def test_help_has_no_option_that_would_be_rejected_and_defines_its_words(capsys):
+    status, out, _ = said(capsys, "sweep", "--help")
+    assert status == 0
+    options = set(re.findall(r"--[\w.-]+", out.partition("The options below")[2]))
+    assert {"--model.depth", "--epochs", "--trials"} <= options
+    assert not options & {"--optimizer.learning-rate", "--optimizer.momentum"}
+    assert "--optimizer.learning-rate" in said(capsys, "run", "--help")[1]
+    for word in ("trial", "lane", "group", "cohort", "rung"):
+        assert len(re.findall(rf"^    {word} ", out, flags=re.MULTILINE)) == 1
 
 
 def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys, monkeypatch):
@@ -253,6 +269,41 @@ def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, t
     assert not place.exists()
 
 
+def test_commands_on_a_run_accept_a_kept_trial(folder, tmp_path, capsys, monkeypatch):
+    """The scores of the validation rows are those of the lane, to rounding."""
+    monkeypatch.setattr(Configured, "fit", None)
+    found = opened(folder, EXPERIMENT)
+    last = found.best.metrics[-1]
+    scores = f"accuracy {last['validation_accuracy']:.4g}, loss {last['validation_loss']:.4g}"
+    assert said(capsys, "evaluate", f"{folder}:best") == (
+        0, f"{folder}:best on {len(quick.digits()[1][1]):,} validation rows: {scores}\n", ""
+    )  # fmt: skip
+    file, inputs = tmp_path / "net.safetensors", tmp_path / "x.npy"
+    status, out, error = said(capsys, "export", f"{folder}:best", "--output", file)
+    assert (status, out, error) == (0, f"{file}: {file.stat().st_size:,} bytes\n", "")
+    np.save(inputs, quick.digits()[1][0][:5])
+    status, out, error = said(capsys, "predict", f"{folder}:{found.best.number}", "--input", inputs)
+    trained = found.best.load()
+    weights = train.load_weights(file, trained.net, quick.digits()[0][0][:1])
+    classes = trained.net.apply(weights.params, quick.digits()[1][0][:5]).argmax(1)
+    assert (status, error) == (0, "")
+    assert [line.split()[1] for line in out.splitlines()[1:]] == [str(n) for n in classes]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("predict {}", "the trial is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("evaluate {}:99", "{} has the trials 0 .. 7, and no 99"),
+        ("export {}:best --output net.txt", "--output is 'net.txt', expected a name in .stable"),
+    ],
+)
+def test_a_trial_that_no_command_accepts(folder, capsys, words, message):
+    status, _, error = said(capsys, *(word.format(folder) for word in words.split()))
+    assert status == 1
+    assert error.startswith(f"error: {message.format(folder)}")
+
+
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
@@ -343,7 +394,6 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
             "concurrent.futures.Executor)",
         ),
-        (["--workers", "2"], "local runs one call at a time, got workers=2; write dask"),
     ],
 )
 def test_settings_that_cannot_be(

@@ -79,7 +79,11 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     with Ledger.open(folder) as ledger:
         found = read(ledger)
         planner = types.SimpleNamespace(
-            metric="validation_f1", maximize=maximize, epochs=4, settings=Settings(trials=8)
+            metric="validation_f1",
+            maximize=maximize,
+            epochs=4,
+            settings=Settings(trials=8),
+            space=SPACE,
         )
         reporter = Reporter(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
         told = reporter.progress(4)
@@ -94,7 +98,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sources, "module_of", lambda experiment: "experiments.toy")
-        best = commands.configuration_of(experiment, f"{folder}:best")
+        best = commands.trial_of(experiment, f"{folder}:best").config
     assert best == SGD(learning_rate=0.04, momentum=0.5)
 
 

@@ -110,7 +110,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
         ledger.decide({}, changes=[Change(1, 1, last, source=0)])
         sweep = read(ledger)
     assert sweep.trials[1].values["rate"] == 0.02
-    assert sweep.changed == {1}
+    assert [*sweep.changed] == [1]
     assert "which is another run" in text_of(headline(sweep))
 
 
@@ -368,6 +368,19 @@ def test_the_page_asks_for_nothing_and_runs_only_its_script(shown_page):
     assert set(re.findall(r'byId\("(\w+)"', script[1])) <= set(identities)
 
 
+def test_the_page_has_the_test_score_of_the_chosen_trial():
+    assert SWEEP.best is not None
+    scores = {"loss": [0.4, 0.5], "accuracy": [0.90, 0.92]}
+    test = {"trial": SWEEP.best.number, "rows": 360, "scores": scores}
+    sweep = dataclasses.replace(SWEEP, facts={**SWEEP.facts, "test": test})
+    # Half of the interval by any table: 12.706 * 0.01414 / sqrt(2).
+    assert (
+        "0.91 ± 0.13",
+        "test accuracy",
+        f"trial {SWEEP.best.number}, once, on 360 rows that chose nothing",
+    ) in main_numbers(sweep)
+
+
 def test_names_and_errors_are_shown_as_they_are(shown_page):
     assert "ValueError: &lt;b&gt;shift&lt;/b&gt; &amp; more" in shown_page
     assert "<b>shift" not in shown_page
@@ -462,7 +475,7 @@ def picture_of(file):
 # Any text, any number.
 
 EVIL = (
-    "red", "#fe0001", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
+    "red", "#2166ac", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
     "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "",
 )  # fmt: skip
 

@@ -81,7 +81,7 @@ from .layers.pooling import (
     MaxPool,
     MinPool,
 )
-from .layers.positions import LearnedPositions, SinusoidalPositions
+from .layers.positions import FourierFeatures, LearnedPositions, SinusoidalPositions, TimeEmbedding
 from .layers.recurrence import Cell, GRUCell, MinimalGatedCell, RNNCell
 from .layers.rotary import (
     DynamicNTKScaling,
@@ -184,6 +184,7 @@ __all__ = [
     "Ensemble",
     "Flatten",
     "Fold",
+    "FourierFeatures",
     "GRUCell",
     "GatedFeedForward",
     "GaussianNoise",
@@ -240,6 +241,7 @@ __all__ = [
     "SqueezeExcitation",
     "StochasticDepth",
     "Tap",
+    "TimeEmbedding",
     "Unfold",
     "Upsample",
     "Variable",

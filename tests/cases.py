@@ -219,6 +219,8 @@ CASES = [
     Case("GlobalAvgPool", nn.GlobalAvgPool(), (floats(2, 3, 2),)),
     Case("GlobalMaxPool", nn.GlobalMaxPool(), (floats(2, 3, 2),)),
     Case("Embedding", nn.Embedding(5, 3), (tokens(2, 3),)),
+    Case("FourierFeatures", nn.FourierFeatures(4), X),
+    Case("TimeEmbedding", nn.TimeEmbedding(4), (floats(3),)),
     Case("EmbeddingBag", nn.EmbeddingBag(5, 3, "max", padding=2), (tokens(2, 3),)),
     Case("EmbeddingBag, packed", nn.EmbeddingBag(5, 3, bags=2), (tokens(3), None, tokens(3))),
     Case("PReLU per feature", nn.PReLU(per_feature=True), X),

@@ -279,7 +279,8 @@ class capture(Wrapper):
 
     def _evaluate(self, call: Call) -> Outcome:
         output, state, collected = self._inside(call.intercepted(partial(_seen, self.match)))
-        values = collected.get(KIND, {})
+        # What another method returns is collected below the layer: "a/.weights" for "a.weights".
+        values = {path.replace("/.", "."): a for path, a in collected.get(KIND, {}).items()}
         own = {path: item for path, item in values.items() if paths.matches(self.match, path)}
         # An interceptor outside may collect values, too, also some that are not captured here.
         return Outcome((output, own), state, {} if call.interceptor is None else collected)

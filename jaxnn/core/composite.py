@@ -308,10 +308,7 @@ class Frame:
         self.counts[path, method] = number + 1
         place = collected_path(path, method, number)
         for kind, values in collected.items():
-            found = {
-                f"{place}{'' if name[:1] in ('', '.') else '/'}{name}": one
-                for name, one in values.items()
-            }
+            found = {f"{place}/{name}" if name else place: one for name, one in values.items()}
             self.collected[kind] = self.collected.get(kind, {}) | found
 
 

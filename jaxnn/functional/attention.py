@@ -70,8 +70,9 @@ def attention(
             `jax.nn.dot_product_attention`, which support neither score_mod nor dropout. "cudnn" is
             the fused kernel of NVIDIA GPUs, which stores no scores; it requires bfloat16 or
             float16, and a number of features per head that is a multiple of 8 and at most 256 (128
-            before the H100). None means jax.nn's in plain XLA if there is no mask, bias,
-            segment_ids, score_mod, or dropout, and otherwise "own". Default: None.
+            before the H100). None means "own" on a CPU, and elsewhere jax.nn's in plain XLA if
+            there is no mask, bias, segment_ids, score_mod, or dropout, otherwise "own". Default:
+            None.
 
     Returns:
         Array (..., T, heads, e) in the floating type of q.
@@ -170,6 +171,8 @@ def attend(
     plain = plain and (window is None or q.shape[-3] == k.shape[-3])
     # jax.nn computes the softmax of float64 in float32, and has no float16 on the CPU.
     jax_nn = q.shape[-1] == v.shape[-1] and dtype in (jnp.float32, jnp.bfloat16)
+    if plain and implementation is None and jax.default_backend() == "cpu":
+        return _plain(q, k, v, _position_mask(q, k, causal, window, None), scale)
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
         return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
@@ -235,6 +238,27 @@ _bias = None | Accepts(
     hint="write bias=jnp.asarray(...), or mask=...",
     abstract=True,
 )
+
+
+def _plain(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: Any
+) -> jax.Array:
+    """Return what `_own` returns if each query sees a key, with fewer operations."""
+    *batch, length, heads, d = q.shape
+    wide = wider_type(q.dtype, jnp.float32)
+    grouped = heads != k.shape[-2]
+    if grouped:
+        q = q.reshape(*batch, length, k.shape[-2], heads // k.shape[-2], d)
+    group = "g" if grouped else ""
+    queries, scores = f"...tk{group}d", f"...k{group}ts"
+    s = jnp.einsum(f"{queries},...skd->{scores}", q, k, preferred_element_type=wide)
+    s = s * jnp.asarray(scale, wide)
+    if mask is not None:
+        mask = mask[..., None, :, :] if grouped else mask
+        s = jnp.where(mask, s, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
+    weights = jax.nn.softmax(s, -1).astype(v.dtype)
+    y = jnp.einsum(f"{scores},...ske->...tk{group}e", weights, v, preferred_element_type=wide)
+    return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
 
 
 def _own(

@@ -29,7 +29,13 @@ from ..functional.segments import packed_positions
 from ..initializers import InitFn, glorot_uniform, ones, zeros
 from ..validation import above, flag, instance
 from .attention_cache import attend_cached, cache_variables
-from .attention_inputs import Given, both, check_inputs, mask_across, restored
+from .attention_inputs import (
+    AttentionInputs,
+    both_masks,
+    check_attention,
+    mask_across,
+    restore_axes,
+)
 from .checks import (
     axis_or_axes,
     cache_length,
@@ -163,7 +169,7 @@ class MultiHeadAttention(Primitive):
 
     def parameters(self, x: Any, memory: Any = None, values: Any = None) -> dict[str, Any]:
         """Declare weights and biases of query, key, value, and out, and scales of the norms."""
-        check_inputs(self, x, memory, values)
+        check_attention(self, x, memory, values)
         n, m = x.shape[-1], (x if memory is None else memory).shape[-1]
         d, bias = self._head_dim(n), self.bias
         e, k = self._value_dim(n), m if values is None else values.shape[-1]
@@ -206,7 +212,9 @@ class MultiHeadAttention(Primitive):
     ) -> tuple[jax.Array, State]:
         """Return the weighted values of all heads, projected."""
         dropout = partial(drop, key, rate=self.dropout) if train and self._draws() else None
-        given = Given(self, x, memory, values, mask, bias, segment_ids, memory_segment_ids)
+        given = AttentionInputs(
+            self, x, memory, values, mask, bias, segment_ids, memory_segment_ids
+        )
         if self.cache and memory is None:
             check_not_training(self, train)
         y, new = self._heads(params, given, dropout, state or {})
@@ -230,7 +238,9 @@ class MultiHeadAttention(Primitive):
                 "the weights of a chunk would leave out cached keys; run the network that was "
                 "passed to nn.with_cache, whose parameters are the same"
             )
-        given = Given(self, x, memory, values, mask, bias, segment_ids, memory_segment_ids)
+        given = AttentionInputs(
+            self, x, memory, values, mask, bias, segment_ids, memory_segment_ids
+        )
         y, _ = self._heads(params, given, None, {}, weights=True)
         e = self._value_dim(x.shape[-1])
         return self._out(params, y[..., :e], given), jnp.swapaxes(y[..., e:], -2, -3)
@@ -253,7 +263,7 @@ class MultiHeadAttention(Primitive):
         return self.with_weights(params, x, memory, values, **named)[1]
 
     def _heads(
-        self, params: Any, given: Given, dropout: Any, state: State, weights: bool = False
+        self, params: Any, given: AttentionInputs, dropout: Any, state: State, weights: bool = False
     ) -> tuple[jax.Array, State]:
         """Return the weighted values of each head, (..., T, heads, e), and the new cache.
 
@@ -287,7 +297,7 @@ class MultiHeadAttention(Primitive):
         if memory is not None:
             mask, options["score_mod"] = self._mods(*positions_of(q, k))
             across = mask_across(given.segment_ids, given.memory_segment_ids)
-            mask = both(both(given.mask, across, q.ndim), mask, q.ndim)
+            mask = both_masks(both_masks(given.mask, across, q.ndim), mask, q.ndim)
             return attention(q, k, v, mask=mask, bias=given.bias, **options), {}
         if self.cache:
             if given.mask is not None or given.bias is not None:
@@ -304,7 +314,7 @@ class MultiHeadAttention(Primitive):
         q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
         by_position = position[..., None, :, None], position[..., None, None, :]
         mask, options["score_mod"] = self._mods(*by_position)
-        mask = both(given.mask, mask, q.ndim)
+        mask = both_masks(given.mask, mask, q.ndim)
         options |= {"causal": self.causal, "window": self.window}
         bias = self._with_alibi(given.bias, position, position, q.ndim)
         if given.hides or self.causal or self.window is not None:
@@ -313,12 +323,12 @@ class MultiHeadAttention(Primitive):
             y = attend(q, k, v, bias=bias, **options)
         return y, {}
 
-    def _out(self, params: Any, y: jax.Array, given: Given) -> jax.Array:
+    def _out(self, params: Any, y: jax.Array, given: AttentionInputs) -> jax.Array:
         """Project the heads, and restore the axes of x."""
         y = y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
         checks = given.hides or (self.cache > 0 and given.memory is None)
         y = by_row(lambda y: linear(y, **params["out"]), y, checks)
-        return restored(y, given.given, self.axis)
+        return restore_axes(y, given.given, self.axis)
 
     def _mods(self, query: jax.Array, key: jax.Array) -> tuple[Any, Any]:
         """Return the mask of `mask_mod`, and the score_mod, for given positions."""

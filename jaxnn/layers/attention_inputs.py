@@ -13,7 +13,7 @@ from ..functional.segments import check_segments, segments_mask
 from .checks import check_multiples, check_sequence, distinct_axes
 
 
-class Given:
+class AttentionInputs:
     """The inputs of attention as sequences (..., T, n), zeros at padding, and what hides keys."""
 
     def __init__(
@@ -56,7 +56,7 @@ def sequence(a: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     return a.reshape(*a.shape[: -1 - len(axes)], length, a.shape[-1])
 
 
-def restored(y: jax.Array, x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+def restore_axes(y: jax.Array, x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     """Return y (..., T, m) with the axes of x that `sequence` made one."""
     if axis == -2:
         return y
@@ -74,14 +74,14 @@ def mask_across(segment_ids: Any, memory_segment_ids: Any) -> jax.Array | None:
     return segments_mask(segment_ids, memory_segment_ids)[..., None, :, :]
 
 
-def both(mask: jax.Array | None, other: jax.Array | None, ndim: int) -> jax.Array | None:
+def both_masks(mask: jax.Array | None, other: jax.Array | None, ndim: int) -> jax.Array | None:
     """Return what both masks allow, with `ndim` axes; a mask may be None."""
     if mask is None or other is None:
         return other if mask is None else mask
     return over_heads(mask, ndim) & over_heads(other, ndim)
 
 
-def check_inputs(layer: Any, x: Any, memory: Any, values: Any) -> None:
+def check_attention(layer: Any, x: Any, memory: Any, values: Any) -> None:
     """Raise ValueError for inputs that `MultiHeadAttention` does not take.
 
     Args:

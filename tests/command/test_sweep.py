@@ -98,8 +98,9 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     assert found.best is not None
     lines = out.splitlines()
     assert lines[0] == f"quick: sweep in {place}"
-    assert lines[1] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
-    assert lines[-10].startswith("8 of 8 trials: 8 done · 100 % · ")
+    assert lines[1] == "0 of 8 trials · 0 %; asking for trials"
+    assert lines[2] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
+    assert any(line.startswith("8 of 8 trials: 8 done · 100 % · ") for line in lines)
     assert "quick: 8 trials, 8 done" in lines
     top = lines[lines.index("quick: 8 trials, 8 done") + 1 :][:6]
     assert all(len(line) <= 80 for line in top)
@@ -109,6 +110,17 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     assert lines[-1] == (
         f"Train the best again: python -m tests.sweep.quick run --from {place}:best"
     )
+
+
+def test_help_has_no_option_that_would_be_rejected_and_defines_its_words(capsys):
+    status, out, _ = said(capsys, "sweep", "--help")
+    assert status == 0
+    options = set(re.findall(r"--[\w.-]+", out.partition("The options below")[2]))
+    assert {"--model.depth", "--epochs", "--trials"} <= options
+    assert not options & {"--optimizer.learning-rate", "--optimizer.momentum"}
+    assert "--optimizer.learning-rate" in said(capsys, "run", "--help")[1]
+    for word in ("trial", "lane", "group", "cohort", "rung"):
+        assert len(re.findall(rf"^    {word} ", out, flags=re.MULTILINE)) == 1
 
 
 def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys, monkeypatch):

@@ -23,6 +23,7 @@ NETS = [
     Case("Attention, xla", nn.MultiHeadAttention(2, implementation="xla"), LONG),
     Case("LinearRecurrence, reversed", nn.LinearRecurrence(3, reverse=True), LONG),
     Case("DepthwiseConv", nn.DepthwiseConv(3), LONG),
+    Case("BatchNorm after Conv", nn.Sequential(nn.Conv(3, 2), nn.BatchNorm()), LONG),
     Case("Conv of frames", nn.Conv(3, 2), (floats(2, 3, 4, 2),)),
     Case(
         "GPT",
@@ -78,12 +79,12 @@ def padded(case: Case) -> dict[str, np.ndarray]:
         segment_ids[..., -1] = 0
         return segment_ids
 
-    named = {}
+    named, _ = {}, case.state  # made outside of any trace
     x, *others = case.inputs
     if "memory_segment_ids" in case.layer._takes("forward") and others:
         named["memory_segment_ids"] = ending(*others[0].shape[:-1])
     shape: tuple[int, ...] = x.shape
-    for axes in range(len(shape), 0, -1):
+    for axes in range(len(shape) - (x.dtype != np.int32), 0, -1):  # but for the features
         named["segment_ids"] = ending(*shape[:axes])
         try:
             output(case, case.inputs, named)

@@ -368,6 +368,19 @@ def test_the_page_asks_for_nothing_and_runs_only_its_script(shown_page):
     assert set(re.findall(r'byId\("(\w+)"', script[1])) <= set(identities)
 
 
+def test_the_page_has_the_test_score_of_the_chosen_trial():
+    assert SWEEP.best is not None
+    scores = {"loss": [0.4, 0.5], "accuracy": [0.90, 0.92]}
+    test = {"trial": SWEEP.best.number, "rows": 360, "scores": scores}
+    sweep = dataclasses.replace(SWEEP, facts={**SWEEP.facts, "test": test})
+    # Half of the interval by any table: 12.706 * 0.01414 / sqrt(2).
+    assert (
+        "0.91 ± 0.13",
+        "test accuracy",
+        f"trial {SWEEP.best.number}, once, on 360 rows that chose nothing",
+    ) in main_numbers(sweep)
+
+
 def test_names_and_errors_are_shown_as_they_are(shown_page):
     assert "ValueError: &lt;b&gt;shift&lt;/b&gt; &amp; more" in shown_page
     assert "<b>shift" not in shown_page

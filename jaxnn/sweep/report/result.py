@@ -72,7 +72,7 @@ def main_numbers(sweep: Sweep) -> list[tuple[str, str, str]]:
         sure = f"95 % interval, {count(mean.n, 'seed')}" if mean.half is not None else "one seed"
         remark = f"trial {sweep.best.number}; {sure}"
         shown.append((str(mean), f"best {label(sweep.metric)}", remark))
-        shown += _gain(sweep, sweep.best)
+        shown += [*_gain(sweep, sweep.best), *_on_test(sweep)]
     shown.append((f"{len(sweep.trials):,}", "trials", whole or "none yet"))
     shown.append((duration(seconds), "of computing", parts))
     if seconds > 0:
@@ -100,6 +100,18 @@ def _gain(sweep: Sweep, best: Trial) -> list[tuple[str, str, str]]:
             f"{name}: {format_number(before)}{share}",
         )
     ]
+
+
+def _on_test(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Return the metric of the chosen trial on the test rows as a card; none if it is unknown."""
+    test = sweep.facts.get("test")
+    if not test:
+        return []
+    name = sweep.metric.removeprefix("validation_")
+    name = name if name in test["scores"] else next(iter(test["scores"]), name)
+    each = test["scores"].get(name)
+    remark = f"trial {test['trial']}, once, on {count(test['rows'], 'row')} that chose nothing"
+    return [(str(seed_mean(each)), f"test {label(name)}", remark)] if each else []
 
 
 def _best_trials(sweep: Sweep) -> str:

@@ -382,9 +382,10 @@ def _sees_broken(broken: jax.Array, length: int, causal: bool, window: int | Non
     """
     query = jnp.arange(length)
     if window is None:  # causal: from the first broken key on
-        at = jnp.where(broken[..., 0], jnp.arange(broken.shape[-2]), length)
-        first = jnp.min(at, -1, initial=length)
-        return (query >= first[..., None])[..., None, None]
+        front = (1,) * (broken.ndim - 2)
+        at = jnp.where(broken, jnp.arange(broken.shape[-2]).reshape(*front, -1, 1), length)
+        first = jnp.min(at, -2, keepdims=True, initial=length)
+        return (query.reshape(*front, -1, 1) >= first)[..., None]
     last = query if causal else query + window - 1
     first = jnp.maximum(query - window + 1, 0)
     counts = jnp.cumsum(broken, -2, dtype=jnp.int32)

@@ -201,8 +201,8 @@ def test_nothing_is_written_over(tmp_path):
     with pytest.raises(FileExistsError) as error:
         export_sweep(SWEEP, "csv", tmp_path / "trials.csv")
     assert str(error.value) == (
-        f"{tmp_path / 'trials-results.csv'} exists already, and an export never overwrites "
-        "anything: name another place, or remove it"
+        f"{tmp_path / 'trials-results.csv'} exists already, and is never overwritten: "
+        "name another place, or remove it"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["trials-results.csv"]
 

@@ -116,7 +116,7 @@ def report_command(folder: Path) -> None:
         print(write_report(ledger))
 
 
-def export_command(
+def export_trials_command(
     folder: Path,
     kind: Literal["csv", "parquet", "optuna", "tensorboard", "mlflow", "wandb"],
     target: Path,
@@ -155,6 +155,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "top": top,
     "show": show,
     "report": report_command,
-    "export": export_command,
+    "export": export_trials_command,
     "retry": retry,
 }

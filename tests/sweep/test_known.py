@@ -396,7 +396,7 @@ def test_the_command_line_has_all_of_them(tmp_path, capsys, monkeypatch):
         capsys, "resume", folder, "--trials", 8, "--search", "tpe", "--budget.target", "-1"
     )
     assert status == 0
-    assert "8 of 8 trials" in out
+    assert "8 of 8 trials: 8 done" in out
     opened = sweep.open(folder)
     assert opened.sweep.facts["searches"] == [["random", 0], ["tpe", 6]]
     assert opened.sweep.facts["settings"]["budget"]["time"] == 7200.0  # the other limit stays

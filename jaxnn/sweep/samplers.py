@@ -16,7 +16,7 @@ from ..explain.text import suggestion
 from ..installation import required
 from .dimensions import Choice, Dimension, Grid
 from .ranges import Int, LogNormal, Normal
-from .search import PROPOSALS, STARTUP, Observation, SobolSearch, identity
+from .search import PROPOSALS, STARTUP, Observation, SobolSearch, trial_key
 from .space import Space, Values
 
 TPE_HISTORY = 1000
@@ -150,7 +150,7 @@ class OptunaSampler:
             if self.space.active(name, values):
                 values[name] = back(suggest(trial, name, distribution))
         if self.space.allows(values):
-            self._asked.setdefault(identity(values), []).append(trial)
+            self._asked.setdefault(trial_key(values), []).append(trial)
         else:
             self._study.tell(trial, state=optuna_library().trial.TrialState.FAIL)
         return values
@@ -166,7 +166,7 @@ class OptunaSampler:
             values: The values.
             score: The score, or None.
         """
-        asked = self._asked.get(identity(values))
+        asked = self._asked.get(trial_key(values))
         state = optuna_library().trial.TrialState
         with quiet():
             if asked:
@@ -188,7 +188,7 @@ class OptunaSampler:
         )
 
 
-def named(name: str, seed: int) -> Any:
+def sampler_named(name: str, seed: int) -> Any:
     """Return a sampler of Optuna by its name."""
     samplers = optuna_library().samplers
     known = [one for one in dir(samplers) if one.endswith("Sampler") and one != "BaseSampler"]

@@ -55,7 +55,7 @@ def new(arguments: list[str]) -> None:
     if found.list:
         width = max(map(len, examples))
         for name, source in examples.items():
-            print(f"{name:<{width}}  {title(source.read_text(encoding='utf-8'))}")
+            print(f"{name:<{width}}  {title_of(source.read_text(encoding='utf-8'))}")
         return
     if found.file is None:
         raise ValueError("a file is missing: write jaxnn new digits.py, or jaxnn new --list")
@@ -75,14 +75,14 @@ def new(arguments: list[str]) -> None:
     with contextlib.ExitStack() as stack:  # all files, or none
         for target, contents in [(file, copied(source, name, file.stem).encode()), *companions]:
             stack.enter_context(fresh(target)).write_bytes(contents)
-    print(f"{printable(str(file), lines=True)}: {title(source)}")
+    print(f"{printable(str(file), lines=True)}: {title_of(source)}")
     if any(not importlib.util.find_spec(one) for extra in extras for one in PACKAGES[extra]):
         command = install("sweep") if "sweep" in extras else install("experiments")
         print(f"Install the packages that it needs: {command}")
     print(f"Run it: python {quoted(file)}")
 
 
-def title(source: str) -> str:
+def title_of(source: str) -> str:
     """Return the first line of the docstring of a program."""
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 

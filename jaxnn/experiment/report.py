@@ -10,7 +10,7 @@ from typing import Any
 
 from ..html import charts, page
 from ..html.page import count, duration, escaped, flat, format_number, label, shown
-from ..train.history import Record, draw_panels, finite_numbers, median, ordered, panels_of
+from ..train.history import Record, draw_panels, finite_numbers, losses_first, median, panels_of
 from ..train.hooks.profiling import TIMINGS
 from .intervals import Interval
 
@@ -108,7 +108,7 @@ def _result(
     parts += map(page.warning, remarks)
     if not records:
         return page.section("result", "Result", *parts, page.warning("The run has no records."))
-    names = [n for n in ordered(records[-1]) if not (n in TIMINGS or "/" in n or "_norm" in n)]
+    names = [n for n in losses_first(records[-1]) if not (n in TIMINGS or "/" in n or "_norm" in n)]
     titles, right = [*map(label, names)], range(1, len(names) + 1)
     rows = [["last", *(shown(records[-1].get(name)) for name in names)]]
     if finite := finite_numbers(records, metric):

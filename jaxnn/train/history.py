@@ -69,7 +69,7 @@ class History(list[dict[str, float]]):
     def _repr_html_(self) -> str:
         """Return the first and the last records as a table, for notebooks."""
         every = dict.fromkeys(name for record in self for name in record)
-        names = [name for name in ordered(every) if name not in TIMINGS]
+        names = [name for name in losses_first(every) if name not in TIMINGS]
         half = MOST_ROWS // 2
         rows = [[shown(record.get(name)) for name in names] for record in self]
         if len(rows) > MOST_ROWS:
@@ -91,7 +91,7 @@ def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def panels_of(records: Sequence[Record]) -> Panels:
     """Return titles and curves of the panels: metrics, learning rates and norms, norms by path."""
     every = dict.fromkeys(name for record in records for name in record)
-    numbers = [name for name in ordered(every) if name not in ("epoch", "step", *TIMINGS)]
+    numbers = [name for name in losses_first(every) if name not in ("epoch", "step", *TIMINGS)]
     whole = [name for name in numbers if "/" not in name]
     alone = sorted((n for n in whole if n == RATE or "_norm" in n), key=lambda n: n != RATE)
     metrics = dict.fromkeys(n.removeprefix("validation_") for n in whole if n not in alone)
@@ -149,7 +149,7 @@ def draw_panels(figure: Any, records: Sequence[Record], panels: Panels) -> None:
             panel.legend()
 
 
-def ordered(names: Iterable[str]) -> list[str]:
+def losses_first(names: Iterable[str]) -> list[str]:
     """Return epoch and step, the losses, and all other names in their order."""
     first = ("epoch", "step", "loss", "validation_loss")
     return sorted(names, key=lambda n: first.index(n) if n in first else len(first))

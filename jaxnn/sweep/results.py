@@ -14,6 +14,7 @@ from ..validation import integer
 from .display import best_trials
 from .export import trial_rows
 from .ledger import Ledger
+from .objectives import CONFIGURED
 from .report import write_report
 from .snapshot import Sweep, mean, read
 from .structure import TRACED, space_of, traced_value, with_recorded_space
@@ -58,9 +59,14 @@ class Result:
             before those that halving stopped.
         metric: The name of the metric that trials are compared by.
         maximize: Whether larger is better.
+        front: The trials of the Pareto front of all objectives, the most balanced first; with one
+            objective the best trial. The rules are those of `jaxnn.sweep.objectives`.
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
+        self.front: list[TrialResult] = [
+            TrialResult(sweep, trial, experiment) for trial in sweep.front
+        ]
         self.folder: Path = sweep.folder
         self.sweep: Sweep = sweep
         self.experiment: Experiment[Any] | None = experiment
@@ -140,6 +146,12 @@ class TrialResult:
                 row = rows.setdefault(epoch, {"epoch": epoch})
                 row[name] = mean([math.nan if value is None else value for value in values])
         return [rows[epoch] for epoch in sorted(rows)]
+
+    @functools.cached_property
+    def costs(self) -> dict[str, float]:
+        """What the trial costs: "parameters", "bytes", and "seconds"; "flops" if it is compared."""
+        pairs = {name: self._sweep.measured(self.number, name) for name in CONFIGURED}
+        return {name: value for name, value in pairs.items() if value is not None}
 
     @property
     def config(self) -> Any:

@@ -90,14 +90,19 @@ def run(
         **settings: The settings of a new sweep:
 
             - `trials`: Configurations to try. Default: 64; with `search="none"`, those given.
-            - `search`: "random", "grid", "sobol", "tpe", "cmaes", or "gp"; "none", to try only what
-              is given; a sampler of Optuna, or its name; or an object with `ask(count)` and
-              `tell(values, score)`, see `sweep.AskTell`. Default: "random".
+            - `search`: "random", "grid", "sobol", "tpe", "cmaes", "gp", or "nsga2"; "none", to try
+              only what is given; a sampler of Optuna, or its name; or an object with `ask(count)`
+              and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, the validation accuracy, or the validation loss.
-            - `maximize`: The same, if larger is better.
-            - `minimize`: The same, if smaller is better.
+            - `maximize`: The same, if larger is better; or a tuple of several. Several metrics,
+              also of `minimize`, give a Pareto front, `result.front`; `result.best` is the trial of
+              the front that is nearest to the best of each, scaled to the front.
+            - `minimize`: The same, if smaller is better; also "parameters", "bytes", "flops" (of a
+              training step for each row), and "seconds" of training, whatever the program reports.
+            - `constraints`: Bounds on metrics, such as `{"parameters": "<= 1e6"}`; trials that
+              satisfy them rank first, others by how far they are beyond. Default: none.
             - `halving`: "none", "successive", "hyperband", or "population". Default: "none".
             - `eta`: One trial in this many continues from a rung to the next. Default: 4.
             - `least`: Epochs to the first rung, or between two changes of a population. Default: 1.

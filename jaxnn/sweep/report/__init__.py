@@ -1,9 +1,9 @@
 """The report of a sweep: one HTML file under a megabyte, written completely or not at all.
 
 `write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
-sections are in a file each: `result` (best trials, programs, settings), `scores` (best so far,
-curves), `parameters` (importance, slices, pairs, parallel coordinates), `rungs` (survival,
-failures).
+sections are in a file each: `result` (best trials, programs, settings), `front` (several
+objectives), `scores` (best so far, curves), `parameters` (importance, slices, pairs, parallel
+coordinates), `rungs` (survival, failures).
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from ...files.writing import replace_file
 from ...html.charts import check_library
 from ...html.page import count, document, escaped, label
 from ..snapshot import Sweep, read
+from .front import front
 from .parameters import Importance, importance, importance_of, parameters
 from .result import headline, programs, settings
 from .rungs import failures, survival
@@ -37,6 +38,7 @@ def sweep_report(sweep: Sweep) -> str:
     found = importance_of(sweep)
     body = (
         headline(sweep),
+        front(sweep),
         progress(sweep),
         importance(found, sweep) if sweep.best else "",
         parameters(sweep, found.shares if isinstance(found, Importance) else {}),

@@ -11,6 +11,7 @@ hits all of them alike; the absolute numbers hold for one machine on one day.
     repeat    compiling repeated blocks, scanned against unrolled
     sweep     64 trials of a small network, from the command to the results
     thousand  a thousand trials in process, against a bare loop
+    hundred_thousand  the ledger of as many tiny trials: asking, writing, reading, the report
     lanes     the way that a sweep chooses for its lanes, against all of them
     models    ResNet-18, a GPT and an LSTM: forward pass, training step, compiling it
     decode    GPT-2 a token at a time, with a cache and without

@@ -42,18 +42,26 @@ def interleaved(
     }
 
 
-def timed(arguments: Sequence[str], marks: str) -> tuple[float, float, str]:
+def timed(
+    arguments: Sequence[str], marks: str, variables: Mapping[str, str] | None = None
+) -> tuple[float, float, str]:
     """Return the seconds until a program prints a line, the seconds until its end, and the line.
 
     Args:
         arguments: Arguments of Python.
         marks: A part of the line; RuntimeError if the program fails or prints no such line.
+        variables: Further variables of the environment. Default: None.
     """
     began = time.perf_counter()
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | dict(variables or {}),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         ) as process,
     ):
         seen = None

@@ -42,7 +42,7 @@ def run() -> Result:
 
 def measure(peer: str, side: str) -> dict[str, float]:
     """Seconds that the first step of the GPT takes longer than the second, in this process."""
-    step = _offered("gpt", (peer,))[0][side].step
+    step = offered_networks("gpt", (peer,))[0][side].step
     x, y = jax.device_put(batch("gpt"))
     first, second = (seconds_of(lambda: jax.block_until_ready(step(x, y))) for _ in range(2))
     return {"compiling": first - second}
@@ -53,16 +53,16 @@ def _compiling() -> Table:
         side: ["-m", "benchmarks.models", peer, side]
         for peer in BY
         if peer != "torch_"
-        for side in _offered("gpt", (peer,))[0]
+        for side in offered_networks("gpt", (peer,))[0]
     }
     samples = fresh.interleaved(sides, rounds=COMPILATIONS)["compiling"]
     caption = f"{CAPTIONS['gpt']}: tracing and compiling the step"
     bars = [_bar(samples, side, 0.5) for side in samples if side.startswith(OURS)]
-    return Table(caption, "s", samples, OURS, bars, _offered("gpt", BY)[1])
+    return Table(caption, "s", samples, OURS, bars, offered_networks("gpt", BY)[1])
 
 
 def _tables(kind: str) -> list[Table]:
-    sides, missing = _offered(kind, BY)
+    sides, missing = offered_networks(kind, BY)
     x, y = batch(kind)
     x_, y_ = jax.device_put((x, y))
     tables = []
@@ -89,7 +89,8 @@ def _bar(samples: dict[str, Sample], ours: str, limit: float) -> Bar:
     return Bar(f"{ours} over the fastest of JAX ({rival})", samples[ours].over(time), limit)
 
 
-def _offered(kind: str, by: tuple[str, ...]) -> tuple[dict[str, Sides], list[str]]:
+def offered_networks(kind: str, by: tuple[str, ...] = BY) -> tuple[dict[str, Sides], list[str]]:
+    """Return a network of `CAPTIONS` in every library of `by`, and those that are missing."""
     return offered(kind, by=by, within="benchmarks.networks")
 
 

@@ -47,6 +47,12 @@ from .initializers import (
     zeros,
 )
 from .layers.attention import MultiHeadAttention
+from .layers.attention_scores import (
+    AdditiveAttention,
+    BlockMask,
+    PrefixMask,
+    RelativePositionBias,
+)
 from .layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward, SqueezeExcitation
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
 from .layers.convolution_transpose import ConvTranspose
@@ -55,6 +61,7 @@ from .layers.elementwise import LayerScale, LearnedArray, PReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.linear_recurrence import LinearRecurrence
+from .layers.lstm import ConvLSTMCell, LSTMCell
 from .layers.normalization import (
     BatchNorm,
     GroupNorm,
@@ -63,6 +70,7 @@ from .layers.normalization import (
     LocalResponseNorm,
     RMSNorm,
 )
+from .layers.patches import Fold, MaxUnpool, Unfold
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -73,8 +81,8 @@ from .layers.pooling import (
     MaxPool,
     MinPool,
 )
-from .layers.positions import LearnedPositions, SinusoidalPositions
-from .layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, MinimalGatedCell, RNNCell
+from .layers.positions import FourierFeatures, LearnedPositions, SinusoidalPositions, TimeEmbedding
+from .layers.recurrence import Cell, GRUCell, MinimalGatedCell, RNNCell
 from .layers.rotary import (
     DynamicNTKScaling,
     LinearScaling,
@@ -84,7 +92,7 @@ from .layers.rotary import (
     RotaryEmbedding,
     YaRNScaling,
 )
-from .layers.shape import Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
+from .layers.shape import ChannelShuffle, Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 
@@ -151,12 +159,15 @@ def __dir__() -> list[str]:
 __all__ = [
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
+    "AdditiveAttention",
     "AlphaDropout",
     "AvgPool",
     "BatchNorm",
     "Bidirectional",
     "Bilinear",
+    "BlockMask",
     "Cell",
+    "ChannelShuffle",
     "Composite",
     "Conv",
     "ConvLSTMCell",
@@ -172,6 +183,8 @@ __all__ = [
     "EncoderLayer",
     "Ensemble",
     "Flatten",
+    "Fold",
+    "FourierFeatures",
     "GRUCell",
     "GatedFeedForward",
     "GaussianNoise",
@@ -196,6 +209,7 @@ __all__ = [
     "LongRoPEScaling",
     "LpPool",
     "MaxPool",
+    "MaxUnpool",
     "MinPool",
     "MinimalGatedCell",
     "MixtureOfExperts",
@@ -208,10 +222,12 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "Precision",
+    "PrefixMask",
     "Primitive",
     "RMSNorm",
     "RNNCell",
     "Recurrent",
+    "RelativePositionBias",
     "Remat",
     "Repeat",
     "Reshape",
@@ -225,6 +241,8 @@ __all__ = [
     "SqueezeExcitation",
     "StochasticDepth",
     "Tap",
+    "TimeEmbedding",
+    "Unfold",
     "Upsample",
     "Variable",
     "WeightNorm",

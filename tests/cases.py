@@ -6,11 +6,12 @@ when tests are collected.
 
 Laws of layers are tested on every case. Laws of wrappers and of `init` are tested on the cases in
 STRUCTURAL, which differ in their parameters, state, keys, inputs, and outputs; on the other cases
-these tests are marked slow.
+these tests are marked slow. So are the costly laws of layers on the cases in COMPOSED.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -133,6 +134,13 @@ CASES = [
         nn.Sequential(nn.PixelUnshuffle((2, 2)), nn.PixelShuffle((2, 1))),
         (floats(2, 4, 2, 3),),
     ),
+    Case("Upsample, bicubic", nn.Upsample((1.5,), None, "bicubic"), (floats(2, 3, 2),)),
+    Case("ChannelShuffle", nn.ChannelShuffle(2), X),
+    Case(
+        "Fold after Unfold",
+        nn.Sequential(nn.Unfold(3, 2, 1), nn.Fold(5, 3, 2, 1)),
+        (floats(2, 5, 2),),
+    ),
     Case("Upsample", nn.Upsample(size=(5,), method="linear"), (floats(2, 3, 2),)),
     Case(
         "Attention, causal",
@@ -148,6 +156,13 @@ CASES = [
         XS,
         True,
     ),
+    Case(
+        "Attention, blocks",
+        nn.MultiHeadAttention(2, 2, value_dim=3, mask_mod=nn.BlockMask(2, before=1)),
+        XS,
+    ),
+    Case("AdditiveAttention", nn.AdditiveAttention(3), (floats(2, 3, 2), floats(2, 2, 4))),
+    Case("RelativePositionBias", nn.RelativePositionBias(2, 4, 8), XS),
     Case("LearnedPositions", nn.LearnedPositions(8), XS, True),
     Case("SinusoidalPositions", nn.SinusoidalPositions(), XS, True),
     Case(
@@ -158,6 +173,13 @@ CASES = [
     ),
     Case("Recurrent", nn.Recurrent(nn.RNNCell(4)), XS, True),
     Case("Recurrent, stacked", STACKED, XS, True),
+    Case(
+        "Recurrent, options",
+        nn.Recurrent(nn.LSTMCell(3, projection=2, peepholes=True, layer_norm=True, bias=False)),
+        XS,
+        True,
+    ),
+    Case("Recurrent, reset before", nn.Recurrent(nn.GRUCell(3, reset_after=False)), XS, True),
     Case("Recurrent, last", nn.Recurrent(nn.MinimalGatedCell(2), output="last"), XS),
     Case("Recurrent over images", nn.Recurrent(nn.ConvLSTMCell(2, 2)), (floats(1, 2, 3, 2),)),
     Case("Bidirectional", nn.Bidirectional(nn.Recurrent(nn.GRUCell(2))), XS),
@@ -190,12 +212,15 @@ CASES = [
     Case("MaxPool", nn.MaxPool((2, 1), padding=(1, 0), dilation=(2, 1)), (floats(2, 4, 2, 2),)),
     Case("MinPool", nn.MinPool(3, 1, "same"), (floats(2, 4, 2),)),
     Case("AvgPool", nn.AvgPool(3, 2, 1, ceil_mode=True), (floats(4, 2),)),
-    Case("LpPool", nn.LpPool(2, 2), (floats(2, 4, 2),)),
-    Case("AdaptiveAvgPool", nn.AdaptiveAvgPool((3, 1)), (floats(2, 4, 2, 2),)),
+    Case("LpPool", nn.LpPool(2, 2, 1, 1), (floats(2, 4, 2),)),
+    Case("MaxPool, indices", nn.MaxPool(2, return_indices=True), (floats(2, 4, 2),)),
+    Case("AdaptiveAvgPool", nn.AdaptiveAvgPool((3, None)), (floats(2, 4, 2, 2),)),
     Case("AdaptiveMaxPool", nn.AdaptiveMaxPool(3), (floats(2, 4, 2),)),
     Case("GlobalAvgPool", nn.GlobalAvgPool(), (floats(2, 3, 2),)),
     Case("GlobalMaxPool", nn.GlobalMaxPool(), (floats(2, 3, 2),)),
     Case("Embedding", nn.Embedding(5, 3), (tokens(2, 3),)),
+    Case("FourierFeatures", nn.FourierFeatures(4), X),
+    Case("TimeEmbedding", nn.TimeEmbedding(4), (floats(3),)),
     Case("EmbeddingBag", nn.EmbeddingBag(5, 3, "max", padding=2), (tokens(2, 3),)),
     Case("EmbeddingBag, packed", nn.EmbeddingBag(5, 3, bags=2), (tokens(3), None, tokens(3))),
     Case("PReLU per feature", nn.PReLU(per_feature=True), X),
@@ -276,3 +301,24 @@ structural = pytest.mark.parametrize(
     ],
     ids=str,
 )
+
+# Compositions whose layers and wrappers are also parts of other cases.
+COMPOSED = (
+    "Sequential",
+    "Sequential by name",
+    "Residual",
+    "Repeat",
+    "Repeat of Repeat",
+    "Precision",
+    "Inference of Attention",
+    "Repeat of Inference",
+)
+
+
+def distinct(cases: Iterable[Case]) -> Any:
+    """Parametrize a test by `cases`, of which those in COMPOSED are slow."""
+    marked = [
+        pytest.param(case, marks=pytest.mark.slow if case.name in COMPOSED else ())
+        for case in cases
+    ]
+    return pytest.mark.parametrize("case", marked, ids=str)

@@ -7,8 +7,6 @@
   or processes build is compiled once. This saves a quarter of the compilations.
 - Parameters are drawn by a smaller program, because an unoptimized one takes 12 ms for the numbers
   that users draw in 2 ms. The numbers are the same.
-- Programs are lowered in one MLIR context, because creating one takes a quarter of the time in
-  which a single operation is compiled.
 - The tests of one case, or otherwise of one file, run in one process, which compiles their programs
   once. The longest files run first, so that no process is left with one of them at the end.
 - A process keeps everything that it traces and compiles. The garbage collector, which searches all
@@ -20,14 +18,10 @@ import gc
 import itertools
 import os
 import tempfile
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 from jaxlib import version
 
 from jaxnn import random
@@ -57,29 +51,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 USERS_ROWS = random.ROW, random.ROWS
 random.ROW, random.ROWS = 1024, 8
-
-LOWERINGS = 100  # in one context, which keeps every constant of its programs
-
-
-def reusing_contexts(make: Callable[[], Any]) -> Callable[[], Any]:
-    """Wrap JAX's constructor of MLIR contexts so that the main thread reuses one.
-
-    Other threads do not, because a context can be current in only one thread at a time.
-    """
-    count, context = itertools.count(), None
-
-    def context_for_lowering() -> Any:
-        nonlocal context
-        if threading.current_thread() is not threading.main_thread():
-            return make()
-        if next(count) % LOWERINGS == 0:
-            context = make()
-        return context
-
-    return context_for_lowering
-
-
-mlir.make_ir_context = reusing_contexts(mlir.make_ir_context)
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ MARKS = {
     r"(?<!\bthere )\bis no\b(?! longer)": "is not a",
     r"\bgo(es)? on\b": "continue, or resume",
     r"\bwhere (there|it|they|nothing|one) (is|are|has|have)\b": "if, or when",
-    r"\btells?\b": "report, or show",
+    # Except the method of searches, `tell`.
+    r"(?<=[^`.\"])(?<!def )\btells?\b(?!\()": "report, or show",
     r"\bstands?\b(?! for)": "is",
     r"\bfor who\b": "for users who",
     r"\bwants (an?|one|the)\b": "expected, or must be",

@@ -28,17 +28,17 @@ KEY = jax.random.key(0)
 def resnet() -> dict[str, Sides]:
     """Convolutions, which have their channels first, and batch norm with its state."""
     model, state = eqx.nn.make_with_state(_ResNet)(KEY)
-    return {"equinox": _sides(model, state)}
+    return _both(model, state)
 
 
 def gpt() -> dict[str, Sides]:
     """`MultiheadAttention` with a causal mask, the layers in a list."""
-    return {"equinox": _sides(GPT(KEY))}
+    return _both(GPT(KEY))
 
 
 def lstm() -> dict[str, Sides]:
     """`LSTMCell` in a `lax.scan`."""
-    return {"equinox": _sides(_LSTM(KEY))}
+    return _both(_LSTM(KEY))
 
 
 class _Convolution(eqx.Module):
@@ -168,10 +168,19 @@ class _LSTM(eqx.Module):
         return jax.vmap(self.head)(x), state
 
 
-def _sides(model: Any, state: Any = None) -> Sides:
+def _both(model: Any, state: Any = None) -> dict[str, Sides]:
+    return {
+        "equinox": _sides(model, state, "none"),
+        "equinox, donating": _sides(model, state, "all-except-first"),
+    }
+
+
+def _sides(model: Any, state: Any, donate: Any) -> Sides:
     optimizer = optax.adam(LEARNING_RATE)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_array))
     still, begun = eqx.nn.inference_mode(model), state
+    # The step may take them, and the forward keeps its own.
+    model, state = jax.tree.map(lambda a: a.copy() if eqx.is_array(a) else a, (model, state))
 
     def run(model: Any, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         many: Callable[..., Any] = jax.vmap(
@@ -181,8 +190,10 @@ def _sides(model: Any, state: Any = None) -> Sides:
 
     outputs = eqx.filter_jit(run)
 
-    @eqx.filter_jit
-    def compiled(model: Any, state: Any, opt_state: Any, x: Any, y: Any) -> Any:
+    @eqx.filter_jit(donate=donate)
+    def compiled(data: Any, model: Any, state: Any, opt_state: Any) -> Any:
+        x, y = data
+
         def loss(model: Any) -> tuple[jax.Array, Any]:
             logits, new = run(model, state, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new
@@ -193,7 +204,11 @@ def _sides(model: Any, state: Any = None) -> Sides:
 
     def step(x: Any, y: Any) -> jax.Array:
         nonlocal model, state, opt_state
-        model, state, opt_state, value = compiled(model, state, opt_state, x, y)
+        model, state, opt_state, value = compiled((x, y), model, state, opt_state)
         return value
 
-    return Sides(lambda x: outputs(still, begun, x)[0], step)
+    def lower(x: Any, y: Any) -> dict[str, Any]:
+        step = compiled.lower((x, y), model, state, opt_state).lowered
+        return {"forward": outputs.lower(still, begun, x).lowered, "step": step}
+
+    return Sides(lambda x: outputs(still, begun, x)[0], step, lower)

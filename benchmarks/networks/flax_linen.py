@@ -1,5 +1,6 @@
 """Flax linen: compact modules, and a jitted step on parameters and batch statistics."""
 
+import functools
 from typing import Any, cast
 
 import jax
@@ -24,17 +25,17 @@ from benchmarks.networks.sizes import (
 
 def resnet() -> dict[str, Sides]:
     """Convolutions and batch norm, as the library's example of image classification has them."""
-    return {"flax linen": _sides(_ResNet(), "resnet")}
+    return _both(_ResNet(), "resnet")
 
 
 def gpt() -> dict[str, Sides]:
     """`MultiHeadDotProductAttention` with a causal mask, the layers in a Python loop."""
-    return {"flax linen": _sides(_GPT(), "gpt")}
+    return _both(_GPT(), "gpt")
 
 
 def lstm() -> dict[str, Sides]:
     """`RNN` of `OptimizedLSTMCell`."""
-    return {"flax linen": _sides(_LSTM(), "lstm")}
+    return _both(_LSTM(), "lstm")
 
 
 class _Residual(linen.Module):
@@ -97,15 +98,23 @@ class _LSTM(linen.Module):
         return linen.Dense(WORDS)(x)
 
 
-def _sides(model: Any, kind: str) -> Sides:
+def _both(model: Any, kind: str) -> dict[str, Sides]:
+    return {
+        "flax linen": _sides(model, kind, ()),
+        "flax linen, donating": _sides(model, kind, (0,)),
+    }
+
+
+def _sides(model: Any, kind: str, donated: tuple[int, ...]) -> Sides:
     x, _ = batch(kind)
     variables = jax.jit(model.init, static_argnames="train")(jax.random.key(0), x, train=False)
     outputs = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
     params, statistics = variables["params"], {k: v for k, v in variables.items() if k != "params"}
     optimizer = optax.adam(LEARNING_RATE)
-    held = params, statistics, optimizer.init(params)
+    # The step may take them; the variables stay those of the forward.
+    held = jax.tree.map(jax.numpy.copy, (params, statistics, optimizer.init(params)))
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=donated)
     def compiled(held: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
         params, statistics, opt_state = held
 
@@ -124,4 +133,7 @@ def _sides(model: Any, kind: str) -> Sides:
         held, value = compiled(held, x, y)
         return value
 
-    return Sides(lambda x: outputs(variables, x), step)
+    def lower(x: Any, y: Any) -> dict[str, Any]:
+        return {"forward": outputs.lower(variables, x), "step": compiled.lower(held, x, y)}
+
+    return Sides(lambda x: outputs(variables, x), step, lower)

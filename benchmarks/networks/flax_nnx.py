@@ -1,5 +1,6 @@
 """Flax nnx: modules that hold their parameters, and `nnx.jit` of a step."""
 
+import functools
 from typing import Any
 
 import jax
@@ -22,17 +23,17 @@ from benchmarks.networks.sizes import (
 
 def resnet() -> dict[str, Sides]:
     """Convolutions and batch norm."""
-    return {"flax nnx": _sides(lambda: _ResNet(nnx.Rngs(0)))}
+    return _both(lambda: _ResNet(nnx.Rngs(0)))
 
 
 def gpt() -> dict[str, Sides]:
     """`MultiHeadAttention` with a causal mask, the layers in a list."""
-    return {"flax nnx": _sides(lambda: GPT(nnx.Rngs(0)))}
+    return _both(lambda: GPT(nnx.Rngs(0)))
 
 
 def lstm() -> dict[str, Sides]:
     """`RNN` of `OptimizedLSTMCell`."""
-    return {"flax nnx": _sides(lambda: _LSTM(nnx.Rngs(0)))}
+    return _both(lambda: _LSTM(nnx.Rngs(0)))
 
 
 class _Convolution(nnx.Module):
@@ -132,14 +133,21 @@ class _LSTM(nnx.Module):
         return self.head(x)
 
 
-def _sides(make: Any) -> Sides:
+def _both(make: Any) -> dict[str, Sides]:
+    return {
+        "flax nnx": _sides(make, ()),
+        "flax nnx, donating": _sides(make, ("model", "optimizer")),
+    }
+
+
+def _sides(make: Any, donated: tuple[str, ...]) -> Sides:
     model = make()
     optimizer = nnx.Optimizer(model, optax.adam(LEARNING_RATE), wrt=nnx.Param)
     still = make()
     still.eval()
     outputs = nnx.jit(lambda model, x: model(x))
 
-    @nnx.jit
+    @functools.partial(nnx.jit, donate_argnames=donated)
     def compiled(model: Any, optimizer: Any, x: Any, y: Any) -> jax.Array:
         def loss(model: Any) -> jax.Array:
             return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
@@ -148,4 +156,8 @@ def _sides(make: Any) -> Sides:
         optimizer.update(model, gradients)
         return value
 
-    return Sides(lambda x: outputs(still, x), lambda x, y: compiled(model, optimizer, x, y))
+    def lower(x: Any, y: Any) -> dict[str, Any]:
+        step = compiled.lower(model, optimizer, x, y)
+        return {"forward": outputs.lower(still, x), "step": step}
+
+    return Sides(lambda x: outputs(still, x), lambda x, y: compiled(model, optimizer, x, y), lower)

@@ -28,7 +28,7 @@ from jaxnn.models import GPT, CharLSTM, ResNet
 def resnet() -> dict[str, Sides]:
     """`models.ResNet` with the stem for small images."""
     model = ResNet(stages=(BLOCKS,) * len(CHANNELS), width=CHANNELS[0], stem="cifar")
-    return {"jaxnn": _sides(model.network(CLASSES), train.Classification(CLASSES), "resnet")}
+    return _both("jaxnn", model.network(CLASSES), train.Classification(CLASSES), "resnet")
 
 
 def gpt() -> dict[str, Sides]:
@@ -36,20 +36,28 @@ def gpt() -> dict[str, Sides]:
     net = GPT(layers=LAYERS, width=WIDTH, num_heads=HEADS, length=256).network(WORDS)
     row, _ = nn.unstack_layers(net, net.init(jax.random.key(0), batch("gpt")[0]))
     nets = {"jaxnn": net, "jaxnn, blocks in a row": row}
-    return {name: _sides(net, train.NextToken(WORDS), "gpt") for name, net in nets.items()}
+    sides = [_both(name, net, train.NextToken(WORDS), "gpt") for name, net in nets.items()]
+    return sides[0] | sides[1]
 
 
 def lstm() -> dict[str, Sides]:
     """`models.CharLSTM`."""
     model = CharLSTM(width=UNITS, layers=STACKED)
-    return {"jaxnn": _sides(model.network(WORDS), train.NextToken(WORDS), "lstm")}
+    return _both("jaxnn", model.network(WORDS), train.NextToken(WORDS), "lstm")
 
 
-def _sides(net: nn.Layer, task: train.Task, kind: str) -> Sides:
+def _both(name: str, net: nn.Layer, task: train.Task, kind: str) -> dict[str, Sides]:
+    return {
+        name: _sides(net, task, kind, donate=True),
+        f"{name}, without donation": _sides(net, task, kind, donate=False),
+    }
+
+
+def _sides(net: nn.Layer, task: train.Task, kind: str, donate: bool) -> Sides:
     program = train.Supervised(net, task, optax.adam(LEARNING_RATE))
     ts = program.init(jax.random.key(0), batch(kind))
     params, state = jax.tree.map(lambda leaf: leaf.copy(), (ts.params, ts.state))
-    compiled = train.make_step(program)
+    compiled: Any = train.make_step(program) if donate else jax.jit(program.step)
     outputs = jax.jit(lambda params, state, x: net.apply(params, x, state=state)[0])
 
     def step(x: Any, y: Any) -> jax.Array:
@@ -57,5 +65,8 @@ def _sides(net: nn.Layer, task: train.Task, kind: str) -> Sides:
         ts, metrics = compiled(ts, (x, y))
         return metrics["loss"]
 
+    def lower(x: Any, y: Any) -> dict[str, Any]:
+        return {"forward": outputs.lower(params, state, x), "step": compiled.lower(ts, (x, y))}
+
     forward: Callable[[Any], Any] = lambda x: outputs(params, state, x)  # noqa: E731
-    return Sides(forward, step)
+    return Sides(forward, step, lower)

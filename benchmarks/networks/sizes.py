@@ -40,10 +40,13 @@ class Sides(NamedTuple):
     Args:
         forward: outputs of a batch, in inference.
         step: takes a batch and its targets, trains a held network by one step; its loss.
+        lower: takes a batch and its targets, and returns "forward" and "step" as lowered by JAX.
+            Default: None, for a library without JAX.
     """
 
     forward: Callable[[Any], Any]
     step: Callable[[Any, Any], Any]
+    lower: Callable[[Any, Any], dict[str, Any]] | None = None
 
 
 def batch(kind: str) -> tuple[np.ndarray, np.ndarray]:

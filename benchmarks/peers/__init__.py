@@ -10,6 +10,7 @@ labels, Adam at 1e-3. A module offers what its library can do of
                                    name -> train(learning_rate), which trains by a separate
                                    program that contains the numbers; the loss on the data `held`
     initializers()                 name -> init(seed), which draws a transformer's parameters
+    forwards(widths)               name -> apply(x), the network outside of `jax.jit`
 
 Only `pure_jax` and `jaxnn` donate their state: the documentation of the others does not.
 """

@@ -47,6 +47,11 @@ def programs(
     return {"equinox": train}
 
 
+def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
+    """`jax.vmap` of the model, which takes one row."""
+    return {"equinox": jax.vmap(_perceptron(widths))}
+
+
 def initializers() -> dict[str, Callable[[int], Any]]:
     """Building the module draws its parameters."""
     return {

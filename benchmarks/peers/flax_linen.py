@@ -36,6 +36,13 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"flax linen": step}
 
 
+def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
+    """`model.apply`."""
+    model = _Perceptron(tuple(widths[1:]))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, widths[0])))
+    return {"flax linen": lambda x: model.apply(variables, x)}
+
+
 def initializers() -> dict[str, Callable[[int], Any]]:
     """`model.init`, which runs the network forward, as it is and under jit."""
     model, tokens = _Transformer(), jnp.zeros(TOKENS, jnp.int32)

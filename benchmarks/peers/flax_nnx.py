@@ -39,6 +39,11 @@ def programs(
     return {"flax nnx": train}
 
 
+def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
+    """The model as a function."""
+    return {"flax nnx": _model(widths)[0]}
+
+
 def initializers() -> dict[str, Callable[[int], Any]]:
     """Building the module draws its parameters."""
     return {"flax nnx": lambda seed: nnx.state(_Transformer(nnx.Rngs(seed)))}

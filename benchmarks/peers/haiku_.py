@@ -37,6 +37,13 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"haiku": step}
 
 
+def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
+    """The `apply` of the transformed function."""
+    network = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP(widths[1:])(x)))
+    params = network.init(jax.random.key(0), jnp.zeros((1, widths[0])))
+    return {"haiku": lambda x: network.apply(params, x)}
+
+
 def initializers() -> dict[str, Callable[[int], Any]]:
     """The `init` of the transformed function, which runs it forward."""
     network, tokens = hk.transform(_transformer), jnp.zeros(TOKENS, jnp.int32)

@@ -30,6 +30,13 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"jaxnn make_step": step}
 
 
+def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
+    """`net.apply`."""
+    net = _perceptron(widths)
+    params = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, widths[0]), "float32"))
+    return {"jaxnn": lambda x: net.apply(params, x)}
+
+
 def epochs(
     widths: Sequence[int], x: np.ndarray, y: np.ndarray, batch: int
 ) -> dict[str, Callable[[], float]]:
@@ -80,9 +87,12 @@ def block() -> nn.Layer:
 
 def program(widths: Sequence[int]) -> train.Program:
     """The training of the perceptron."""
+    return train.Supervised(_perceptron(widths), _loss, optax.adam(LEARNING_RATE))
+
+
+def _perceptron(widths: Sequence[int]) -> nn.Layer:
     layers = itertools.chain.from_iterable((nn.Dense(width), jax.nn.relu) for width in widths[1:])
-    net = nn.Sequential(*list(layers)[:-1])
-    return train.Supervised(net, _loss, optax.adam(LEARNING_RATE))
+    return nn.Sequential(*list(layers)[:-1])
 
 
 def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -30,6 +30,18 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"pure jax, a call a step": step}
 
 
+def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
+    """The sums, products, and activations, one call of jax each."""
+    layers = _parameters(widths)
+
+    def apply(x: Any) -> jax.Array:
+        for layer in layers[:-1]:
+            x = jax.nn.relu(x @ layer["w"] + layer["b"])
+        return x @ layers[-1]["w"] + layers[-1]["b"]
+
+    return {"pure jax": apply}
+
+
 def epochs(
     widths: Sequence[int], x: np.ndarray, y: np.ndarray, batch: int
 ) -> dict[str, Callable[[], Any]]:

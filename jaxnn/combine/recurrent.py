@@ -192,7 +192,8 @@ class Recurrent(Wrapper):
             found, last = marks(given.segment_ids, last, reverse=self.reverse)
             x = jnp.where(found.real[(..., *(None,) * (x.ndim - time - 1))], x, jnp.zeros_like(x))
         front = None if found is None else Marks(*(jnp.moveaxis(m, time, 0) for m in found))
-        hoists = isinstance(self.wrapped, Cell) and not call.abstract
+        cell = self.wrapped
+        hoists = isinstance(cell, Cell) and cell.hoists and not call.abstract
         run = self._hoisted if hoists else self._general
         of_cell = call.replace(
             inputs=(carry, x), named=given.passing, state={}, method="forward", inner=True

@@ -261,7 +261,9 @@ class capture(Wrapper):
     Args:
         inner: Network, a layer or a function.
         match: Path pattern of the values to return. `*` matches any text within one segment, and
-            `**` matches any number of segments. Default: `"**"`.
+            `**` matches any number of segments. A pattern that ends with `.method` returns what
+            this pure method of the layers returns for the same inputs, such as the attention
+            weights of `"**/*.weights"`. Default: `"**"`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense, Sequential
@@ -277,7 +279,8 @@ class capture(Wrapper):
 
     def _evaluate(self, call: Call) -> Outcome:
         output, state, collected = self._inside(call.intercepted(partial(_seen, self.match)))
-        values = collected.get(KIND, {})
+        # What another method returns is collected below the layer: "a/.weights" for "a.weights".
+        values = {path.replace("/.", "."): a for path, a in collected.get(KIND, {}).items()}
         own = {path: item for path, item in values.items() if paths.matches(self.match, path)}
         # An interceptor outside may collect values, too, also some that are not captured here.
         return Outcome((output, own), state, {} if call.interceptor is None else collected)
@@ -288,15 +291,22 @@ KIND = "captured"
 
 def _seen(match: str, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
     """Collect the output of the outermost layer at each path that matches."""
-    outcome = next(call)
-    if call.inner or not path or not paths.matches(match, paths.text(path)):
+    outcome, place, name = next(call), paths.text(path), ""
+    if call.inner or not path:
+        return outcome
+    above, _, method = match.rpartition(".")
+    if call.method == "forward" and layer._has_method(method) and paths.matches(above, place):
+        output, name = next(call.replace(method=method)).output, f".{method}"
+    elif paths.matches(match, place):
+        output = outcome.output
+    else:
         return outcome
     if call.foreign:
         raise ValueError(
-            f"{paths.text(path)!r} would be captured inside a transform of your own, from which "
+            f"{place!r} would be captured inside a transform of your own, from which "
             "its value cannot come out; use Repeat, Remat or Ensemble in its place"
         )
-    captured = {**outcome.collected.get(KIND, {}), "": outcome.output}
+    captured = {**outcome.collected.get(KIND, {}), name: output}
     return outcome._replace(collected={**outcome.collected, KIND: captured})
 
 

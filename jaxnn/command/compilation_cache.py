@@ -14,7 +14,7 @@ LARGEST = 2**30  # bytes on disk, of which the entries that were not read for lo
 
 
 def use_compilation_cache(words: list[str]) -> list[str]:
-    """Keep compiled programs in the user's cache folder, so that the next start compiles nothing.
+    """Keep compiled programs in the user's cache folder, for the next start.
 
     A folder or a switch that the user chose, by `JAX_COMPILATION_CACHE_DIR` or
     `JAX_ENABLE_COMPILATION_CACHE`, is left as it is. Child processes use the same folder.

@@ -4,14 +4,17 @@
     python -m experiments.mnist_mlp --epochs 5                   change a field of the configuration
     python -m experiments.mnist_mlp optimizer:adamw              choose another optimizer
     python -m experiments.mnist_mlp predict runs/mnist_mlp-...   predict from a finished run
+    python -m experiments.mnist_mlp evaluate runs/mnist_mlp-...  score a finished run
+    python -m experiments.mnist_mlp export runs/mnist_mlp-...    write its network as one file
     python -m experiments.mnist_mlp resume runs/mnist_mlp-...    continue an interrupted run
     python -m experiments.mnist_mlp plan                         show what a sweep would do
     python -m experiments.mnist_mlp sweep                        sweep the experiment's space
     python -m experiments.mnist_mlp resume sweeps/mnist_mlp-...  continue an interrupted sweep
     python -m experiments.mnist_mlp run --from sweeps/...:best   train the best trial of a sweep
 
-Without a command, `run` is meant. An error that a user can correct is printed in one line, without
-a traceback.
+Commands on a finished run accept a kept trial of a sweep, too: `predict sweeps/...:best`, or
+`sweeps/...:17`. Without a command, `run` is meant. An error that a user can correct is printed in
+one line, without a traceback.
 """
 
 import atexit
@@ -23,19 +26,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..experiment.experiment import Command, Experiment, configured
-from ..experiment.prediction import print_predictions
+from ..experiment.experiment import Command, Configured, Experiment, TrainedRun, configured
+from ..experiment.prediction import print_predictions, print_scores
 from ..experiment.run_folder import (
     CONFIG,
     RESULT,
     RunOptions,
     default_folder,
-    load_run,
     load_unfinished,
+    restored,
 )
 from ..experiment.training_run import run
 from ..files.reading import printable, quoted
-from ..train import Interrupted
+from ..files.writing import replace_file
+from ..train import Interrupted, Weights, evaluation_params
+from ..train.weights import packed
 from .compilation_cache import OFF, use_compilation_cache
 from .parsing import (
     execute,
@@ -52,7 +57,7 @@ from .parsing import (
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
     """Run the command line of an experiment, and return the exit status.
 
-    The status is 0 for success, 1 for an error, 2 for a wrong command line, and 130 for Ctrl-C.
+    The exit statuses are those of `execute`.
 
     Args:
         experiment: the experiment.
@@ -69,7 +74,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
     status = execute(further | COMMANDS, name, imported(experiment), words)
-    if status == 130 and arguments is None:
+    if status in (130, 143) and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
     return status
@@ -89,11 +94,13 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
         at = arguments.index("--from")
         if at + 1 == len(arguments):
             raise ValueError("--from needs a trial of a sweep: write --from sweeps/NAME-DATE:best")
-        from .sweep import configuration_of
+        from .sweep import trial_of
 
-        start = configuration_of(experiment, arguments[at + 1])
+        start = trial_of(experiment, arguments[at + 1]).config
         arguments = arguments[:at] + arguments[at + 2 :]
     others = {"predict --help": "predict from a finished run",
+              "evaluate --help": "score a finished run",
+              "export --help": "write the network of a finished run as one file",
               "resume --help": "continue an interrupted run"}  # fmt: skip
     others |= {f"{one.name} --help": one.help for one in experiment.commands}
     if experiment.space is not None:
@@ -158,22 +165,86 @@ def _trained(
     return 0
 
 
+# Commands on a finished run, or on a kept trial of a sweep.
+LEDGER = "ledger.sqlite"  # as in `sweep.storage`, whose import takes as long as all others
+A_RUN = "a run; or of a sweep and a trial that it kept, SWEEP:best or SWEEP:17"
+
+
+def finished(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any]:
+    """Return a finished run with its data and program, and its final state.
+
+    Args:
+        experiment: the experiment.
+        folder: the run folder; or that of a sweep and a trial that it kept, as in `sweeps/a:best`.
+
+    Raises:
+        ValueError, OSError: there is no such run or trial, it is not finished, or it was not kept.
+    """
+    at = folder.with_name(folder.name.rpartition(":")[0] or folder.name)
+    for sweep in {folder, at}:
+        if (sweep / LEDGER).is_file():
+            from .sweep import trial_of
+
+            trained = trial_of(experiment, str(folder), "the trial").load()
+            return configured(experiment, trained.config), trained.state
+    return restored(experiment, folder)
+
+
 def predict_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Predict from a run folder."""
     text = "A .npy or .csv file with a line per row, in the units of the data set."
     inputs = one_option("input", "FILE", text, "the test rows")
     title = "Predict from a finished run: print a line per row."
-    folder, found = read_options(experiment, "predict", title, [inputs()], arguments, "a run")
-    print_predictions(experiment, folder, found.input)
+    folder, found = read_options(experiment, "predict", title, [inputs()], arguments, A_RUN)
+    print_predictions(*finished(experiment, folder), folder, found.input)
+
+
+def evaluate_command(experiment: Experiment[Any], arguments: list[str]) -> None:
+    """Print the scores of a run folder."""
+    title = "Score a finished run: on the test rows, otherwise on the validation rows."
+    (folder,) = read_options(experiment, "evaluate", title, [], arguments, A_RUN)
+    print_scores(*finished(experiment, folder), folder)
+
+
+def export_command(experiment: Experiment[Any], arguments: list[str]) -> None:
+    """Write the network of a run folder as one file."""
+    default = Path(f"{experiment.name}.stablehlo")
+    text = "The file to write: .stablehlo or .onnx, a program; or .safetensors, the weights."
+    output = one_option("output", "FILE", text, str(default))
+    title = "Write the network of a finished run as one file, for use without its code."
+    folder, found = read_options(experiment, "export", title, [output()], arguments, A_RUN)
+    file = found.output or default
+    one, state = finished(experiment, folder)
+    if one.network is None:
+        raise ValueError(
+            f"{experiment.name} trains a {type(one.program).__name__}, which has no single network "
+            "to export; load its state by sweep.open or load_run"
+        )
+    from .. import interop
+
+    net, inputs, named = one.network
+    weights = Weights(evaluation_params(state), state.state)
+    formats = {
+        ".stablehlo": lambda: interop.export(net, weights, *inputs, **named),
+        ".onnx": lambda: interop.pack_onnx(net, weights, *inputs),
+        ".safetensors": lambda: packed(net, weights),
+    }
+    if file.suffix not in formats:
+        raise ValueError(f"--output is {str(file)!r}, expected a name in {', '.join(formats)}")
+    if file.exists():
+        raise FileExistsError(f"{file} exists already; write --output with another path")
+    replace_file(file, formats[file.suffix]())
+    print(f"{printable(str(file), lines=True)}: {file.stat().st_size:,} bytes")
 
 
 def _further(command: Command, experiment: Experiment[Any], arguments: list[str]) -> None:
     """Run a further command of an experiment on a run folder."""
     title = command.help[0].upper() + command.help[1:] + "."
     folder, options = read_options(
-        experiment, command.name, title, [command.options()], arguments, "a run"
+        experiment, command.name, title, [command.options()], arguments, A_RUN
     )
-    command.run(load_run(experiment, folder), options)
+    one, state = finished(experiment, folder)
+    command.run(TrainedRun(one.config, one.data.data, one.program, state), options)
 
 
 def _sweeping(name: str, experiment: Experiment[Any], arguments: list[str]) -> int:
@@ -185,6 +256,8 @@ def _sweeping(name: str, experiment: Experiment[Any], arguments: list[str]) -> i
 COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
     "run": run_command,
     "predict": predict_command,
+    "evaluate": evaluate_command,
+    "export": export_command,
     "plan": functools.partial(_sweeping, "plan_command"),
     "sweep": functools.partial(_sweeping, "sweep_command"),
     "resume": resume_command,

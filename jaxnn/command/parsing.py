@@ -4,10 +4,13 @@ A union field of a configuration is chosen by a word such as `optimizer:sgd`. Ev
 option, which tyro reads; it also writes the help, and suggestions for misspellings.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -25,7 +28,8 @@ from ..installation import required
 def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
     """Run a command, and return its exit status; an error is printed in one line.
 
-    The status is 0 for success, 1 for an error, 2 for an unknown command, and 130 for Ctrl-C.
+    The status is 0 for success, 1 for an error, 2 for an unknown command or option, 130 for Ctrl-C,
+    143 for SIGTERM, and 141 if the reader of the output has left, as `head` does.
 
     Args:
         commands: functions by name, which return their exit status, or None for 0.
@@ -35,11 +39,18 @@ def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *argum
     if name not in commands:
         return refuse(f"there is no command {name!r}; {suggestion(name, commands)}", 2)
     try:
-        return commands[name](*arguments) or 0
+        try:
+            return commands[name](*arguments) or 0
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the buffer would be written, and fail again, when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, ImportError) as error:
         return refuse(str(error), 1)
-    except KeyboardInterrupt:
-        return refuse("interrupted", 130)
+    except KeyboardInterrupt as stopped:
+        return refuse("interrupted", 128 + getattr(stopped, "number", signal.SIGINT))
 
 
 def refuse(message: str, status: int) -> int:
@@ -90,7 +101,7 @@ def parse(
     ]
     values = [default, *(one() for one in options)]
     description = "\n".join([text[0], *choices, *text[1:]])
-    return read_options(experiment, command, description, values, rest)
+    return read_options(experiment, command, description, values, rest, swept=swept)
 
 
 def read_options(
@@ -100,6 +111,7 @@ def read_options(
     values: list[Any],
     arguments: list[str],
     folder: str = "",
+    swept: Collection[str] = (),
 ) -> list[Any]:
     """Return the folder and the values that the command line gives.
 
@@ -111,6 +123,7 @@ def read_options(
         arguments: the command line.
         folder: what the folder that the first word names contains. Default: "", the command takes
             no folder.
+        swept: dotted paths of fields of the first value that have no option. Default: none.
     """
     tyro = import_tyro()
     unnamed = tyro.conf.arg(name="")  # options are named by their fields alone
@@ -127,8 +140,41 @@ def read_options(
         prog=" ".join(["python -m", module_of(experiment), command]).strip(),
         description=description,
         config=(tyro.conf.AvoidSubcommands,),
+        registry=_without(values[0], swept) if swept else None,
     )
     return list(vars(found).values())
+
+
+def _without(config: Any, swept: Collection[str]) -> Any:
+    """Return a registry of tyro, by which the swept fields of a configuration have no options."""
+    made = import_tyro().constructors
+    registry, hidden, asking = made.ConstructorRegistry(), dict[int, set[str]](), list[Any]()
+    for path in swept:
+        above, _, name = path.rpartition(".")
+        with contextlib.suppress(AttributeError):  # of another class of a union
+            owner = _at(config, above) if above else config
+            if not dataclasses.is_dataclass(getattr(owner, name)):
+                hidden.setdefault(id(owner), set()).add(name)
+
+    @registry.struct_rule
+    def visible(info: Any) -> Any:
+        """Return the options of a dataclass by tyro's own rule, without those that are hidden."""
+        if id(info.default) not in hidden or asking:
+            return None
+        asking.append(info)
+        try:
+            spec = made.ConstructorRegistry.get_struct_spec(info)
+        finally:
+            asking.pop()
+        shown = tuple(one for one in spec.fields if one.name not in hidden[id(info.default)])
+
+        def constructed(**given: Any) -> Any:
+            return dataclasses.replace(info.default, **given)
+
+        constructed.__doc__ = type(info.default).__doc__  # the heading of its options
+        return made.StructConstructorSpec(constructed, shown)
+
+    return registry
 
 
 def one_option(name: str, metavar: str, help: str, default: str) -> type[Any]:

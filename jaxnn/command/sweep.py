@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..files.reading import printable, quoted
-from ..html.charts import check_library
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
@@ -24,8 +24,8 @@ from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import make_plan
-from ..sweep.report import drawing_imports
 from ..sweep.report.result import best_command
+from ..sweep.results import TrialResult
 from ..sweep.search import Observation, new_trials
 from ..sweep.settings import Budget, Settings
 from ..sweep.snapshot import described
@@ -35,15 +35,24 @@ from ..validation import integer
 from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
+TERMS = """\
+The words of the options below:
+    trial   a configuration; its score is the mean over its seeds
+    lane    one training: a trial with one seed
+    group   trials that share a compiled program, since only traced numbers differ
+    cohort  lanes of a group that train together, and are written together
+    rung    an epoch at which trials are compared, and some of them stop"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
     """The executor and the devices of a sweep."""
 
     executor: str = "local"
-    """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
+    """local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
     workers: int = 0
-    """Cohorts that run at the same time; 0 for the number of workers of the executor."""
+    """Cohorts that run at the same time, with local in processes that divide the cores; 0
+    for the number of workers of the executor."""
     devices: int = 0
     """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
 
@@ -167,26 +176,27 @@ def _known() -> type[Any]:
     return dataclasses.make_dataclass("Known", fields, frozen=True)
 
 
-def configuration_of(experiment: Experiment[Any], text: str) -> Any:
-    """Return the configuration of a trial: `FOLDER:best`, or `FOLDER:17`.
+def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> TrialResult:
+    """Return a trial of a sweep: `FOLDER:best`, or `FOLDER:17`.
 
     Args:
         experiment: the experiment.
         text: the folder of a sweep, and the trial.
+        what: the name of the argument in errors. Default: "--from".
 
     Raises:
         ValueError, OSError: the folder or the trial does not exist.
     """
     folder, colon, name = text.rpartition(":")
     if not colon or not (name == "best" or name.isdecimal()):
-        raise ValueError(f"--from is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
+        raise ValueError(f"{what} is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
     found = opened(folder, experiment)
     if name == "best":
-        return found.best.config
+        return found.best
     last = len(found.trials) - 1
     if int(name) > last:
         raise ValueError(f"{folder} has the trials 0 .. {last}, and no {name}")
-    return found.trials[int(name)].config
+    return found.trials[int(name)]
 
 
 def _requested(
@@ -207,7 +217,7 @@ def _requested(
         command=command,
         text=[
             f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
-            f"{GRAMMAR}\n\nThe options below set everything else.\n"
+            f"{GRAMMAR}\n\n{TERMS}\n\nThe options below set everything else.\n"
         ],
         swept=space.fields,
     )
@@ -219,16 +229,16 @@ def _run(
     call: Callable[..., Result], experiment: Experiment[Any], folder: Path, resources: Resources
 ) -> int:
     """Begin or continue a sweep, print its results, and write its report; return the status."""
-    check_library()
     executor, workers = resources.executor, resources.workers or None
-    with drawing_imports():
-        try:
-            result = call(experiment, folder=folder, executor=executor, workers=workers)
-        except KeyboardInterrupt as stopped:
-            if not stopped.args:  # before it began
-                raise
-            again = resume_text(folder, module_of(experiment))
-            return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
+    print(f"{experiment.name}: sweep in {printable(str(folder), lines=True)}", flush=True)
+    try:
+        result = call(experiment, folder=folder, executor=executor, workers=workers)
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:  # before it began
+            raise
+        again = resume_text(folder, module_of(experiment))
+        text = f"interrupted: what was committed is whole; continue with {again}"
+        return refuse(text, 128 + getattr(stopped, "number", signal.SIGINT))
     finish(result)
     return 0
 

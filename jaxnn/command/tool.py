@@ -19,7 +19,7 @@ from typing import Literal
 
 from ..files.reading import LONGEST, printable
 from ..html.page import count
-from ..sweep.display import best_trials
+from ..sweep.display import CAUSES, best_trials
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
 from ..sweep.report import write_report
@@ -35,7 +35,7 @@ SECONDS = 1.0  # between two updates of a running sweep
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `jaxnn`, and return the exit status.
 
-    The status is 0 for success, 1 for an error, 2 for a wrong command line, and 130 for Ctrl-C.
+    The exit statuses are those of `execute`.
 
     Args:
         arguments: the command line. Default: None, that of the process.
@@ -44,14 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
-        print(f"jaxnn {__version__}")
-        return 0
-    if words and words[0] not in ("sweep", "-h", "--help"):
+    if words and words[0] not in ("sweep", "-h", "--help", "--version"):
         return refuse(f"there is no command {words[0]!r}; write jaxnn sweep", 2)
+    text = f"jaxnn {__version__}" if words == ["--version"] else __doc__
     if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):
-        print(__doc__)
-        return 0
+        return execute({"help": print}, "help", text)
     return execute({name: functools.partial(_run, name) for name in COMMANDS}, words[1], words[2:])
 
 
@@ -96,10 +93,10 @@ def show(folder: Path, trials: int = 10) -> None:
     with Ledger.open(folder) as ledger:
         sweep = read(ledger)
     print(best_trials(sweep, trials))
-    for trial in sweep.trials:
-        if trial.status in BROKEN:
-            error = printable((trial.error or "")[-LONGEST:].strip(), lines=True)
-            print(f"\ntrial {trial.number} {trial.status}: {error}")
+    for status, cause, numbers in sweep.causes[:CAUSES]:
+        error = printable((sweep.trials[numbers[0]].error or "")[-LONGEST:].strip(), lines=True)
+        if status == "failed" and error != cause:
+            print(f"\ntrial {numbers[0]} {status}: {error}")
 
 
 def report_command(folder: Path) -> None:
@@ -113,13 +110,15 @@ def report_command(folder: Path) -> None:
 
 
 def export_command(
-    folder: Path, kind: Literal["csv", "parquet", "optuna", "tensorboard", "wandb"], target: Path
+    folder: Path,
+    kind: Literal["csv", "parquet", "optuna", "tensorboard", "mlflow", "wandb"],
+    target: Path,
 ) -> None:
     """Write a sweep for another tool.
 
     Args:
         folder: The folder of a sweep.
-        kind: What to write: tables, an Optuna storage, or a run per lane.
+        kind: What to write: tables, a storage of Optuna, or a run per lane.
         target: The file or folder to write, which does not exist yet.
     """
     with Ledger.open(folder) as ledger:

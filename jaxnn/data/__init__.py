@@ -12,9 +12,9 @@ pipeline. Batches and data may be any pytree of `rows`, frames, DataLoaders, and
 `accept` converts all that a run accepts to a pytree of rows or a source.
 
 `packaged` has the data sets, and `dataset` their values and splits. `rows` and `check` check
-arrays, `augment` changes or standardizes them, and `augmented` applies this to the batches of a
-run. `source`, `records`, `grain_pipeline`, and `stream` are sources, and `prefetch` reads ahead of
-the training.
+arrays, `augment` changes or standardizes them, `image_transforms` changes colors and geometry, and
+`augmented` applies this to the batches of a run. `source`, `records`, `grain_pipeline`, and
+`stream` are sources, and `prefetch` reads ahead of the training.
 """
 
 from jaxnn.data.accept import as_source as as_source
@@ -40,6 +40,11 @@ from jaxnn.data.dataset import encode as encode
 from jaxnn.data.dataset import read_text as read_text
 from jaxnn.data.dataset import split as split
 from jaxnn.data.grain_pipeline import Grain as Grain
+from jaxnn.data.image_transforms import color_jitter as color_jitter
+from jaxnn.data.image_transforms import rand_augment as rand_augment
+from jaxnn.data.image_transforms import random_affine as random_affine
+from jaxnn.data.image_transforms import random_erasing as random_erasing
+from jaxnn.data.image_transforms import spec_augment as spec_augment
 from jaxnn.data.packaged import breast_cancer as breast_cancer
 from jaxnn.data.packaged import diabetes as diabetes
 from jaxnn.data.packaged import digits as digits

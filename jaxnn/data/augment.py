@@ -225,6 +225,7 @@ def cutmix(
     """
     y = _soft(y, classes, "cutmix.y", "write cutmix(key, images, y, classes=10) for labels")
     _height_and_width(images, "cutmix")
+    images = jnp.asarray(images)
     key, centers_key = jax.random.split(key)
     weights, order = _weights_and_order(key, len(images), alpha, "cutmix")
     with jax.named_scope("cutmix"):
@@ -288,7 +289,7 @@ def _soft(y: Any, classes: int | None, name: str, advice: str) -> Any:
 
     def soft(path: Any, y: jax.Array) -> jax.Array:
         if jnp.issubdtype(y.dtype, jnp.floating):
-            return y
+            return jnp.asarray(y)  # a traced order cannot index NumPy arrays
         if classes is None:
             keys = jax.tree_util.keystr(path, simple=True, separator="/").split()
             raise TypeError(

@@ -1,6 +1,7 @@
 """Executors of the cohorts of a sweep: any `concurrent.futures.Executor`, and these by name.
 
-    local                        in this process, one call after the other
+    local                        in this process; with several workers, in worker processes
+    processes                    worker processes that divide the cores of this machine
     dask                         worker processes on this machine
     dask:tcp://10.0.0.1:8786     the workers of a Dask scheduler
     ray                          worker processes on this machine
@@ -8,17 +9,19 @@
     slurm                        a Slurm job for each call, by submitit
     submitit:local               the same with processes of this machine, to try it out
 
-Dask, Ray, and `Submitit` run a call again if its worker dies. A worker may be another machine: a
+All but `local` run a call again if its worker dies. A worker may be another machine: a
 call is a function of a module and plain data.
 """
 
 from .base import TRIES, InProcess, Pool, result_of, worker_died
 from .clusters import Submitit, check_name, create
+from .processes import Processes
 
 __all__ = [
     "TRIES",
     "InProcess",
     "Pool",
+    "Processes",
     "Submitit",
     "check_name",
     "create",

@@ -18,6 +18,7 @@ from ..explain.text import suggestion
 from ..installation import missing
 from ..validation import positive
 from .base import TRIES, InProcess, Pool, call, retried
+from .processes import Processes
 
 
 class Submitit(Pool):
@@ -226,7 +227,7 @@ class Ray(Pool):
         return future
 
 
-NAMES = ("local", "dask", "ray", "slurm", "submitit:local")
+NAMES = ("local", "processes", "dask", "ray", "slurm", "submitit:local")
 PACKAGES = {"dask": "distributed", "ray": "ray", "slurm": "submitit", "submitit": "submitit"}
 
 
@@ -238,9 +239,10 @@ def create(text: str, workers: int | None = None, folder: str | Path | None = No
     `Submitit(submitit.AutoExecutor(...), workers=8)`.
 
     Args:
-        text: "local", "dask", "ray", "slurm", or "submitit:local"; "dask:ADDRESS" and "ray:ADDRESS"
-            for a running cluster.
-        workers: Number of calls at the same time. Default: one per core, or what the cluster has.
+        text: "local", "processes", "dask", "ray", "slurm", or "submitit:local"; "dask:ADDRESS" and
+            "ray:ADDRESS" for a running cluster.
+        workers: Number of calls at the same time. Default: one per core, or what the cluster has;
+            "local" runs one in this process. With more, it starts worker processes.
         folder: Folder for the files of Slurm's jobs, on a disk that all machines share. Default:
             `runs/submitit` in the current folder.
 
@@ -263,6 +265,8 @@ def create(text: str, workers: int | None = None, folder: str | Path | None = No
         return Dask(address, workers)
     if name == "ray":
         return Ray(address, workers)
+    if name == "processes" or ((workers or 1) > 1 and name == "local"):
+        return Processes(workers)
     if name == "local":
         return InProcess()
     return Submitit.on(address or "slurm", workers, Path(folder or Path("runs", "submitit")))
@@ -292,8 +296,6 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
         )
     elif workers is not None and address and name != "submitit":
         problem = f"{text} has its own number of workers; leave out workers={workers}"
-    elif name == "local" and workers not in (None, 1):
-        problem = f"local runs one call at a time, got workers={workers}; write dask"
     elif name == "slurm" and workers is None:
         problem = "slurm needs the number of jobs to run at a time; write --workers 8"
     if known and name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:

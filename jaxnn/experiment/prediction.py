@@ -1,4 +1,4 @@
-"""Predictions and scores of a run, for the command `predict` and for pictures."""
+"""Predictions and scores of a run, for the commands on run folders and for pictures."""
 
 import io
 import warnings
@@ -11,11 +11,11 @@ import numpy as np
 
 from .. import train
 from ..data import Dataset
+from ..data.rows import row_count
 from ..files.reading import FileError, check_regular, quoted, read_bytes
 from ..html.page import aligned_columns
 from ..validation import one_of
-from .experiment import Configured, Experiment
-from .run_folder import restored
+from .experiment import Configured
 
 LARGEST = 2**30  # bytes of a file with inputs
 SHOWN = 10  # rows that are printed
@@ -45,18 +45,38 @@ def scores_text(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
 
 
-def print_predictions(experiment: Experiment[Any], folder: Path, file: Path | None) -> None:
+def print_scores(one: Configured, state: Any, folder: Path) -> None:
+    """Print the scores of a finished run: on the test rows, otherwise on the validation rows.
+
+    Args:
+        one: the run.
+        state: its final state.
+        folder: the name of the run in the text.
+    """
+    dataset, held = one.data.dataset, one.data.validation
+    rows, text = held, "" if held is None else f" on {row_count(held):,} validation rows"
+    if dataset is not None:
+        rows, text = (*dataset.test,), f" on {len(dataset.test.y):,} test rows"
+    elif held is None and one.data.rows is not None:
+        raise ValueError(
+            f"{one.experiment.name} has neither test rows nor validation rows; write return "
+            "training_data, validation_data in its function data"
+        )
+    print(f"{folder}{text}: {scores_text(scores_of(one, state, rows))}")
+
+
+def print_predictions(one: Configured, state: Any, folder: Path, file: Path | None) -> None:
     """Print the predictions of a finished run: of the test rows, or of the rows of a file.
 
     Args:
-        experiment: the experiment.
-        folder: the run folder.
+        one: the run.
+        state: its final state.
+        folder: the name of the run in texts.
         file: a `.npy` or `.csv` file; None for the test rows.
 
     Raises:
-        ValueError, OSError: the folder or the file is missing or invalid.
+        ValueError, OSError: the file is missing or invalid.
     """
-    one, state = restored(experiment, folder)
     dataset = one.data.dataset
     if file is not None:
         inputs = read_inputs(file, dataset)

@@ -5,6 +5,7 @@ head, e features of a value in one head.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 from ..arrays import only_shapes
 from ..fields import is_array
 from ..validation import Accepts, one_of
-from .dropout import dropout as drop
 from .gradients import broken_rows, finite_rows
 from .linear import floating_type, wider_type
 from .segments import check_segments, distance_mask, packed_mask, packed_positions
@@ -26,15 +26,14 @@ def attention(
     k: jax.Array,
     v: jax.Array,
     *,
-    mask: jax.Array | None = None,
+    mask: jax.Array | Callable[..., jax.Array] | None = None,
     bias: jax.Array | None = None,
     causal: bool = False,
     window: int | None = None,
     segment_ids: jax.Array | None = None,
     scale: Any = None,
-    soft_cap: Any = None,
-    dropout: Any = 0.0,
-    key: jax.Array | None = None,
+    score_mod: Callable[..., jax.Array] | None = None,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Attention: `softmax(scale * q @ k.T + bias) @ v` for each head, over the visible keys.
@@ -53,35 +52,40 @@ def attention(
         k: Keys (..., S, kv_heads, d); `kv_heads` must divide `heads`.
         v: Values (..., S, kv_heads, e).
         mask: Booleans, True if a key is visible to a query; (T, S), or with the rank of q and
-            broadcasting to (..., heads, T, S). Default: None.
+            broadcasting to (..., heads, T, S). Or a function mask(query, key) that returns them
+            from positions, integers with the rank of q that broadcast to it: those of the queries,
+            (..., 1, T, 1), and of the keys, (..., 1, 1, S). Default: None.
         bias: Numbers to add to the scores, with a shape as `mask`; -inf hides a key. Default: None.
         causal: Whether to hide keys after the query's position. Default: False.
         window: Hide keys that are `window` or more positions away. Default: None.
         segment_ids: Integers (..., T) of packed sequences, for T = S; keys of other sequences and
             of padding (0) are hidden. See `functional.segments.packed_positions`. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d).
-        soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap), before the bias.
-            Default: None.
-        dropout: Rate of dropout of the weights, used if `key` is given. Default: 0.
-        key: PRNG key of the dropout. Default: None.
+        score_mod: Function score_mod(scores, query, key) that returns other scores from scaled
+            scores (..., heads, T, S) and the positions that a mask function receives, before the
+            bias; -inf hides a key. An example is `soft_cap(5.0)`. Default: None.
+        dropout: Function of the weights (..., kv_heads, heads / kv_heads, T, S), such as
+            `functools.partial(functional.dropout.dropout, key, rate=0.1)`. Default: None.
         implementation: "own" for the implementation in this module, or "xla" or "cudnn" of
-            `jax.nn.dot_product_attention`, which support neither soft cap nor dropout. "cudnn" is
+            `jax.nn.dot_product_attention`, which support neither score_mod nor dropout. "cudnn" is
             the fused kernel of NVIDIA GPUs, which stores no scores; it requires bfloat16 or
             float16, and a number of features per head that is a multiple of 8 and at most 256 (128
-            before the H100). None means jax.nn's in plain XLA if there is no mask, bias,
-            segment_ids, soft cap, or dropout, and otherwise "own". Default: None.
+            before the H100). None means "own" on a CPU, and elsewhere jax.nn's in plain XLA if
+            there is no mask, bias, segment_ids, score_mod, or dropout, otherwise "own". Default:
+            None.
 
     Returns:
         Array (..., T, heads, e) in the floating type of q.
 
     Raises:
         ValueError: If shapes do not match, if the implementation is unknown, if jax.nn's is
-            requested with soft cap or dropout, or if "cudnn" does not support the heads or device.
+            requested with score_mod or dropout, or if "cudnn" does not support the heads or device.
         TypeError: If the mask is not boolean, if the bias is, or if "cudnn" does not support the
             type.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA: training
-    generalized multi-query transformer models, 2023; Gemma team, Gemma 2, 2024 (soft cap).
+    generalized multi-query transformer models, 2023; Dong et al., Flex attention, 2024 (functions
+    as mask and score_mod).
 
     >>> import jax.numpy as jnp
     >>> v = jnp.arange(3.0).reshape(3, 1, 1)  # three positions, one head, one feature
@@ -89,13 +93,16 @@ def attention(
     [0.0, 0.5, 1.0]
     >>> attention(jnp.zeros((3, 1, 1)), v, v, mask=jnp.zeros((3, 3), bool)).ravel().tolist()
     [0.0, 0.0, 0.0]
+    >>> attention(v, v, v, mask=lambda query, key: key == query).ravel().tolist()
+    [0.0, 1.0, 2.0]
     """
+    if callable(mask):
+        mask = mask(*positions_of(q, k))
     check_types(mask, bias)
     options = {
         "scale": scale,
-        "soft_cap": soft_cap,
+        "score_mod": score_mod,
         "dropout": dropout,
-        "key": key,
         "implementation": implementation,
     }
     plain = mask is None and bias is None and segment_ids is None
@@ -138,9 +145,8 @@ def attend(
     causal: bool = False,
     window: int | None = None,
     scale: Any = None,
-    soft_cap: Any = None,
-    dropout: Any = 0.0,
-    key: jax.Array | None = None,
+    score_mod: Callable[..., jax.Array] | None = None,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """`attention` for inputs whose hidden entries are finite, with a finite bias.
@@ -152,19 +158,21 @@ def attend(
     _check(q, k, v)
     implementations(implementation, "implementation")
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    draws = key is not None
-    if implementation in ("xla", "cudnn") and (soft_cap is not None or draws):
+    changed = score_mod is not None or dropout is not None
+    if implementation in ("xla", "cudnn") and changed:
         raise ValueError(
             f"implementation {implementation!r} is jax.nn.dot_product_attention's, which has no "
-            f"{'dropout' if draws else 'soft cap'}: omit implementation"
+            f"{'dropout' if score_mod is None else 'score_mod or soft cap'}: omit implementation"
         )
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     bias = None if bias is None else _full_rank(bias, q, k, "bias")
-    plain = mask is None and bias is None and soft_cap is None and not draws
+    plain = mask is None and bias is None and not changed
     # If the lengths differ, a window may hide all keys of a query.
     plain = plain and (window is None or q.shape[-3] == k.shape[-3])
     # jax.nn computes the softmax of float64 in float32, and has no float16 on the CPU.
     jax_nn = q.shape[-1] == v.shape[-1] and dtype in (jnp.float32, jnp.bfloat16)
+    if plain and implementation is None and jax.default_backend() == "cpu":
+        return _plain(q, k, v, _position_mask(q, k, causal, window, None), scale)
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
         return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
@@ -175,7 +183,34 @@ def attend(
             return y
         some = jnp.swapaxes(jnp.any(mask, -1, keepdims=True), -2, -3)  # (..., T, heads or 1, 1)
         return jnp.where(some, y, jnp.zeros((), y.dtype))
-    return _own(q, k, v, mask, bias, scale, soft_cap, dropout, key)
+    return _own(q, k, v, mask, bias, scale, score_mod, dropout)
+
+
+def soft_cap(cap: Any) -> Callable[..., jax.Array]:
+    """Return the score_mod `cap * tanh(scores / cap)`, which keeps scores below `cap`.
+
+    Args:
+        cap: A number > 0.
+
+    Reference: Gemma team, Gemma 2, 2024.
+
+    >>> import jax.numpy as jnp
+    >>> soft_cap(2.0)(jnp.array([0.0, 100.0]), None, None).tolist()
+    [0.0, 2.0]
+    """
+
+    def capped(scores: jax.Array, query: Any, key: Any) -> jax.Array:
+        wide = jnp.asarray(cap, scores.dtype)
+        return wide * jnp.tanh(scores / wide)
+
+    return capped
+
+
+def positions_of(q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the positions of queries and keys, (1, ..., T, 1) and (1, ..., 1, S), from 0."""
+    front = (1,) * (q.ndim - 2)
+    query, key = (jnp.arange(a.shape[-3]) for a in (q, k))
+    return query.reshape(*front, -1, 1), key.reshape(*front, 1, -1)
 
 
 def over_heads(a: jax.Array, ndim: int) -> jax.Array:
@@ -205,6 +240,27 @@ _bias = None | Accepts(
 )
 
 
+def _plain(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: Any
+) -> jax.Array:
+    """Return what `_own` returns if each query sees a key, with fewer operations."""
+    *batch, length, heads, d = q.shape
+    wide = wider_type(q.dtype, jnp.float32)
+    grouped = heads != k.shape[-2]
+    if grouped:
+        q = q.reshape(*batch, length, k.shape[-2], heads // k.shape[-2], d)
+    group = "g" if grouped else ""
+    queries, scores = f"...tk{group}d", f"...k{group}ts"
+    s = jnp.einsum(f"{queries},...skd->{scores}", q, k, preferred_element_type=wide)
+    s = s * jnp.asarray(scale, wide)
+    if mask is not None:
+        mask = mask[..., None, :, :] if grouped else mask
+        s = jnp.where(mask, s, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
+    weights = jax.nn.softmax(s, -1).astype(v.dtype)
+    y = jnp.einsum(f"{scores},...ske->...tk{group}e", weights, v, preferred_element_type=wide)
+    return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
+
+
 def _own(
     q: jax.Array,
     k: jax.Array,
@@ -212,9 +268,8 @@ def _own(
     mask: jax.Array | None,
     bias: jax.Array | None,
     scale: Any,
-    soft_cap: Any,
-    rate: Any,
-    key: jax.Array | None,
+    score_mod: Callable[..., jax.Array] | None,
+    dropout: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
     *batch, length, heads, d = q.shape
     groups = k.shape[-2]
@@ -222,9 +277,12 @@ def _own(
     grouped = q.reshape(*batch, length, groups, heads // groups, d)
     scores = jnp.einsum("...tkgd,...skd->...kgts", grouped, k, preferred_element_type=wide)
     scores = scores * jnp.asarray(scale, wide)
-    if soft_cap is not None:
-        cap = jnp.asarray(soft_cap, wide)
-        scores = cap * jnp.tanh(scores / cap)
+    if score_mod is not None:
+        by_head = scores.reshape(*batch, heads, *scores.shape[-2:])
+        changed = score_mod(by_head, *positions_of(q, k)).astype(wide)
+        hidden = changed == -jnp.inf
+        scores = jnp.where(hidden, 0, changed).reshape(scores.shape)
+        mask = _joined(mask, ~hidden)
     if bias is not None:
         scores = scores + _by_group(bias, heads, groups).astype(wide)
     if mask is None:
@@ -235,8 +293,8 @@ def _own(
         scores = jnp.where(mask, scores, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
         weights = jnp.where(mask, jax.nn.softmax(scores, -1), jnp.zeros((), wide))
     weights = weights.astype(v.dtype)
-    if key is not None:
-        weights = drop(key, weights, rate)
+    if dropout is not None:
+        weights = dropout(weights)
     y = jnp.einsum("...kgts,...ske->...tkge", weights, v, preferred_element_type=wide)
     return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
 

@@ -6,6 +6,7 @@ if the mean is large.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -13,19 +14,35 @@ import jax.numpy as jnp
 from jax import lax
 
 from .linear import along_axis, floating_type, wider_type
+from .segments import packed_positions
 
 Axes = int | tuple[int, ...]
 
 
-def moments(x: jax.Array, axis: Axes, axis_name: Any = None) -> tuple[jax.Array, jax.Array]:
+def moments(
+    x: jax.Array, axis: Axes, axis_name: Any = None, real: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Return the mean and variance (divided by n) over `axis`, in at least float32.
 
     Args:
         x: Array of any shape.
         axis: Axes to reduce; they are kept with size 1.
         axis_name: Name of a mapped axis (of devices or lanes) to reduce over, too. Default: None.
+        real: Booleans that broadcast to x, False for elements to leave out. Without any other
+            element, both are 0. Default: None, all elements count.
     """
-    return _moments(x.astype(wider_type(x.dtype, jnp.float32)), axis, axis_name)
+    wide = x.astype(wider_type(x.dtype, jnp.float32))
+    if real is None:
+        return _moments(wide, axis, axis_name)
+    count = _sum(jnp.broadcast_to(real, x.shape).astype(wide.dtype), axis, axis_name)
+    divisor = jnp.maximum(count, 1)
+    mean = _sum(jnp.where(real, wide, 0), axis, axis_name) / divisor
+    return mean, _sum(jnp.where(real, jnp.square(wide - mean), 0), axis, axis_name) / divisor
+
+
+def _sum(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
+    total = jnp.sum(x, axis, keepdims=True)
+    return total if axis_name is None else lax.psum(total, axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -142,6 +159,48 @@ def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> ja
     split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     axes = (*range(split.ndim - 2 - spatial, split.ndim - 2), split.ndim - 1)
     return standardize(split, *moments(split, axes), eps).reshape(x.shape)
+
+
+def segment_group_norm(
+    x: jax.Array, groups: int, segment_ids: jax.Array, eps: float = 1e-5
+) -> jax.Array:
+    """Standardize x over each packed sequence and group of features.
+
+    Args:
+        x: Array of shape `(..., T, *window, features)`.
+        groups: Number of groups of neighboring features.
+        segment_ids: Integers (..., T): 0 for padding, which has no effect, and otherwise the number
+            of the packed sequence.
+        eps: Added to the variance. Default: 1e-5.
+
+    Returns:
+        Array of the shape of x, in at least float32, 0 at padding.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.array([1.0, 3.0, 10.0, 30.0, 9.0])[:, None]
+    >>> segment_group_norm(x, 1, jnp.array([1, 1, 2, 2, 0]), eps=0.1).round(1).ravel().tolist()
+    [-1.0, 1.0, -1.0, 1.0, 0.0]
+    """
+    *batch, steps = segment_ids.shape
+    n = x.shape[-1] // groups
+    split = x.astype(wider_type(x.dtype, jnp.float32)).reshape(
+        math.prod(batch), steps, -1, groups, n
+    )
+    place = packed_positions(segment_ids)[0].sequence.reshape(-1, steps)
+    real = (place != 0)[..., None, None, None]
+    split = jnp.where(real, split, 0)
+
+    def means(a: jax.Array) -> jax.Array:
+        """Return the means of (..., T, window, groups, n) over each sequence, at its positions."""
+        at_steps = jnp.mean(a, (2, 4))  # (rows, T, groups)
+        ones = jnp.ones((*at_steps.shape[:2], 1), a.dtype)
+        both = jnp.concatenate([at_steps, ones], -1)
+        sums = jax.vmap(lambda a, i: jax.ops.segment_sum(a, i, steps + 1)[i])(both, place)
+        return (sums[..., :-1] / sums[..., -1:])[:, :, None, :, None]
+
+    mean = means(split)
+    y = standardize(split, mean, means(jnp.square(split - mean)), eps)
+    return jnp.where(real, y, 0).reshape(x.shape)
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) -> jax.Array:

@@ -108,6 +108,7 @@ def average_pool(
     padding: Padding = "valid",
     count_include_pad: bool = True,
     ceil_mode: bool = False,
+    divisor: int | None = None,
 ) -> jax.Array:
     """Return the mean of each window, summed in at least float32, in the floating type of x.
 
@@ -119,6 +120,7 @@ def average_pool(
         count_include_pad: Whether padding counts as elements of the window. Elements past the
             padding are never counted. Default: True.
         ceil_mode: Whether the last window may extend past the end. Default: False.
+        divisor: Number by which the sum of each window is divided. Default: its number of elements.
 
     Raises:
         ValueError: If a window is larger than the padded array, or could lie entirely in padding.
@@ -131,7 +133,7 @@ def average_pool(
     [2.0, 5.0]
     """
     found = windows(x.shape, kernel_size, stride, padding, 1, ceil_mode)
-    return _means(_wide(x), found, count_include_pad).astype(floating_type(x))
+    return _means(_wide(x), found, count_include_pad, divisor).astype(floating_type(x))
 
 
 def lp_pool(
@@ -139,6 +141,7 @@ def lp_pool(
     p: Any,
     kernel_size: PerAxis,
     stride: PerAxis | None = None,
+    padding: Padding = "valid",
     ceil_mode: bool = False,
 ) -> jax.Array:
     """Return `(sum of x**p)**(1 / p)` of each window, in the floating type of x.
@@ -152,6 +155,7 @@ def lp_pool(
         p: Exponent, a nonzero number; may be traced.
         kernel_size: Number of elements of a window along each axis.
         stride: Step between windows. Default: `kernel_size`.
+        padding: Zeros on both sides of each axis. Default: "valid".
         ceil_mode: Whether the last window may extend past the end; its sum is then scaled to the
             size of a whole window. Default: False.
 
@@ -159,20 +163,20 @@ def lp_pool(
     >>> lp_pool(jnp.array([3.0, 4.0])[:, None], 2, 2)[:, 0].tolist()
     [5.0]
     """
-    found = windows(x.shape, kernel_size, stride, "valid", 1, ceil_mode)
+    found = windows(x.shape, kernel_size, stride, padding, 1, ceil_mode)
     wide = _wide(x)
     if isinstance(p, float) and p.is_integer():
         p = int(p)  # computed as products, which are defined for negative numbers
     exponent = p if isinstance(p, int) else jnp.asarray(p, wide.dtype)
     size = math.prod(along.kernel for along in found.values())
-    total = _means(wide**exponent, found, False) * jnp.asarray(size, wide.dtype)
+    total = _means(wide**exponent, found, True) * jnp.asarray(size, wide.dtype)
     nothing = total == 0
     # The root has an infinite slope at 0, so it is taken of 1 there instead.
     root = jnp.where(nothing, 1, total) ** (1 / jnp.asarray(p, wide.dtype))
     return jnp.where(nothing, 0, root).astype(floating_type(x))
 
 
-def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
+def adaptive_average_pool(x: jax.Array, output_size: Any) -> jax.Array:
     """Return the means of windows that cover each axis evenly.
 
     Window i of m along an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)), so
@@ -180,7 +184,7 @@ def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
 
     Args:
         x: Real array of shape `(..., *axes, features)`.
-        output_size: Number of windows along each axis.
+        output_size: Number of windows along each axis; None keeps an axis.
 
     Returns:
         Array of shape `(..., *output_size, features)`, in the floating type of x.
@@ -200,12 +204,12 @@ def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
     return y.astype(floating_type(x))
 
 
-def adaptive_max_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
+def adaptive_max_pool(x: jax.Array, output_size: Any) -> jax.Array:
     """Return the maxima of the windows of `adaptive_average_pool`, in the type of x.
 
     Args:
         x: Real array of shape `(..., *axes, features)`.
-        output_size: Number of windows along each axis.
+        output_size: Number of windows along each axis; None keeps an axis.
 
     Raises:
         ValueError: If an axis has no elements.
@@ -259,11 +263,15 @@ def _along(numbers: np.ndarray, axis: int, y: jax.Array) -> jax.Array:
     return along_axis(jnp.asarray(numbers, y.dtype), y.ndim, axis)
 
 
-def _means(x: jax.Array, found: dict[int, Windows], count_include_pad: bool) -> jax.Array:
+def _means(
+    x: jax.Array, found: dict[int, Windows], count_include_pad: bool, divisor: int | None = None
+) -> jax.Array:
     kernel, stride, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
     for axis, along in found.items():
         kernel[axis], stride[axis], padding[axis] = along.kernel, along.stride, along.cover
     y = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, kernel, stride, padding)
+    if divisor is not None:
+        return y / jnp.asarray(divisor, y.dtype)
     common = 1
     for axis, along in found.items():
         before, after = along.padding if count_include_pad else (0, 0)
@@ -276,12 +284,13 @@ def _means(x: jax.Array, found: dict[int, Windows], count_include_pad: bool) -> 
     return y / jnp.asarray(common, y.dtype)
 
 
-def _even(x: jax.Array, output_size: PerAxis) -> dict[int, np.ndarray]:
+def _even(x: jax.Array, output_size: Any) -> dict[int, np.ndarray]:
     sizes = output_size if isinstance(output_size, tuple) else (output_size,)
     found = {}
     for axis, count in zip(range(-len(sizes) - 1, -1), sizes, strict=True):
         require(x.shape[axis], f"axis {axis} of an array to pool", "of at least 1 element", x)
-        found[axis] = even_windows(x.shape[axis], count)
+        if count is not None:
+            found[axis] = even_windows(x.shape[axis], count)
     return found
 
 

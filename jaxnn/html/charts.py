@@ -10,10 +10,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from ..installation import missing
 from . import page
@@ -173,39 +171,6 @@ def drawable(value: Any) -> float:
     return 0.0 if abs(value) < 1 / FARTHEST else float(value)
 
 
-def set_range(
-    panel: Any,
-    which: str,
-    low: float,
-    high: float,
-    *,
-    log: bool = False,
-    whole: bool = False,
-    margins: tuple[float, float] = (0.04, 0.04),
-    most: int = 6,
-) -> None:
-    """Give an axis of a panel a range, and round ticks within it.
-
-    Args:
-        panel: of matplotlib.
-        which: "x" or "y".
-        low: the lower end.
-        high: the upper end.
-        log: whether the axis is logarithmic. Default: False.
-        whole: whether ticks are whole numbers only. Default: False.
-        margins: space beyond both ends, as fractions of the range. Default: (0.04, 0.04).
-        most: about the largest number of ticks. Default: 6.
-    """
-    f, inverse = (math.log, math.exp) if log else (float, float)
-    size = f(high) - f(low)
-    if log:
-        getattr(panel, f"set_{which}scale")("log")
-    limits = inverse(f(low) - margins[0] * size), inverse(f(high) + margins[1] * size)
-    getattr(panel, f"set_{which}lim")(*limits)
-    ticks = log_ticks(low, high, most) if log else linear_ticks(low, high, most, whole)
-    set_ticks(getattr(panel, f"{which}axis"), ticks)
-
-
 def set_ticks(axis: Any, at: Sequence[float]) -> None:
     """Give an axis ticks at these numbers only."""
     from matplotlib.ticker import NullLocator
@@ -243,75 +208,3 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     finer = [float(f"{m * 10.0**power:.12g}") for power in powers for m in (1, 2, 5)]
     finer = [v for v in finer if inside(v)]
     return finer if len(finer) >= 2 else linear_ticks(low, high, most)
-
-
-# Marks.
-
-
-def dots(
-    panel: Any, x: Iterable[float], y: Iterable[float], color: str, size: float = 3.0, **style: Any
-) -> None:
-    """Draw a dot at each point, all as one path: twelve bytes per dot."""
-    lines(panel, [[a, a] for a in x], [[b, b] for b in y], color, size,
-          solid_capstyle="round", **style)  # fmt: skip
-
-
-def lines(
-    panel: Any,
-    x: Sequence[Sequence[float]],
-    y: Sequence[Sequence[float]],
-    color: str,
-    width: float,
-    **style: Any,
-) -> None:
-    """Draw several lines of equal length as one path."""
-    if len(x):
-        gap = np.full((len(x), 1), np.nan)
-        flat = (np.concatenate([np.asarray(one, float), gap], 1).ravel() for one in (x, y))
-        panel.plot(*flat, color=color, linewidth=width, **style)
-
-
-def ring(panel: Any, x: float, y: float) -> None:
-    """Draw the mark of the best."""
-    panel.plot(
-        [x], [y], linestyle="none", marker="o", markersize=7,
-        markerfacecolor="none", markeredgecolor=BEST, markeredgewidth=2, zorder=9,
-    )  # fmt: skip
-
-
-def crosses(panel: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
-    """Draw the marks of failures, all as one path."""
-    mark = {"linestyle": "none", "marker": "x", "markersize": 3.2, "markeredgewidth": 0.9}
-    if len(x):
-        panel.plot(x, y, color=BAD, zorder=8, **mark, **style)
-
-
-def bars(
-    panel: Any,
-    names: Sequence[str],
-    layers: Sequence[tuple[str, Sequence[float]]],
-    texts: Sequence[str],
-    title: str,
-    end: float,
-) -> None:
-    """Draw a horizontal bar per name, the first at the top, with a text at its end.
-
-    Args:
-        panel: of matplotlib.
-        names: of the bars.
-        layers: (color, lengths) drawn over each other.
-        texts: one per bar.
-        title: of the horizontal axis.
-        end: of the horizontal axis, without the room for texts.
-    """
-    for color, lengths in layers:
-        panel.barh(range(len(names)), lengths, height=0.62, color=color)
-    ends = np.max([lengths for _, lengths in layers], 0)
-    for at, (length, text) in enumerate(zip(ends, texts, strict=True)):
-        panel.text(length + 0.01 * end, at, text, va="center")
-    panel.set_yticks(range(len(names)), names)
-    panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.tick_params(axis="y", labelcolor=INK)
-    panel.grid(axis="y", visible=False)
-    panel.set_xlim(0, 1.25 * end)
-    panel.set_xlabel(title)

@@ -8,10 +8,14 @@ Reference: Okabe and Ito, Color universal design, 2008.
 """
 
 import base64
+import functools
+import hashlib
 import html
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..files.reading import printable
@@ -124,78 +128,51 @@ def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-# Under this policy a browser requests nothing, whatever a name in the page contains.
+# Under this policy a browser requests nothing, and runs no script but that of the page, whatever a
+# name in the page contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-CSS = """
-:root { color-scheme: light dark;
-  --paper: #fff; --ink: #1a202c; --soft: #5b6675; --line: #dbe0e8; --panel: #f6f8fb;
-  --best: #d55e00; --band: #c3d9ee; --curve: #2166ac; --bad: #a5407f; --warn: #fff4e5;
-  --level0: #dfe3ea; --level1: #c3d3e4; --level2: #9dbbd8; --level3: #739fc9;
-  --level4: #4a82b6; --level5: #2a629b; --level6: #0b3c6f; }
-@media (prefers-color-scheme: dark) { :root {
-  --paper: #14181f; --ink: #e6eaf0; --soft: #9aa5b4; --line: #323a46; --panel: #1c222b;
-  --best: #ff9a3d; --band: #2b4a68; --curve: #74b3ea; --bad: #e58bc4; --warn: #3a2b14;
-  --level0: #2d343f; --level1: #2f4257; --level2: #345774; --level3: #3d7096;
-  --level4: #549ac6; --level5: #86c3e6; --level6: #d3eefb; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
-  font-family: system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main, header, footer { max-width: 1060px; margin: 0 auto; padding: 0 20px; }
-header { padding-top: 28px; }
-h1 { font-size: 1.75rem; margin: 0; line-height: 1.2; }
-h2 { font-size: 1.3rem; margin: 2.6rem 0 .7rem; padding-top: .5rem;
-  border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.7rem 0 .4rem; }
-section:first-child h2 { border: 0; margin-top: .6rem; }
-header p, .caption, figcaption, footer { color: var(--soft); font-size: .88rem; }
-header p { margin: .3rem 0 .8rem; }
-figcaption, .caption { max-width: 56rem; margin: .3rem 0 0; }
-nav { position: sticky; top: 0; z-index: 1; background: var(--paper);
-  border-bottom: 1px solid var(--line); }
-nav div { max-width: 1060px; margin: 0 auto; padding: 7px 20px; display: flex; flex-wrap: wrap;
-  gap: 2px 18px; }
-nav a { color: var(--soft); text-decoration: none; font-size: .86rem; }
-nav a:hover, nav a:focus { color: var(--ink); text-decoration: underline; }
-section { scroll-margin-top: 40px; }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: .8rem 0; }
-.card { flex: 1 1 200px; background: var(--panel); border-radius: 8px; padding: 12px 16px; }
-.card b { display: block; white-space: nowrap; font-size: 1.45rem; line-height: 1.25;
-  font-variant-numeric: tabular-nums; }
-.card span { display: block; }
-.card small { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; margin: .5rem 0;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 9px; text-align: left; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; vertical-align: bottom; }
-.n { text-align: right; white-space: nowrap; }
-.best { width: 100%; }
-.best tbody tr:first-child td { font-weight: 700; }
-.best tbody tr:first-child td:first-child { border-left: 3px solid var(--best); padding-left: 6px; }
-figure { margin: .6rem 0 1.2rem; }
-figure svg { display: block; width: 100%; height: auto; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
-svg { font-family: inherit; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
-pre { background: var(--panel); padding: 10px 14px; border-radius: 8px; overflow-x: auto;
-  font-size: .88rem; margin: .5rem 0; }
-code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-.warn { background: var(--warn); border-left: 4px solid var(--best); padding: 8px 14px;
-  border-radius: 4px; }
-details { margin: .6rem 0; }
-summary { cursor: pointer; color: var(--soft); font-size: .92rem; }
-footer { padding: 2rem 20px; }
-@media (max-width: 700px) { figure { overflow-x: auto; } figure svg { min-width: 700px; } }
-@media print { nav { display: none; } section { break-inside: avoid-page; } }
+
+
+# The colors by the name of their CSS variable, in light and in dark mode; `charts` draws with them.
+COLORS = {
+    "paper": ("#ffffff", "#14181f"),
+    "ink": ("#1a202c", "#e6eaf0"),
+    "soft": ("#5b6675", "#9aa5b4"),
+    "line": ("#dbe0e8", "#323a46"),
+    "panel": ("#f6f8fb", "#1c222b"),
+    "warn": ("#fff4e5", "#3a2b14"),
+    "best": ("#d55e00", "#ff9a3d"),
+    "band": ("#c3d9ee", "#2b4a68"),
+    "curve": ("#2166ac", "#74b3ea"),
+    "bad": ("#a5407f", "#e58bc4"),
+    "level0": ("#dfe3ea", "#2d343f"),
+    "level1": ("#c3d3e4", "#2f4257"),
+    "level2": ("#9dbbd8", "#345774"),
+    "level3": ("#739fc9", "#3d7096"),
+    "level4": ("#4a82b6", "#549ac6"),
+    "level5": ("#2a629b", "#86c3e6"),
+    "level6": ("#0b3c6f", "#d3eefb"),
+}
+_LIGHT, _DARK = (
+    "".join(f"--{name}: {both[mode]}; " for name, both in COLORS.items()) for mode in (0, 1)
+)
+THEME = f"""
+:root {{ color-scheme: light dark; {_LIGHT}}}
+@media screen and (prefers-color-scheme: dark) {{ :root {{ {_DARK}}} }}
 """
+
+
+@functools.cache
+def _file(name: str) -> str:
+    """Return the text of a file next to this one."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 class Markup(str):
     """Text that is HTML already."""
 
 
-def document(title: str, subtitle: str, body: str, footer: str = "") -> str:
+def document(title: str, subtitle: str, body: str, footer: str = "", data: Any = None) -> str:
     """Return a page as HTML, with links to its sections at the top.
 
     Args:
@@ -203,22 +180,33 @@ def document(title: str, subtitle: str, body: str, footer: str = "") -> str:
         subtitle: a line of HTML.
         body: sections, as `section` returns them.
         footer: a line of HTML. Default: "".
+        data: plain data that the script of `plots.js` draws. Default: None, a page without script.
 
     >>> text = document("A & B", "", section("one", "One", "<p>1</p>"))
-    >>> "<h1>A &amp; B</h1>" in text, '<a href="#one">One</a>' in text
-    (True, True)
+    >>> "<h1>A &amp; B</h1>" in text, '<a href="#one">One</a>' in text, "<script" in text
+    (True, True, False)
     """
     keys = re.findall(r'<section id="(\w+)">', body)
     links = "".join(f'<a href="#{key}">{key.capitalize()}</a>' for key in keys)
-    title = escaped(title)
+    title, policy, scripts = escaped(title), POLICY, ""
+    if data is not None:
+        links += '<span id="selection" role="status" hidden><span></span>'
+        links += '<button type="button" id="clear">Clear filters</button></span>'
+        code = _file("table.js") + _file("plots.js")
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        plain = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+        scripts = f'<script type="application/json" id="data">{plain}</script>\n'
+        scripts += f"<script>{code}</script>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{CSS}</style></head>\n'
+        f'<link rel="icon" href="data:,"><title>{title}</title>'
+        f"<style>{THEME}{_file('page.css')}</style></head>\n"
         f"<body><header><h1>{title}</h1><p>{subtitle}</p></header>"
-        f"<nav><div>{links}</div></nav><main>{body}</main>"
-        f"<footer>{footer}</footer></body></html>\n"
+        f'<nav aria-label="Sections"><div>{links}</div></nav><main>{body}</main>'
+        f"<footer>{footer}</footer>{scripts}</body></html>\n"
     )
 
 
@@ -248,7 +236,11 @@ def warning(text: str) -> str:
 
 
 def html_table(
-    heads: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = (), kind: str = ""
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Iterable[int] = (),
+    kind: str = "",
+    title: str = "",
 ) -> str:
     """Return a table.
 
@@ -257,20 +249,55 @@ def html_table(
         rows: the cells of each row: `Markup`, or anything else as plain text.
         right: the columns that are aligned right, such as numbers. Default: none.
         kind: the CSS class of the table. Default: "", none.
+        title: plain text above the table. Default: "", none.
     """
     numeric = set(right)
 
     def cells(tag: str, row: Sequence[Any]) -> str:
         return "".join(
-            f"<{tag}{' class=n' if i in numeric else ''}>"
+            f"<{tag}{' scope=col' if tag == 'th' else ''}{' class=n' if i in numeric else ''}>"
             f"{cell if isinstance(cell, Markup) else escaped(cell)}</{tag}>"
             for i, cell in enumerate(row)
         )
 
+    above = f"<caption>{escaped(title)}</caption>" if title else ""
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return (
-        f'<div class="wide"><table class="{kind}"><thead><tr>{cells("th", heads)}</tr></thead>\n'
+        f'<div class="wide"><table class="{kind}">{above}'
+        f"<thead><tr>{cells('th', heads)}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def bar(text: Any, layers: Iterable[tuple[str, float]], limit: float | None = None) -> Markup:
+    """Return a cell with a horizontal bar, and a text below it.
+
+    Args:
+        text: plain text.
+        layers: (color, length) of bars over each other, lengths from 0 to 1; a color is "curve",
+            "band", or "bad".
+        limit: the place of a mark. Default: None, no mark.
+
+    >>> bar("1/2", [("bad", 0.5)])
+    '<span class="bar"><i class="bad" style="width:50.0%"></i></span>1/2'
+    """
+    parts = [f'<i class="{color}" style="width:{100 * share:.1f}%"></i>' for color, share in layers]
+    if limit is not None:
+        parts.append(f'<u style="left:{100 * limit:.1f}%"></u>')
+    return Markup(f'<span class="bar">{"".join(parts)}</span>{escaped(text)}')
+
+
+def plot(key: str, caption: str, before: str = "") -> str:
+    """Return a figure that the script draws.
+
+    Args:
+        key: the name of the figure.
+        caption: HTML.
+        before: HTML above the figure, such as a legend. Default: "".
+    """
+    return (
+        f'<figure class="plot">{before}<div class="panels" id="plot-{key}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 

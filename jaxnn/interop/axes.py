@@ -24,6 +24,7 @@ from ..layers.blocks import SqueezeExcitation
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import PatchEmbedding
+from ..layers.lstm import ConvLSTMCell
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
 from ..layers.pooling import (
     AdaptiveAvgPool,
@@ -35,7 +36,6 @@ from ..layers.pooling import (
     MaxPool,
     MinPool,
 )
-from ..layers.recurrence import ConvLSTMCell
 from ..layers.shape import PixelShuffle, PixelUnshuffle, Upsample
 from .trace_rules import follow, mark_of
 

@@ -11,8 +11,9 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
+from ..layers.lstm import LSTMCell
 from ..layers.normalization import BatchNorm
-from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
+from ..layers.recurrence import GRUCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from .conversion import convert_weights
 from .orders import Made, weight_normed

@@ -11,8 +11,9 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
+from ..layers.lstm import ConvLSTMCell, LSTMCell
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
+from ..layers.recurrence import Cell, GRUCell, RNNCell
 from ..train.weights import Weights
 from ..validation import Accepts
 from .conversion import convert_weights
@@ -29,6 +30,7 @@ from .source_arrays import (
     kernel_attention,
     renamed,
     single_array,
+    without_bias,
 )
 
 
@@ -215,7 +217,7 @@ def _recurrent(name: str) -> Any:
     def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
         w, u, b = _cell(source, name)
         b = np.zeros(w.shape[-1], w.dtype) if b is None else b
-        return {"input": {"w": w, "b": b}, "recurrent": {"w": u}}
+        return without_bias(source, {"input": {"w": w, "b": b}, "recurrent": {"w": u}})
 
     return convert
 
@@ -223,20 +225,25 @@ def _recurrent(name: str) -> Any:
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """GRU: gates z, r, h, and biases (2, 3 features) of the input and of the hidden state."""
     w, u, b = _cell(source, "gru_cell")
-    b = np.zeros((2, w.shape[-1]), w.dtype) if b is None else b
-    if b.ndim != 2:
+    b = np.zeros((1 + layer.reset_after, w.shape[-1]), w.dtype) if b is None else b
+    if (b.ndim == 2 and len(b) == 2) != layer.reset_after:
         raise Unfit(
-            "bias has one axis: reset_after=False, which is another function than nn.GRUCell"
+            f"bias has the shape {b.shape}, that of reset_after={not layer.reset_after}: write "
+            f"nn.GRUCell({layer.features}, reset_after={not layer.reset_after})"
         )
+    b = b.reshape(-1, b.shape[-1])
 
     def ordered(a: Any) -> Any:
         z, r, h = np.split(a, 3, -1)
         return np.concatenate([r, z, h], -1)
 
     w, u, b = ordered(w), ordered(u), ordered(b)
+    if not layer.reset_after:
+        return without_bias(source, {"input": {"w": w, "b": b[0]}, "recurrent": {"w": u}})
     n = b.shape[-1] // 3
     added = np.concatenate([b[1, : 2 * n], np.zeros_like(b[1, 2 * n :])])
-    return {"input": {"w": w, "b": b[0] + added}, "recurrent": {"w": u, "b": b[1, 2 * n :]}}
+    recurrent = {"w": u, "b": b[1, 2 * n :]}
+    return without_bias(source, {"input": {"w": w, "b": b[0] + added}, "recurrent": recurrent})
 
 
 KERAS = Library(

@@ -282,6 +282,14 @@ def kernel_attention(out: str) -> Any:
     return convert
 
 
+def without_bias(source: SourceArrays, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of a cell, without biases of zeros that it does not declare."""
+    return {
+        part: {k: a for k, a in arrays.items() if k in source.declared[part] or k != "b" or a.any()}
+        for part, arrays in found.items()
+    }
+
+
 def _by_head(array: Any, shape: tuple[int, ...], heads: int, ours: str, name: str) -> Any:
     """Return `array` with the features of all heads in one axis; Unfit for another number."""
     axis = 0 if ours == "out" else len(shape) - 1

@@ -15,8 +15,9 @@ from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
+from ..layers.lstm import LSTMCell
 from ..layers.normalization import BatchNorm
-from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
+from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import convert_weights
@@ -32,6 +33,7 @@ from .source_arrays import (
     fitted,
     renamed,
     single_array,
+    without_bias,
 )
 
 
@@ -178,7 +180,10 @@ def _gates(source: SourceArrays, side: str) -> tuple[Any, Any]:
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.RNN and LSTM: the gates in our order, with two biases that are added up."""
     (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    return {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    found: dict[str, Any] = {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    if source.has("weight_hr"):
+        found["projection"] = {"w": source("weight_hr").T}
+    return without_bias(source, found)
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
@@ -186,7 +191,8 @@ def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
     (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
     n = c.shape[0] // 3
     added = np.concatenate([c[: 2 * n], np.zeros_like(c[2 * n :])])
-    return {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
+    found = {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
+    return without_bias(source, found)
 
 
 def _made(book: Any, layer: Any, name: str) -> Made | None:

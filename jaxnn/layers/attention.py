@@ -1,43 +1,48 @@
 """Multi-head attention, with multi-query and grouped-query variants and a cache for decoding."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from ..arrays import without_padding
 from ..core.calls import State
-from ..core.declarations import Param, Variable
+from ..core.declarations import Param
 from ..core.layer import Primitive
-from ..explain.text import describe
 from ..fields import is_traced
-from ..functional.attention import attend, attention, check_types, implementations, over_heads
-from ..functional.checking import check_range
-from ..functional.gradients import broken_rows, by_row, finite_rows, shared_product
-from ..functional.linear import floating_type, linear
+from ..functional.attention import (
+    attend,
+    attention,
+    implementations,
+    over_heads,
+    positions_of,
+    soft_cap,
+)
+from ..functional.dropout import dropout as drop
+from ..functional.gradients import by_row, shared_product
+from ..functional.linear import linear
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
-from ..functional.segments import (
-    Count,
-    PackedPositions,
-    check_segments,
-    continued_segments,
-    packed_mask,
-    packed_positions,
-    segments_mask,
-    write_chunk,
-    write_ring,
-)
+from ..functional.segments import packed_positions
 from ..initializers import InitFn, glorot_uniform, ones, zeros
 from ..validation import above, flag, instance
+from .attention_cache import attend_cached, cache_variables
+from .attention_inputs import (
+    AttentionInputs,
+    both_masks,
+    check_attention,
+    mask_across,
+    restore_axes,
+)
 from .checks import (
+    axis_or_axes,
     cache_length,
     check_divides,
-    check_multiples,
     check_not_training,
-    check_sequence,
     dropout_rate,
+    plain_function,
     positive_size,
 )
 from .rotary import RotaryEmbedding
@@ -49,9 +54,10 @@ class MultiHeadAttention(Primitive):
     """Multi-head attention: `y = concat_h(softmax(q_h k_h^T / sqrt(d)) v_h) @ w_out + b_out`.
 
     The queries q_h are the heads of x @ w_query + b_query. Keys and values are computed in the same
-    way from x, or from a second input `memory` (cross attention). x has shape (..., T, n), memory
-    (..., S, m) with the same leading axes, and y (..., T, features), in the type of x. Parameters
-    are `query`, `key`, `value`, and `out`, each with a weight w of two axes and a bias b, and, with
+    way from x, or from a second input `memory` (cross attention); values are computed from a third
+    input `values`, if given. x has shape (..., T, n), memory (..., S, m), and values (..., S, k),
+    with equal leading axes, and y (..., T, features), in the type of x. Parameters are `query`,
+    `key`, `value`, and `out`, each with a weight w of two axes and a bias b, and, with
     `query_key_norm`, `query_norm` and `key_norm`, each with a scale. The softmax is computed in at
     least float32.
 
@@ -69,12 +75,19 @@ class MultiHeadAttention(Primitive):
     segment_ids they have no effect on gradients either. A position to which NaN or inf is visible
     gives NaN. If nothing is visible to a position, its heads are 0; at padding, y is b_out.
 
+    The method `weights` returns the weights of all heads, (..., heads, T, S), before dropout, and
+    `with_weights` returns y and them; `nn.capture(net, "**/*.weights")` returns those of a network.
+
     Args:
         num_heads: Number of query heads.
         head_dim: Features of each head. Default: n / num_heads.
         num_kv_heads: Number of key and value heads, a divisor of `num_heads`: 1 for multi-query
             attention, more for grouped-query attention. Default: `num_heads`.
         features: Number of output features. Default: n.
+        value_dim: Features of the values of each head. Default: `head_dim`.
+        axis: Axis of the sequence, or several: their positions are one sequence, in the order of
+            the given axes, and all others but the last are batch axes. Masks and segment_ids refer
+            to shapes (..., T, n) of this sequence. Default: -2.
         causal: Whether to hide later positions. Default: False.
         window: Hide positions that are `window` or more away. Default: None.
         rotary: Rotary embedding of queries and keys. Default: None.
@@ -82,6 +95,12 @@ class MultiHeadAttention(Primitive):
         query_key_norm: Whether to apply RMSNorm to queries and keys over the features of a head,
             before the rotary embedding. Default: False.
         soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap). Default: None.
+        score_mod: Function score_mod(scores, query, key) that returns other scores from scaled
+            scores (..., heads, T, S) and positions, integers (..., 1, T, 1) of the queries and
+            (..., 1, 1, S) of the keys, which count within a sequence of `segment_ids`. Default:
+            None.
+        mask_mod: Function mask_mod(query, key) of positions that returns booleans, True if a key is
+            visible, such as `nn.PrefixMask(8)`. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d), with d the features of a head.
         dropout: Dropout rate of the attention weights in training, in [0, 1). Default: 0.
         bias: Whether query, key, and value have biases. Default: True.
@@ -103,7 +122,8 @@ class MultiHeadAttention(Primitive):
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA, 2023; Beltagy
     et al., Longformer, 2020 (windows); Henry et al., Query-key normalization for transformers,
-    2020; Press et al., Train short, test long, 2021 (ALiBi).
+    2020; Press et al., Train short, test long, 2021 (ALiBi); Dong et al., Flex attention, 2024
+    (score_mod and mask_mod).
 
     >>> import jax, jax.numpy as jnp
     >>> net = MultiHeadAttention(num_heads=4, num_kv_heads=2, causal=True)
@@ -120,12 +140,16 @@ class MultiHeadAttention(Primitive):
     num_kv_heads: Annotated[int | None, None | positive_size] = None
     features: Annotated[int | None, None | positive_size] = None
     _: dataclasses.KW_ONLY
+    value_dim: Annotated[int | None, None | positive_size] = None
+    axis: Annotated[int | tuple[int, ...], axis_or_axes] = -2
     causal: bool = False
     window: Annotated[int | None, None | positive_size] = None
     rotary: Annotated[RotaryEmbedding | None, _ROTARY] = None
     alibi: bool = False
     query_key_norm: bool = False
     soft_cap: Annotated[float | None, None | above(0)] = None
+    score_mod: Annotated[Callable[..., Any] | None, None | plain_function] = None
+    mask_mod: Annotated[Callable[..., Any] | None, None | plain_function] = None
     scale: Annotated[float | None, None | above(0)] = None
     dropout: Annotated[float, dropout_rate] = 0.0
     bias: bool = True
@@ -143,19 +167,20 @@ class MultiHeadAttention(Primitive):
         if self.cache:
             self._check_scaling("which cached keys cannot follow")
 
-    def parameters(self, x: Any, memory: Any = None) -> dict[str, Any]:
+    def parameters(self, x: Any, memory: Any = None, values: Any = None) -> dict[str, Any]:
         """Declare weights and biases of query, key, value, and out, and scales of the norms."""
-        self._check_inputs(x, memory)
+        check_attention(self, x, memory, values)
         n, m = x.shape[-1], (x if memory is None else memory).shape[-1]
         d, bias = self._head_dim(n), self.bias
+        e, k = self._value_dim(n), m if values is None else values.shape[-1]
         out_bias = bias if self.out_bias is None else self.out_bias
         out = n if self.features is None else self.features
         declared = {
             "query": self._projection(n, self.num_heads * d, bias, self.w_init),
             "key": self._projection(m, self._num_kv_heads * d, bias, self.w_init),
-            "value": self._projection(m, self._num_kv_heads * d, bias, self.w_init),
+            "value": self._projection(k, self._num_kv_heads * e, bias, self.w_init),
             "out": self._projection(
-                self.num_heads * d, out, out_bias, self.out_init or self.w_init
+                self.num_heads * e, out, out_bias, self.out_init or self.w_init
             ),
         }
         if self.query_key_norm:
@@ -164,27 +189,18 @@ class MultiHeadAttention(Primitive):
             }
         return declared
 
-    def variables(self, x: Any, memory: Any = None) -> dict[str, Any]:
+    def variables(self, x: Any, memory: Any = None, values: Any = None) -> dict[str, Any]:
         """Declare keys, values, and their positions, if a cache is kept."""
         if not self.cache or memory is not None:
             return {}
-        batch, dtype = x.shape[:-2], floating_type(x)
-        slots = (*batch, min(self.cache, self.window or self.cache))
-        heads = (*slots, self._num_kv_heads, self._head_dim(x.shape[-1]))
-        return {
-            "keys": Variable(heads, zeros(), dtype),
-            "values": Variable(heads, zeros(), dtype),
-            "position": Variable(slots, zeros(), "int32"),
-            "sequence": Variable(slots, zeros(), "int32"),
-            "count": {name: Variable(batch, zeros(), "int32") for name in Count._fields},
-            "written": Variable(batch if self._is_ring else (), zeros(), "int32"),
-        }
+        return cache_variables(self, x)
 
     def forward(
         self,
         params: Any,
         x: jax.Array,
         memory: jax.Array | None = None,
+        values: jax.Array | None = None,
         *,
         mask: jax.Array | None = None,
         bias: jax.Array | None = None,
@@ -195,16 +211,66 @@ class MultiHeadAttention(Primitive):
         train: bool,
     ) -> tuple[jax.Array, State]:
         """Return the weighted values of all heads, projected."""
-        if segment_ids is not None:
-            check_segments(segment_ids, x.shape[:-1])
-            x = without_padding(x, segment_ids)
-        if memory is not None and memory_segment_ids is not None:
-            check_segments(memory_segment_ids, memory.shape[:-1], "memory_segment_ids")
-            memory = without_padding(memory, memory_segment_ids)
-        check_types(mask, bias)
-        across = None if memory is None else memory_segment_ids
-        hides = any(a is not None for a in (mask, bias, segment_ids, across))
-        checks = hides or (self.cache > 0 and memory is None)
+        dropout = partial(drop, key, rate=self.dropout) if train and self._draws() else None
+        given = AttentionInputs(
+            self, x, memory, values, mask, bias, segment_ids, memory_segment_ids
+        )
+        if self.cache and memory is None:
+            check_not_training(self, train)
+        y, new = self._heads(params, given, dropout, state or {})
+        return self._out(params, y, given), new
+
+    def with_weights(
+        self,
+        params: Any,
+        x: jax.Array,
+        memory: jax.Array | None = None,
+        values: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        memory_segment_ids: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return y in inference, and the weights (..., heads, T, S)."""
+        if self.cache:
+            raise ValueError(
+                "the weights of a chunk would leave out cached keys; run the network that was "
+                "passed to nn.with_cache, whose parameters are the same"
+            )
+        given = AttentionInputs(
+            self, x, memory, values, mask, bias, segment_ids, memory_segment_ids
+        )
+        y, _ = self._heads(params, given, None, {}, weights=True)
+        e = self._value_dim(x.shape[-1])
+        return self._out(params, y[..., :e], given), jnp.swapaxes(y[..., e:], -2, -3)
+
+    def weights(
+        self,
+        params: Any,
+        x: jax.Array,
+        memory: jax.Array | None = None,
+        values: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        memory_segment_ids: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return the weights (..., heads, T, S) in inference."""
+        named = {"mask": mask, "bias": bias, "segment_ids": segment_ids}
+        named["memory_segment_ids"] = memory_segment_ids
+        return self.with_weights(params, x, memory, values, **named)[1]
+
+    def _heads(
+        self, params: Any, given: AttentionInputs, dropout: Any, state: State, weights: bool = False
+    ) -> tuple[jax.Array, State]:
+        """Return the weighted values of each head, (..., T, heads, e), and the new cache.
+
+        With `weights`, unit vectors follow the values, whose weighted sums are the weights.
+        """
+        x, memory = given.x, given.memory
+        checks = given.hides or (self.cache > 0 and memory is None)
 
         def projected(name: str, x: jax.Array, heads: int) -> jax.Array:
             def f(x: jax.Array) -> jax.Array:
@@ -217,83 +283,65 @@ class MultiHeadAttention(Primitive):
         source = x if memory is None else memory
         q = projected("query", x, self.num_heads)
         k = projected("key", source, self._num_kv_heads)
-        v = projected("value", source, self._num_kv_heads)
-        options = {
+        v = projected("value", source if given.values is None else given.values, self._num_kv_heads)
+        options: dict[str, Any] = {
             "scale": self.scale,
-            "soft_cap": self.soft_cap,
+            "dropout": dropout,
             "implementation": self.implementation,
         }
-        if train and self._draws():
-            options |= {"dropout": self.dropout, "key": key}
-        new: State = {}
+        if weights:
+            options["implementation"] = "own"
+            unit = jnp.eye(k.shape[-3], dtype=v.dtype)[:, None]
+            unit = unit.reshape((1,) * (v.ndim - 3) + unit.shape)
+            v = jnp.concatenate([v, jnp.broadcast_to(unit, (*v.shape[:-1], k.shape[-3]))], -1)
         if memory is not None:
-            across = _mask_across(segment_ids, memory_segment_ids)
-            y = attention(q, k, v, mask=_both(mask, across, q.ndim), bias=bias, **options)
-        elif self.cache:
-            check_not_training(self, train)
-            if mask is not None or bias is not None:
+            mask, options["score_mod"] = self._mods(*positions_of(q, k))
+            across = mask_across(given.segment_ids, given.memory_segment_ids)
+            mask = both_masks(both_masks(given.mask, across, q.ndim), mask, q.ndim)
+            return attention(q, k, v, mask=mask, bias=given.bias, **options), {}
+        if self.cache:
+            if given.mask is not None or given.bias is not None:
                 raise ValueError(
                     "a mask or a bias does not cover the cached keys: pass segment_ids=..., or run "
                     "the network without its cache"
                 )
-            y, new = self._with_cache(q, k, v, segment_ids, state or {}, options)
+            return attend_cached(self, q, k, v, given.segment_ids, state, options)
+        segment_ids = given.segment_ids
+        if segment_ids is not None:
+            self._check_scaling("but a row with segment_ids has sequences of several lengths")
+        found = None if segment_ids is None else packed_positions(segment_ids)[0]
+        position = _one_sequence(x) if found is None else found.position
+        q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
+        by_position = position[..., None, :, None], position[..., None, None, :]
+        mask, options["score_mod"] = self._mods(*by_position)
+        mask = both_masks(given.mask, mask, q.ndim)
+        options |= {"causal": self.causal, "window": self.window}
+        bias = self._with_alibi(given.bias, position, position, q.ndim)
+        if given.hides or self.causal or self.window is not None:
+            y = attention(q, k, v, mask=mask, bias=bias, segment_ids=segment_ids, **options)
         else:
-            if segment_ids is not None:
-                self._check_scaling("but a row with segment_ids has sequences of several lengths")
-            found = None if segment_ids is None else packed_positions(segment_ids)[0]
-            position = _one_sequence(x) if found is None else found.position
-            q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
-            options |= {"causal": self.causal, "window": self.window}
-            bias = self._with_alibi(bias, position, position, q.ndim)
-            if hides or self.causal or self.window is not None:
-                y = attention(q, k, v, mask=mask, bias=bias, segment_ids=segment_ids, **options)
-            else:
-                y = attend(q, k, v, bias=bias, **options)
+            y = attend(q, k, v, bias=bias, **options)
+        return y, {}
+
+    def _out(self, params: Any, y: jax.Array, given: AttentionInputs) -> jax.Array:
+        """Project the heads, and restore the axes of x."""
         y = y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
-        return by_row(lambda y: linear(y, **params["out"]), y, checks), new
+        checks = given.hides or (self.cache > 0 and given.memory is None)
+        y = by_row(lambda y: linear(y, **params["out"]), y, checks)
+        return restore_axes(y, given.given, self.axis)
 
-    def _with_cache(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: Any, state: State, options: Any
-    ) -> tuple[jax.Array, State]:
-        """Attend to the cached keys and those of this chunk; return the output and the cache."""
-        *batch, length = q.shape[:-2]
-        # The mask excludes NaN in keys from the scores, but not NaN in values from the sums.
-        v, broken = finite_rows(v)
-        k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
-        count, written = Count(**state["count"]), state["written"]
-        segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
-        found, count = packed_positions(segment_ids, count)
-        q, k = (self._turned(a, found.position, length) for a in (q, k))
-        chunk = {"keys": k, "values": v, **found._asdict()}
-        cache = {name: state[name] for name in chunk}
-        if self._is_ring:
-            joined = {
-                name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
-                for name, slots in cache.items()
-            }
-            cache, written = write_ring(cache, chunk, segment_ids != 0, written)
+    def _mods(self, query: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+        """Return the mask of `mask_mod`, and the score_mod, for given positions."""
+        mask = None if self.mask_mod is None else self.mask_mod(query, key)
+        own = self.score_mod
+        cap = None if self.soft_cap is None else soft_cap(self.soft_cap)
+        if own is None or cap is None:
+            changed = own or cap
         else:
-            self._check_room(written, length)
-            last, room = written + length - 1, self.cache
-            check_range(last, room, f"position {{value}} is past a cache of {room}")
-            joined = cache = write_chunk(cache, chunk, written, len(batch))
-            written = written + length
-        keys = PackedPositions(joined["sequence"], joined["position"])
-        y = attend(
-            q,
-            joined["keys"],
-            joined["values"],
-            packed_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
-            self._with_alibi(None, found.position, keys.position, q.ndim),
-            **options,
-        )
-        if not self._is_ring:
-            y = jnp.where(written > self.cache, jnp.asarray(jnp.nan, y.dtype), y)
-        return y, cache | {"count": count._asdict(), "written": written}
-
-    @property
-    def _is_ring(self) -> bool:
-        return self.window is not None and self.window < self.cache
+            changed = lambda scores, query, key: own(cap(scores, query, key), query, key)  # noqa: E731
+        if changed is None:
+            return mask, None
+        return mask, lambda scores, *_: changed(scores, query, key)
 
     @property
     def _num_kv_heads(self) -> int:
@@ -304,6 +352,9 @@ class MultiHeadAttention(Primitive):
 
     def _head_dim(self, n: int) -> int:
         return n // self.num_heads if self.head_dim is None else self.head_dim
+
+    def _value_dim(self, n: int) -> int:
+        return self._head_dim(n) if self.value_dim is None else self.value_dim
 
     def _projection(self, n: int, m: int, bias: bool, w_init: InitFn) -> dict[str, Param]:
         w = {"w": Param((n, m), w_init)}
@@ -327,52 +378,12 @@ class MultiHeadAttention(Primitive):
         slopes = alibi(query, key, self.num_heads)
         return slopes if bias is None else over_heads(bias, ndim).astype(slopes.dtype) + slopes
 
-    def _check_inputs(self, x: Any, memory: Any) -> None:
-        check_sequence(x)
-        if memory is not None:
-            check_sequence(memory, wanted="(..., S, features)")
-        if self.head_dim is None:
-            hint = "change num_heads, or set head_dim"
-            check_multiples(x, "features", x.shape[-1:], (self.num_heads,), hint)
-        d = self._head_dim(x.shape[-1])
-        if self.rotary is not None:
-            self.rotary.turned_features(d)
-        wrong = []
-        if memory is None and self.cache and not self.causal:
-            wrong.append(
-                "attends to later positions, so it needs the whole sequence and cannot keep a "
-                "cache: write causal=True, or run it without nn.with_cache"
-            )
-        if memory is not None and memory.shape[:-2] != x.shape[:-2]:
-            wrong.append(
-                "x and memory must have equal axes before (T, features) and (S, features); got "
-                f"{describe(x)} and {describe(memory)}"
-            )
-        by_position = [n for n in ("causal", "window", "rotary", "alibi") if getattr(self, n)]
-        if memory is not None and by_position:
-            wrong.append(
-                f"{' and '.join(by_position)} cannot be used with a memory, which has other "
-                "positions: use another MultiHeadAttention for the memory"
-            )
-        if wrong:
-            raise ValueError("; ".join(wrong))
-
     def _check_scaling(self, why: str) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling
         if scaling is not None and scaling.by_length:
             raise ValueError(
                 f"{scaling!r} changes the angles of all positions with the length of the sequence, "
                 f"{why}: use nn.NTKScaling or nn.YaRNScaling"
-            )
-
-    def _check_room(self, written: Any, length: int) -> None:
-        known = 0 if is_traced(written) else int(written)
-        if known + length > self.cache:
-            raise ValueError(
-                f"the cache of {self.cache} positions holds {known}, so {length} more do not fit; "
-                "write for example "
-                f"nn.with_cache(net, length={max(2 * self.cache, known + length)}), "
-                "or start with a new state"
             )
 
 
@@ -383,18 +394,3 @@ def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
 def _one_sequence(x: jax.Array) -> jax.Array:
     """Return positions (1, ..., T) of a sequence without padding."""
     return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
-
-
-def _mask_across(segment_ids: Any, memory_segment_ids: Any) -> jax.Array | None:
-    """Return which positions of the memory are visible to each query, (..., 1, T or 1, S)."""
-    if memory_segment_ids is None:
-        return None
-    if segment_ids is None:
-        return (memory_segment_ids != 0)[..., None, None, :]
-    return segments_mask(segment_ids, memory_segment_ids)[..., None, :, :]
-
-
-def _both(mask: jax.Array | None, other: jax.Array | None, ndim: int) -> jax.Array | None:
-    if mask is None or other is None:
-        return other if mask is None else mask
-    return over_heads(mask, ndim) & other

@@ -18,7 +18,7 @@ from ..functional.linear import linear, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
-from ..validation import Accepts, each, integer, one_of, positive, require
+from ..validation import Accepts, above, each, integer, one_of, positive, require
 from .checks import check_multiples, check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
@@ -53,6 +53,8 @@ class Embedding(Primitive):
         padding: Token whose row starts as zeros and receives no gradient from lookups, as in
             torch.nn.Embedding. Default: None.
         w_init: Initializer of w. Default: normal with variance 1 / features.
+        max_norm: Largest length of a row: longer rows are scaled to it when they are looked up.
+            torch changes the table itself, which has the same outputs. Default: None, no limit.
 
     Raises:
         TypeError: If ids are not integers.
@@ -71,6 +73,7 @@ class Embedding(Primitive):
     features: Annotated[int, positive_size]
     padding: int | None = None
     w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
+    max_norm: Annotated[float | None, None | above(0)] = None
 
     def __post_init__(self) -> None:
         """Check that the table has a row for the padding."""
@@ -84,7 +87,8 @@ class Embedding(Primitive):
         """Return the rows of the table at `ids`."""
         _check_tokens(ids)
         _check_inside(ids, self)
-        return embed(params["w"], ids, self.padding)
+        rows = embed(params["w"], ids, self.padding)
+        return rows if self.max_norm is None else _shortened(rows, self.max_norm)
 
     def attend(self, params: Any, x: jax.Array) -> jax.Array:
         """Return logits x @ w.T (..., vocabulary) for features x (..., features).
@@ -97,6 +101,14 @@ class Embedding(Primitive):
         fits = x.ndim > 0 and x.shape[-1] == self.features
         require(fits, "the input of attend", f"features (..., {self.features})", x)
         return linear(x, params["w"].T)
+
+
+def _shortened(rows: jax.Array, most: Any) -> jax.Array:
+    """Return rows (..., n) scaled to a length of at most `most`; the factor has no gradient."""
+    wide = rows.astype(wider_type(rows.dtype, jnp.float32))
+    length = jnp.sqrt(jnp.sum(jnp.square(lax.stop_gradient(wide)), -1, keepdims=True))
+    most = jnp.asarray(most, wide.dtype)
+    return (wide * jnp.where(length > most, most / (length + 1e-7), 1)).astype(rows.dtype)
 
 
 class EmbeddingBag(Primitive):

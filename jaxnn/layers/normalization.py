@@ -12,8 +12,9 @@ from ..explain.text import describe
 from ..functional import normalization as norm
 from ..functional.gradients import gradient_once, spread
 from ..functional.linear import along_axis, floating_type, wider_type
+from ..functional.segments import check_segments
 from ..initializers import InitFn, ones, zeros
-from ..validation import Accepts, fraction, integer, natural, number
+from ..validation import Accepts, fraction, integer, natural, number, require
 from .checks import (
     axis_or_axes,
     check_multiples,
@@ -117,6 +118,10 @@ class GroupNorm(Primitive):
     into `groups` groups of neighbors. The mean and variance of a group are taken over its features
     and the window, separately for each example, in at least float32.
 
+    Positions that `segment_ids` mark as padding (0) have no effect on the statistics, and each
+    packed sequence is normalized by its own. They are integers (..., T) for the first axes of x;
+    those that end before the window, or that x does not have, change nothing.
+
     Args:
         groups: Number of groups; must divide n.
         scale: Whether to multiply by a learned scale. Default: True.
@@ -151,9 +156,11 @@ class GroupNorm(Primitive):
         check_multiples(x, "features", x.shape[-1:], (self.groups,), "change GroupNorm.groups")
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
-    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+    def forward(
+        self, params: Any, x: jax.Array, *, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
         """Return x normalized over the window and each group of features."""
-        y = norm.group_norm(x, self.groups, window_axes(x, self.spatial), self.eps)
+        y = _over_window(x, self.groups, self.spatial, self.eps, segment_ids)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
@@ -162,6 +169,10 @@ class InstanceNorm(Primitive):
 
     x and y have shape `(..., *window, n)`. Parameters are scale and b (n,). The mean and variance
     are taken separately for each feature of each example, in at least float32.
+
+    Positions that `segment_ids` mark as padding (0) have no effect on the statistics, and each
+    packed sequence is normalized by its own. They are integers (..., T) for the first axes of x;
+    those that end before the window, or that x does not have, change nothing.
 
     Args:
         scale: Whether to multiply by a learned scale. Default: True.
@@ -199,9 +210,11 @@ class InstanceNorm(Primitive):
             )
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
-    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+    def forward(
+        self, params: Any, x: jax.Array, *, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
         """Return x normalized over the window."""
-        y = norm.group_norm(x, x.shape[-1], window_axes(x, self.spatial), self.eps)
+        y = _over_window(x, x.shape[-1], self.spatial, self.eps, segment_ids)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
@@ -249,6 +262,12 @@ class BatchNorm(Primitive):
     inference they are the running statistics. Parameters are scale and b (n,). The state is `mean`
     and `var`, float32 of shape (n,), which start at 0 and 1.
 
+    Positions that `segment_ids` mark as padding (0) have no effect on the statistics. They are
+    integers for the first axes of x, such as (..., T) for x (..., T, n); if x does not have these
+    axes, as after pooling, they change nothing.
+
+    On a mesh, the statistics are those of the whole batch, on all devices.
+
     Args:
         momentum: Weight of the old running statistics, in [0, 1]. Default: 0.9.
         scale: Whether to multiply by a learned scale. Default: True.
@@ -293,14 +312,25 @@ class BatchNorm(Primitive):
         }
 
     def forward(
-        self, params: Any, x: jax.Array, *, state: State, train: bool
+        self,
+        params: Any,
+        x: jax.Array,
+        *,
+        segment_ids: jax.Array | None = None,
+        state: State,
+        train: bool,
     ) -> tuple[jax.Array, State]:
         """Return x normalized, and the new running statistics."""
+        real, marks = None, _marks(x, segment_ids, x.ndim)
+        if marks is not None:
+            ahead = f"an axis behind those of segment_ids {marks.shape}"
+            require(self.axis % x.ndim >= marks.ndim, "BatchNorm.axis", ahead, self.axis)
+            real = (marks != 0).reshape(marks.shape + (1,) * (x.ndim - marks.ndim))
         if train:
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
             check_not_empty(x, others, "a batch of at least one element, to compute statistics")
             x = gradient_once(x)
-            mean, var = norm.moments(x, others, self.axis_name)
+            mean, var = norm.moments(x, others, self.axis_name, real)
             batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
             state = {
                 name: _running(old, batch[name].astype(old.dtype), self.momentum)
@@ -320,6 +350,25 @@ def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
     mean = momentum * old + (1.0 - momentum) * new
     # 0 * NaN is NaN, so at 0 and 1 the statistic of weight 0 is left out.
     return jnp.where(momentum == 0, new, jnp.where(momentum == 1, old, mean))
+
+
+def _marks(x: jax.Array, segment_ids: Any, most: int) -> Any:
+    """Return segment_ids that mark at most `most` first axes of x; None if x does not have them."""
+    if segment_ids is None or len(getattr(segment_ids, "shape", ())) > x.ndim - 1:
+        return None
+    check_segments(segment_ids, x.shape[: min(segment_ids.ndim, most)])
+    return segment_ids
+
+
+def _over_window(
+    x: jax.Array, groups: int, spatial: int | None, eps: float, segment_ids: Any
+) -> jax.Array:
+    """Return x standardized over the window and each group of features, or each sequence there."""
+    axes = window_axes(x, spatial)
+    marks = _marks(x, segment_ids, x.ndim - axes)
+    if marks is None or marks.ndim < x.ndim - axes or axes == 0:
+        return norm.group_norm(x, groups, axes, eps)
+    return norm.segment_group_norm(x, groups, marks, eps)
 
 
 def window_axes(x: Any, spatial: int | None) -> int:

@@ -11,13 +11,22 @@ import jax
 
 from ..core.layer import Primitive
 from ..functional import pooling
-from ..functional.windows import POOLING, Padding, PerAxis
-from ..validation import above, is_number, natural
+from ..functional.windows import POOLING, Padding, PerAxis, windows
+from ..validation import above, each, is_number, natural, positive
 from .checks import AXES, check_not_empty, check_rank, check_window, sizes
+from .patches import max_pool_indices
 
 _EXPONENT = above(0).such(
     test=lambda v: is_number(v) and 0 < v < math.inf, hint="for the maximum, write MaxPool"
 )
+
+
+_OUTPUT_SIZE = each(
+    None | positive,
+    "an int >= 1, or a tuple with one for each of 1 to 3 axes, None for an axis that stays",
+    tuple(AXES),
+)
+OutputSize = int | tuple[int | None, ...]
 
 
 class MaxPool(Primitive):
@@ -39,6 +48,8 @@ class MaxPool(Primitive):
         dilation: Step between the elements of a window, as `stride`. Default: 1.
         ceil_mode: Whether to add a last window that begins before the end and extends past it, if
             elements are left over. Default: False.
+        return_indices: Whether the output is a tuple (y, indices), with the place of each maximum
+            in the flattened axes, int32, for `MaxUnpool`. Default: False.
 
     Raises:
         ValueError: If a window is larger than the padded input (torch returns one window in
@@ -54,17 +65,18 @@ class MaxPool(Primitive):
     padding: Padding = "valid"
     dilation: PerAxis = 1
     ceil_mode: bool = False
+    return_indices: bool = False
 
     def __post_init__(self) -> None:
         """Check the window."""
         check_window(self, POOLING)
 
-    def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """Return the maximum of each window."""
+    def forward(self, params: Any, x: jax.Array) -> Any:
+        """Return the maximum of each window, with its index if it is requested."""
         _check_axes(x, self.kernel_size)
-        return pooling.max_pool(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+        given = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        y = pooling.max_pool(x, *given)
+        return (y, max_pool_indices(x, windows(x.shape, *given))) if self.return_indices else y
 
 
 class MinPool(Primitive):
@@ -118,6 +130,8 @@ class AvgPool(Primitive):
         count_include_pad: Whether padding counts as elements of a window. Elements past the padding
             (in `ceil_mode`) are never counted. Default: True.
         ceil_mode: Whether to add a last window that extends past the end. Default: False.
+        divisor_override: Number by which the sum of each window is divided. Default: its number of
+            elements.
 
     Raises:
         ValueError: As `MaxPool`.
@@ -135,6 +149,7 @@ class AvgPool(Primitive):
     padding: Padding = "valid"
     count_include_pad: bool = True
     ceil_mode: bool = False
+    divisor_override: Annotated[int | None, None | positive] = None
 
     def __post_init__(self) -> None:
         """Check the window."""
@@ -143,9 +158,8 @@ class AvgPool(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the mean of each window."""
         _check_axes(x, self.kernel_size)
-        return pooling.average_pool(
-            x, self.kernel_size, self.stride, self.padding, self.count_include_pad, self.ceil_mode
-        )
+        given = (self.kernel_size, self.stride, self.padding, self.count_include_pad)
+        return pooling.average_pool(x, *given, self.ceil_mode, self.divisor_override)
 
 
 class LpPool(Primitive):
@@ -159,6 +173,7 @@ class LpPool(Primitive):
         p: Exponent, a number > 0; may be traced.
         kernel_size: Size of the window along each axis; an int is one axis.
         stride: Step between windows. None means `kernel_size`. Default: None.
+        padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
         ceil_mode: Whether to add a last window that extends past the end; its sum is scaled to the
             size of a whole window. Default: False.
 
@@ -173,6 +188,7 @@ class LpPool(Primitive):
     p: Annotated[float, _EXPONENT]
     kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis | None = None
+    padding: Padding = "valid"
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
@@ -182,7 +198,8 @@ class LpPool(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the power mean of each window, times its size."""
         _check_axes(x, self.kernel_size)
-        return pooling.lp_pool(x, self.p, self.kernel_size, self.stride, self.ceil_mode)
+        given = (self.p, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        return pooling.lp_pool(x, *given)
 
 
 class AdaptiveAvgPool(Primitive):
@@ -195,7 +212,8 @@ class AdaptiveAvgPool(Primitive):
     torch.nn.AdaptiveAvgPool1d to AdaptiveAvgPool3d.
 
     Args:
-        output_size: Number of windows along each axis; an int is one axis.
+        output_size: Number of windows along each axis, or None to keep the axis; an int is one
+            axis.
 
     Raises:
         ValueError: If an axis has no elements.
@@ -205,7 +223,7 @@ class AdaptiveAvgPool(Primitive):
     (2, 7, 7, 16)
     """
 
-    output_size: Annotated[PerAxis, sizes()]
+    output_size: Annotated[OutputSize, _OUTPUT_SIZE]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the mean of each window."""
@@ -221,7 +239,8 @@ class AdaptiveMaxPool(Primitive):
     the gradient.
 
     Args:
-        output_size: Number of windows along each axis; an int is one axis.
+        output_size: Number of windows along each axis, or None to keep the axis; an int is one
+            axis.
 
     Raises:
         ValueError: If an axis has no elements.
@@ -231,7 +250,7 @@ class AdaptiveMaxPool(Primitive):
     [[2], [6]]
     """
 
-    output_size: Annotated[PerAxis, sizes()]
+    output_size: Annotated[OutputSize, _OUTPUT_SIZE]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the maximum of each window."""
@@ -291,7 +310,7 @@ class GlobalMaxPool(Primitive):
         return pooling.global_max_pool(x, self.start)
 
 
-def _check_axes(x: Any, sizes: PerAxis) -> None:
+def _check_axes(x: Any, sizes: Any) -> None:
     axes = len(sizes) if isinstance(sizes, tuple) else 1
     check_rank(x, axes + 1, f"(..., {AXES[axes]}, features)")
 

@@ -1,5 +1,6 @@
-"""Layers that add position encodings to a sequence: learned and sinusoidal."""
+"""Layers that add position encodings to a sequence, and embeddings of times and coordinates."""
 
+import math
 from typing import Annotated, Any
 
 import jax
@@ -12,12 +13,18 @@ from ..core.layer import Primitive
 from ..fields import is_traced
 from ..functional.checking import check_range
 from ..functional.gradients import shared_rows, shared_sum
-from ..functional.linear import floating_type
-from ..functional.positions import sinusoidal
+from ..functional.linear import floating_type, linear, wider_type
+from ..functional.positions import rotary_frequencies, sinusoidal
 from ..functional.segments import Count, check_segments, continued_segments, packed_positions
 from ..initializers import InitFn, normal, zeros
-from ..validation import above
+from ..validation import above, is_int, positive
 from .checks import cache_length, check_not_training, check_rank, positive_size
+
+_EVEN = positive.such(
+    what="an even int >= 2",
+    test=lambda v: is_int(v) and v > 0 and v % 2 == 0,
+    hint="write for example {owner}(128)",
+)
 
 
 class LearnedPositions(Primitive):
@@ -136,6 +143,86 @@ class SinusoidalPositions(Primitive):
         positions, new = _positions(self, x, segment_ids, state, train)
         x = x if segment_ids is None else without_padding(x, segment_ids)
         return _add(x, sinusoidal(positions, x.shape[-1], self.base)), new
+
+
+class TimeEmbedding(Primitive):
+    """Embedding of a number, such as the time of a diffusion model: cosines, then sines.
+
+    `y = concat(cos(x * w), sin(x * w))` with frequencies `w[i] = base**(-2i / features)`, computed
+    in float32. x has any shape (...), and y has shape (..., features), in the floating type of x.
+    There are no parameters.
+
+    Args:
+        features: Number of features, even.
+        base: Ratio of the longest to the shortest wavelength, a number > 0. Default: 10000.
+
+    Raises:
+        ValueError: If `features` is odd.
+
+    Reference: Ho et al., Denoising diffusion probabilistic models, 2020.
+
+    >>> import jax.numpy as jnp
+    >>> TimeEmbedding(4).apply({}, jnp.array([0.0, 1.0])).round(2).tolist()[0]
+    [1.0, 1.0, 0.0, 0.0]
+    """
+
+    features: Annotated[int, _EVEN]
+    base: Annotated[float, above(0)] = 10000.0
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return the embedding of each number."""
+        frequencies = rotary_frequencies(self.features, self.base)
+        return waves(x, frequencies)
+
+
+class FourierFeatures(Primitive):
+    """Random Fourier features: `y = concat(cos(2 pi x @ w), sin(2 pi x @ w))`.
+
+    x has shape (..., n), and y has shape (..., features), in the floating type of x; it is computed
+    in at least float32. The parameter is w (n, features / 2). It is usually kept as it is drawn:
+    write `nn.Inference(nn.FourierFeatures(...))`.
+
+    Args:
+        features: Number of features, even.
+        w_init: Initializer of w; its standard deviation is that of the frequencies. Default:
+            `normal(1.0)`.
+
+    Raises:
+        ValueError: If `features` is odd.
+
+    Reference: Tancik et al., Fourier features let networks learn high frequency functions in low
+    dimensional domains, 2020.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = FourierFeatures(64), jnp.zeros((5, 2))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params), net.apply(params, x).shape
+    ({'w': (2, 32)}, (5, 64))
+    """
+
+    features: Annotated[int, _EVEN]
+    w_init: InitFn = normal(1.0)
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """Declare the frequencies."""
+        check_rank(x, 1, "(..., n)")
+        return {"w": Param((x.shape[-1], self.features // 2), self.w_init)}
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return cosines and sines of the products."""
+        dtype = floating_type(x)
+        wide = wider_type(dtype, jnp.float32)
+        turns = linear(x.astype(wide), params["w"].astype(wide))
+        angles = turns * jnp.asarray(2 * math.pi, wide)
+        return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1).astype(dtype)
+
+
+def waves(x: jax.Array, frequencies: jax.Array) -> jax.Array:
+    """Return cosines, then sines, of numbers (...) times frequencies (n,): (..., 2 n)."""
+    wide = wider_type(floating_type(x), jnp.float32)
+    frequencies = frequencies.astype(wide).reshape((1,) * x.ndim + (-1,))
+    angles = x.astype(wide)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1).astype(floating_type(x))
 
 
 def _count_slots(layer: Any, x: Any) -> dict[str, Variable]:

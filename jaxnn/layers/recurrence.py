@@ -15,10 +15,9 @@ from ..core import paths
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..explain.text import check_matches
-from ..functional.convolution import PerAxis, convolution, per_axis
 from ..functional.gradients import shared_sum
 from ..functional.linear import floating_type, linear, wider_type
-from ..functional.recurrence import gate_sums, gru_step, lstm_step, minimal_gated_step
+from ..functional.recurrence import gate_sums, gru_step, minimal_gated_step
 from ..initializers import (
     InitFn,
     Initializer,
@@ -30,7 +29,7 @@ from ..initializers import (
     zeros,
 )
 from ..validation import instance, unwritten
-from .checks import AXES, check_rank, plain_function, positive_size, sizes
+from .checks import check_rank, plain_function, positive_size
 
 
 class Cell(Primitive):
@@ -73,6 +72,11 @@ class Cell(Primitive):
         return name == "forward"
 
     @property
+    def hoists(self) -> bool:
+        """Whether a step has no products but those of `project` and `recur`."""
+        return True
+
+    @property
     def axes(self) -> int:
         """Number of axes of one element; the axes in front of them are batch axes."""
         return 1
@@ -88,6 +92,7 @@ class Cell(Primitive):
             x: One element of a sequence, or its `jax.ShapeDtypeStruct`.
 
         >>> import jax, jax.numpy as jnp
+        >>> from jaxnn import LSTMCell
         >>> jax.tree.map(jnp.shape, LSTMCell(5).initial_carry(jnp.zeros((2, 3))))
         {'c': (2, 5), 'h': (2, 5)}
         """
@@ -107,8 +112,9 @@ class Cell(Primitive):
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         """Return the input's contribution to each gate, at one step or many."""
-        pairs = zip(*(jnp.split(params[k], self.gates, -1) for k in ("w", "b")), strict=True)
-        return tuple(linear(x, w, b) for w, b in pairs)
+        weights = jnp.split(params["w"], self.gates, -1)
+        biases = jnp.split(params["b"], self.gates) if "b" in params else [None] * self.gates
+        return tuple(linear(x, w, b) for w, b in zip(weights, biases, strict=True))
 
     def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
         """Return h's contribution to each gate, at one step or many; linear in the parameters."""
@@ -122,19 +128,21 @@ class Cell(Primitive):
         carry, y = self.step(carry, *(gate.astype(carry["h"].dtype) for gate in gates))
         return carry, y.astype(dtype)
 
-    def _slot(self, x: Any) -> Variable:
-        shape = (*x.shape[:-1], self.features)
+    def _slot(self, x: Any, features: int | None = None) -> Variable:
+        shape = (*x.shape[:-1], self.features if features is None else features)
         return Variable(shape, dtype=wider_type(floating_type(x), jnp.float32))
 
     def _input(self, x: Any, inits: tuple[Any, ...], biases: tuple[Any, ...]) -> dict[str, Param]:
-        """Declare weights and biases of the input, with one block for each gate."""
+        """Declare weights and biases of the input, one block for each gate; () for no bias."""
         check_rank(x, self.axes, self._wanted())
         shape = (*self._window(), x.shape[-1], len(inits) * self.features)
-        return {"w": Param(shape, by_gate(inits)), "b": Param(shape[-1:], by_gate(biases))}
+        w = {"w": Param(shape, by_gate(inits))}
+        return w | {"b": Param(shape[-1:], by_gate(biases))} if biases else w
 
-    def _recurrent(self, inits: tuple[Any, ...]) -> dict[str, Param]:
+    def _recurrent(self, inits: tuple[Any, ...], features: int | None = None) -> dict[str, Param]:
         """Declare weights of the hidden state, with one block for each gate."""
-        shape = (*self._window(), self.features, len(inits) * self.features)
+        hidden = self.features if features is None else features
+        shape = (*self._window(), hidden, len(inits) * self.features)
         return {"w": Param(shape, by_gate(inits))}
 
     def _window(self) -> tuple[int, ...]:
@@ -156,6 +164,7 @@ class RNNCell(Cell):
         w_init: Initializer of the input's weights. Default: `glorot_uniform()`.
         recurrent_init: Initializer of the hidden state's weights. Default: `orthogonal()`.
         b_init: Initializer of the bias. Default: `zeros()`.
+        bias: Whether there is a bias. Default: True.
 
     Reference: Elman, Finding structure in time, 1990.
 
@@ -172,11 +181,12 @@ class RNNCell(Cell):
     w_init: InitFn = glorot_uniform()
     recurrent_init: InitFn = orthogonal()
     b_init: InitFn = zeros()
+    bias: bool = True
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
         """Declare weights of the input and of the hidden state, and the bias."""
         return {
-            "input": self._input(x, (self.w_init,), (self.b_init,)),
+            "input": self._input(x, (self.w_init,), (self.b_init,) * self.bias),
             "recurrent": self._recurrent((self.recurrent_init,)),
         }
 
@@ -184,65 +194,6 @@ class RNNCell(Cell):
         """Return the new hidden state as carry and output."""
         h = self.activation(*gates)
         return {"h": h}, h
-
-
-class LongShortTerm(Cell):
-    """Base of the LSTM cells, which differ in their products."""
-
-    gates = 4
-
-    def carries(self, x: Any) -> dict[str, Variable]:
-        """Declare the cell state c and the hidden state h."""
-        return {"c": self._slot(x), "h": self._slot(x)}
-
-    def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
-        """Declare weights of the input and of the hidden state, and the biases."""
-        own: Any = self
-        biases = (own.b_init, own.forget_init, own.b_init, own.b_init)
-        return {
-            "input": self._input(x, (own.w_init,) * 4, biases),
-            "recurrent": self._recurrent((own.recurrent_init,) * 4),
-        }
-
-    def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """Return the new carry, and its h."""
-        c, h = lstm_step(carry["c"], *gates)
-        return {"c": c, "h": h}, h
-
-
-class LSTMCell(LongShortTerm):
-    """LSTM cell: `c' = f * c + i * g, h' = o * tanh(c')`; the output is h'.
-
-    The gates are i, f, o = sigmoid(x @ w + h @ w_h + b) and g = tanh(x @ w + h @ w_h + b), each
-    with separate parameters. These are concatenated in the order i, f, g, o: input w
-    (n, 4 features) and b (4 features,), and recurrent w (features, 4 features). The carry is
-    {"c", "h"}, each of shape (..., features).
-
-    Args:
-        features: Number of features of the cell state and the hidden state.
-        w_init: Initializer of the input's weights of each gate. Default: `glorot_uniform()`.
-        recurrent_init: Initializer of the hidden state's weights of each gate. Default:
-            `orthogonal()`.
-        b_init: Initializer of the biases of i, g, and o. Default: `zeros()`.
-        forget_init: Initializer of the bias of f. Default: `ones()`, so that a new cell remembers.
-
-    References: Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers et al., Learning to
-    forget, 2000; Jozefowicz et al., An empirical exploration of recurrent network architectures,
-    2015 (bias of the forget gate).
-
-    >>> import jax, jax.numpy as jnp
-    >>> cell, x = LSTMCell(8), jnp.zeros((2, 3))
-    >>> carry = cell.initial_carry(x)
-    >>> params = cell.init(jax.random.key(0), carry, x)
-    >>> jax.tree.map(jnp.shape, params)
-    {'input': {'b': (32,), 'w': (3, 32)}, 'recurrent': {'w': (8, 32)}}
-    >>> carry, y = cell.apply(params, carry, x)
-    """
-
-    w_init: InitFn = glorot_uniform()
-    recurrent_init: InitFn = orthogonal()
-    b_init: InitFn = zeros()
-    forget_init: InitFn = ones()
 
 
 class GRUCell(Cell):
@@ -254,8 +205,8 @@ class GRUCell(Cell):
     b_hn. The carry is {"h"}, of shape (..., features).
 
     As in torch and cuDNN, the gate r multiplies the product h @ w_hn, which needs one product per
-    step. In the paper it multiplies the hidden state, (r * h) @ w_hn, which needs a second product;
-    the two are different functions.
+    step. With `reset_after=False` it multiplies the hidden state, (r * h) @ w_hn, as in the paper
+    and by default in ONNX. This is another function, needs a second product, and has no b_hn.
 
     Args:
         features: Number of features of the hidden state.
@@ -263,6 +214,8 @@ class GRUCell(Cell):
         recurrent_init: Initializer of the hidden state's weights of each gate. Default:
             `orthogonal()`.
         b_init: Initializer of the biases. Default: `zeros()`.
+        bias: Whether there are biases. Default: True.
+        reset_after: Whether r multiplies the product instead of the hidden state. Default: True.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder, 2014.
 
@@ -276,17 +229,38 @@ class GRUCell(Cell):
     w_init: InitFn = glorot_uniform()
     recurrent_init: InitFn = orthogonal()
     b_init: InitFn = zeros()
+    bias: bool = True
+    reset_after: bool = True
 
     gates = 3
     apart = True
 
+    @property
+    def hoists(self) -> bool:
+        """Whether no product depends on a gate."""
+        return self.reset_after
+
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
         """Declare weights and biases of the input and of the hidden state."""
-        return {
-            "input": self._input(x, (self.w_init,) * 3, (self.b_init,) * 3),
-            "recurrent": self._recurrent((self.recurrent_init,) * 3)
-            | {"b": Param((self.features,), self.b_init)},
-        }
+        recurrent = self._recurrent((self.recurrent_init,) * 3)
+        if self.bias and self.reset_after:
+            recurrent["b"] = Param((self.features,), self.b_init)
+        biases = (self.b_init,) * 3 * self.bias
+        return {"input": self._input(x, (self.w_init,) * 3, biases), "recurrent": recurrent}
+
+    def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+        """Return the new carry, and the output at x."""
+        if self.reset_after:
+            return super().forward(params, carry, x)
+        check_carry(carry, self.carries(x))
+        z, h = self.project(params["input"], x), carry["h"]
+        dtype, w = z[0].dtype, params["recurrent"]["w"]
+        both, last = w[:, : 2 * self.features], w[:, 2 * self.features :]
+        u = jnp.split(linear(h.astype(dtype), both), 2, -1)
+        r, k = (jax.nn.sigmoid((a + b).astype(h.dtype)) for a, b in zip(z[:2], u, strict=True))
+        n = jnp.tanh((z[2] + linear((r * h).astype(dtype), last)).astype(h.dtype))
+        h = n + k * (h - n)
+        return {"h": h}, h.astype(dtype)
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new hidden state as carry and output."""
@@ -342,58 +316,6 @@ class MinimalGatedCell(Cell):
         """Return the new hidden state as carry and output."""
         h = minimal_gated_step(carry["h"], *gates)
         return {"h": h}, h
-
-
-class ConvLSTMCell(LongShortTerm):
-    """Convolutional LSTM cell: an `LSTMCell` whose products are convolutions with padding "same".
-
-    x has shape `(..., *axes, n)`; y, c, and h have shape `(..., *axes, features)`. A sequence of
-    images has shape `(..., T, *axes, n)`. Parameters are input w `(*kernel_size, n, 4 features)`
-    and b (4 features,), and recurrent w `(*kernel_size, features, 4 features)`, with gates as in
-    `LSTMCell`. There are no weights from c to the gates (peepholes).
-
-    Args:
-        features: Number of channels of the cell state and the hidden state.
-        kernel_size: Size of the window along each axis; an int is one axis.
-        w_init: Initializer of the input's kernel of each gate. Default: `glorot_uniform()`.
-        recurrent_init: Initializer of the hidden state's kernel of each gate. Default:
-            `orthogonal()`.
-        b_init: Initializer of the biases of i, g, and o. Default: `zeros()`.
-        forget_init: Initializer of the bias of f. Default: `ones()`.
-
-    Reference: Shi et al., Convolutional LSTM network, 2015.
-
-    >>> import jax, jax.numpy as jnp
-    >>> cell, x = ConvLSTMCell(8, (3, 3)), jnp.zeros((2, 5, 5, 1))
-    >>> params = jax.eval_shape(cell.init, jax.random.key(0), cell.initial_carry(x), x)
-    >>> jax.tree.map(jnp.shape, params["recurrent"])
-    {'w': (3, 3, 8, 32)}
-    """
-
-    kernel_size: Annotated[PerAxis, sizes()]
-    w_init: InitFn = glorot_uniform()
-    recurrent_init: InitFn = orthogonal()
-    b_init: InitFn = zeros()
-    forget_init: InitFn = ones()
-
-    @property
-    def axes(self) -> int:
-        """Number of axes of the image and its channels."""
-        return len(per_axis(self.kernel_size, 1)) + 1
-
-    def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the input's contribution to each gate, by one convolution."""
-        return tuple(jnp.split(convolution(x, params["w"], params["b"]), 4, -1))
-
-    def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
-        """Return h's contribution to each gate, by one convolution."""
-        return tuple(jnp.split(convolution(h, params["w"]), 4, -1))
-
-    def _window(self) -> tuple[int, ...]:
-        return per_axis(self.kernel_size, 1)
-
-    def _wanted(self) -> str:
-        return f"(..., {AXES[self.axes - 1]}, channels)"
 
 
 class by_gate(Initializer):

@@ -1,19 +1,16 @@
 """Layers without parameters that change the shape of an array, and resample spatial axes."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core.layer import Primitive
 from ..explain.text import describe
-from ..functional.linear import floating_type
-from ..validation import Accepts, is_int, natural, positive, tuple_of
+from ..functional.resize import Method, upsample
+from ..validation import Accepts, above, is_int, natural, positive, tuple_of
 from .checks import AXES, check_multiples, check_not_empty, check_rank
-
-Method = Literal["nearest", "linear", "cubic"]
-
 
 _START = natural.such(what="an axis, an int >= 0")
 _SHAPE = Accepts(
@@ -79,6 +76,11 @@ grid: Accepts = tuple_of(
 ).such(hint="write {owner}({name}=(2, 2)) for images")
 
 
+_FACTORS = tuple_of(
+    above(0).such(traced=False), "a tuple of a number > 0 for each of 1 to 3 axes", tuple(AXES)
+).such(hint="write {owner}({name}=(2, 2)) for images")
+
+
 class Upsample(Primitive):
     """Resize spatial axes by a factor or to a size, with half-pixel centers.
 
@@ -86,15 +88,19 @@ class Upsample(Primitive):
     one of `factor` and `size` must be given. There are no parameters.
 
     Args:
-        factor: Factor by which each axis grows, a tuple of 1 to 3 ints. Default: None.
+        factor: Factor by which each axis grows, a tuple of 1 to 3 numbers > 0; an axis of n
+            elements gets floor(n * factor). Default: None.
         size: New size of each axis, a tuple of 1 to 3 ints. Default: None.
-        method: "nearest" repeats elements, as torch.nn.Upsample with a factor, and as its
-            "nearest-exact" with a size. "linear" is torch's "linear", "bilinear", and "trilinear"
-            with align_corners=False. "cubic" uses Keys' kernel with a = -0.5, as tf.image.resize;
-            torch uses a = -0.75. Default: "nearest".
+        method: "nearest" repeats elements, as torch's "nearest-exact", and "nearest_floor" is
+            torch's "nearest"; they are equal for whole factors. "linear" is torch's "linear",
+            "bilinear", and "trilinear". "cubic" uses Keys' kernel with a = -0.5, as
+            tf.image.resize, and "bicubic" with a = -0.75, as torch. Default: "nearest".
+        align_corners: Whether the centers of the corners of both grids coincide, instead of their
+            outer edges; for "linear" and "bicubic". Default: False.
 
     Raises:
-        ValueError: If both or neither of `factor` and `size` are given.
+        ValueError: If both or neither of `factor` and `size` are given, or if `align_corners` is
+            combined with another method.
 
     Reference: Keys, Cubic convolution interpolation for digital image processing, 1981.
 
@@ -105,12 +111,18 @@ class Upsample(Primitive):
     (5, 20, 30, 3)
     """
 
-    factor: Annotated[tuple[int, ...] | None, None | grid] = None
+    factor: Annotated[tuple[float, ...] | None, None | _FACTORS] = None
     size: Annotated[tuple[int, ...] | None, None | grid] = None
     method: Method = "nearest"
+    align_corners: bool = False
 
     def __post_init__(self) -> None:
-        """Check that one of the two is given."""
+        """Check that one of the two is given, and that the corners can be aligned."""
+        if self.align_corners and self.method not in ("linear", "bicubic"):
+            raise ValueError(
+                f"Upsample.align_corners must be False for method={self.method!r}, got True; write "
+                "method='linear' or method='bicubic'"
+            )
         if (self.factor is None) == (self.size is None):
             raise ValueError(
                 f"Upsample takes either a factor or a size, got factor={self.factor!r}, "
@@ -119,13 +131,17 @@ class Upsample(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x on the new grid."""
-        given = self.size or self.factor or ()
+        given: Any = self.size or self.factor or ()
         check_rank(x, len(given) + 1, "(..., *axes, channels)")
         sizes = x.shape[-1 - len(given) : -1]
         check_not_empty(x, range(-1 - len(given), -1), "spatial axes with at least one element")
+        ratios = None
         if self.factor is not None:
-            given = tuple(n * f for n, f in zip(sizes, self.factor, strict=True))
-        return upsample(x, given, self.method)
+            given = tuple(math.floor(n * f) for n, f in zip(sizes, self.factor, strict=True))
+            positive(min(given), "the new size of an axis", hint="change factor")
+            ratios = None if all(map(_is_whole, self.factor)) else self.factor
+        options = {"align_corners": self.align_corners, "factor": ratios}
+        return upsample(x, given, self.method, **options)
 
 
 class PixelShuffle(Primitive):
@@ -186,50 +202,34 @@ class PixelUnshuffle(Primitive):
         return pixel_unshuffle(x, self.factor)
 
 
-def upsample(x: jax.Array, size: tuple[int, ...], method: Method = "nearest") -> jax.Array:
-    """Resize the axes of x to `size`.
+def _is_whole(factor: float) -> bool:
+    return factor == int(factor)
 
-    Grids are aligned by half-pixel centers: elements are the centers of equal cells, and the ends
-    of both grids coincide.
+
+class ChannelShuffle(Primitive):
+    """Interleave groups of channels: channel i of group g becomes channel i * groups + g.
+
+    x and y have shape (..., n). The results are those of torch.nn.ChannelShuffle. There are no
+    parameters.
 
     Args:
-        x: Array of shape `(..., *axes, n)`.
-        size: New length of each axis. Shrinking does not smooth first.
-        method: "nearest" takes the element whose cell contains the new center and keeps the type
-            of x; "linear" interpolates the two nearest elements along each axis; "cubic"
-            interpolates the four nearest by Keys' kernel with a = -0.5. The latter two return the
-            floating type of x. Default: "nearest".
+        groups: Number of groups, a divisor of n.
 
-    Returns:
-        Array of shape `(..., *size, n)`.
+    Reference: Zhang et al., ShuffleNet, 2018.
 
     >>> import jax.numpy as jnp
-    >>> x = jnp.array([[0.0], [4.0]])
-    >>> upsample(x, (4,))[:, 0].tolist(), upsample(x, (4,), "linear")[:, 0].tolist()
-    ([0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0])
+    >>> ChannelShuffle(2).apply({}, jnp.arange(4)).tolist()
+    [0, 2, 1, 3]
     """
-    first = x.ndim - 1 - len(size)
-    if method == "nearest":
-        for axis, (old, new) in enumerate(zip(x.shape[first:-1], size, strict=True), first):
-            x = _nearest(x, axis, old, new)
-        return x
-    x = x.astype(floating_type(x))
-    shape = (*x.shape[:first], *size, x.shape[-1])
-    return jax.image.resize(x, shape, method, antialias=False)
 
+    groups: Annotated[int, positive]
 
-def _nearest(x: jax.Array, axis: int, old: int, new: int) -> jax.Array:
-    if old == new:
-        return x
-    if new % old:
-        places = (2 * jnp.arange(new) + 1) * old // (2 * new)
-        return jnp.take(x, places, axis)
-    # The gradient of a broadcast is a sum; that of a gather would be a slow scatter.
-    shape = x.shape
-    x = jnp.broadcast_to(
-        jnp.expand_dims(x, axis + 1), (*shape[: axis + 1], new // old, *shape[axis + 1 :])
-    )
-    return x.reshape(*shape[:axis], new, *shape[axis + 1 :])
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x with its channels in another order."""
+        check_rank(x, 1, "(..., channels)")
+        check_multiples(x, "channels", x.shape[-1:], (self.groups,), "change groups")
+        split = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
+        return jnp.swapaxes(split, -1, -2).reshape(x.shape)
 
 
 def pixel_shuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:

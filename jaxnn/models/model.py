@@ -12,7 +12,7 @@ from ..layers.checks import dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Dense
-from ..layers.recurrence import LSTMCell
+from ..layers.lstm import LSTMCell
 from ..validation import Accepts, check_fields, natural, positive, tuple_of
 
 # Layers decide whether a traced number sets a shape.

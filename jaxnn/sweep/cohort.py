@@ -1,33 +1,30 @@
 """A cohort: trials of one structure that train together as lanes of one compiled program.
 
 A `Work` is sent to a worker, where `work` runs it, and a `WorkResult` returns. Both are plain data,
-so any executor can carry them. The states of lanes are one pytree whose leaves have a first axis of
-lanes; packed, it is safetensors: named arrays without code, whose shapes and types are checked
-against the program.
+so any executor can carry them.
 
-Which way is fastest for lanes on the present device is measured by short runs of the program. The
-candidates are the loop, `lax.map`, and `vmap` at several widths, on one device and on all. Each
-costs a compilation and a run, so another is tried only if much more work than that is left: the
-search for the fastest way never takes longer than it can save.
+A lane that stops early leaves the batch: the lanes that are left move together, and fill fewer
+calls.
 """
 
 import dataclasses
-import math
-import os
-import statistics
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import types
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from ..explain.text import describe
-from ..installation import required
+from ..train import EarlyStopping
 from .compiled import By, Compiled, Way, compiled_cohort
+from .score import Keep
 from .space import Values
+from .states import join_lanes, pack, unpack
 from .structure import Structure
+from .training import Fold
 
 __all__ = ["By", "Compiled", "Way", "Work", "WorkResult", "compiled_cohort", "work"]
 
@@ -39,20 +36,26 @@ class Work:
     Args:
         structure: The structure that they share.
         values: The traced values of each lane.
-        seeds: The seed of each lane.
+        seeds: The seed of each lane, with the fold if lanes are those of folds.
         way: How the lanes run in the program.
         epochs: The first epoch and the one after the last, counted from 0.
         state: The packed states of the lanes after the epochs before; None at the beginning.
-        keep: Whether to return the states, from which the lanes continue. Default: False.
+        keep: Whether to return the states of all lanes, which continue from them. Default: False.
+        trials: The number of the trial of each lane, needed for `best`. Default: ().
+        best: The trials whose final states to return. Default: None, no trial.
+        stopping: When a lane stops early, as a run does with this hook. Default: None, never.
     """
 
     structure: Structure
     values: tuple[Values, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | Fold, ...]
     way: Way
     epochs: tuple[int, int]
     state: bytes | None = None
     keep: bool = False
+    trials: tuple[int, ...] = ()
+    best: Keep | None = None
+    stopping: EarlyStopping | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +63,15 @@ class WorkResult:
     """The result of a `Work`.
 
     Args:
-        metrics: Values by name, float64 (lanes, epochs).
+        metrics: Values by name, float64 (lanes, epochs); NaN after a lane stopped early.
         state: The packed states of the lanes, if they were asked for.
         way: How the lanes went through the program: narrower than asked for if memory ran out.
         seconds: Wall time, with compilation.
         compile_seconds: The part of it that traced and compiled.
         traces: How often the epoch was traced, hence compiled.
         error: The traceback, if the program raised.
+        packed: The indices of the lanes in `state`, in its order. Default: (), all lanes.
+        ended: The epochs that each lane has trained. Default: (), all of the segment.
     """
 
     metrics: dict[str, np.ndarray]
@@ -76,6 +81,8 @@ class WorkResult:
     compile_seconds: float = 0.0
     traces: int = 0
     error: str | None = None
+    packed: tuple[int, ...] = ()
+    ended: tuple[int, ...] = ()
 
 
 def work(task: Work) -> WorkResult:
@@ -127,265 +134,189 @@ def taken(structure: Structure, values: Values, way: Way) -> Way:
 
 def _run(task: Work, asked: Way) -> WorkResult:
     way = taken(task.structure, task.values[0], asked)
-    compiled = compiled_cohort(task.structure, way, len(set(task.seeds)) == 1)
-    traces, compile_seconds = compiled.traces, compiled.compile_seconds
-    held = None if task.state is None else unpack(task.state, compiled.lane(task.values[0]))
-    states, found = [], []
-    for begin in range(0, len(task.seeds), way.lanes):
-        piece = slice(begin, begin + way.lanes)
-        before = None if held is None else jax.tree.map(lambda leaf, p=piece: leaf[p], held)
-        ts, sums = compiled.train(task.values[piece], task.seeds[piece], before, task.epochs)
-        found.append(sums)
-        if task.keep:
-            states.append(ts)
-    count = len(task.seeds)
-    # The device has worked in the meantime; this waits for it.
-    return WorkResult(
-        metrics=compiled.metrics(jax.device_get(found), count),
-        state=pack(join_lanes(jax.device_get(states), count)) if task.keep else None,
-        way=asked,
-        seconds=0.0,
-        compile_seconds=compiled.compile_seconds - compile_seconds,
-        traces=compiled.traces - traces,
-    )
+    batch = _Batch(task, way)
+    return batch.stopping() if task.stopping is not None else batch.whole()
 
 
-def join_lanes(parts: Sequence[Any], count: int) -> Any:
-    """Return the first `count` lanes of several stacked states, on the host."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+class _Batch:
+    """The lanes of a `Work` on their way through compiled programs."""
 
+    def __init__(self, task: Work, way: Way) -> None:
+        self.task, self.way, self.best = task, way, _Best(task)
+        self.count, self.before = len(task.seeds), {}
 
-def pack(state: Any) -> bytes:
-    """Return stacked states as the bytes of a safetensors file."""
-    safetensors = _library()
-    leaves = jax.device_get(jax.tree.leaves(state))
-    return safetensors.save({f"{index:06d}": _plain(leaf) for index, leaf in enumerate(leaves)})
-
-
-def unpack(packed: bytes, lane: Any) -> Any:
-    """Return the stacked states that `pack` packed.
-
-    Args:
-        packed: The bytes.
-        lane: The shapes and types of one lane's state.
-
-    Raises:
-        ValueError: The bytes hold something else.
-    """
-    safetensors = _library()
-    leaves, structure = jax.tree.flatten(lane)
-    problem, arrays = "", {}
-    try:
-        arrays = safetensors.load(packed)
-    except Exception as error:  # safetensors raises several kinds
-        problem = f"the states of the lanes are damaged: {error}"
-    found = [arrays[name] for name in sorted(arrays)]
-    if len(found) == len(leaves):
-        pairs = zip(found, leaves, strict=True)
-        found = [_typed(array, leaf.dtype) for array, leaf in pairs]
-    count = len(found[0]) if found and found[0].ndim else 0
-    wanted = [describe(jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)) for leaf in leaves]
-    if not problem and [describe(leaf) for leaf in found] != wanted:
-        problem = (
-            f"the states of the lanes must be {', '.join(wanted)}, got "
-            f"{', '.join(map(describe, found))}; they belong to another program"
-        )
-    if problem:
-        raise ValueError(problem)
-    return jax.tree.unflatten(structure, found)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    """Return an array of a type of NumPy: bfloat16 and float8 as their bits."""
-    array = np.ascontiguousarray(leaf)
-    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
-
-
-def _typed(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return the array that `_plain` received, if it had this type."""
-    dtype = np.dtype(dtype)
-    bits = f"u{dtype.itemsize}"
-    return array.view(dtype) if dtype.kind == "V" and array.dtype == np.dtype(bits) else array
-
-
-def regrouped(pieces: Sequence[tuple[bytes, Sequence[int]]], order: Sequence[int]) -> bytes:
-    """Return packed lanes from several packs.
-
-    Args:
-        pieces: Packs, each with the indices of the lanes to take.
-        order: The order of the lanes taken.
-    """
-    safetensors = _library()
-    parts = [(safetensors.load(packed), np.asarray(places)) for packed, places in pieces]
-    return safetensors.save(
-        {
-            name: np.concatenate([arrays[name][places] for arrays, places in parts])[list(order)]
-            for name in parts[0][0]
-        }
-    )
-
-
-def _library() -> Any:
-    return required(
-        "safetensors.numpy", "the states of lanes are packed by", "safetensors", "sweep"
-    )
-
-
-WIDTHS = (8, 32, 128, 512, 2048)
-# More lanes per call of `map` gain nothing.
-MAPPED = 16
-# The fraction of a device's memory to use: programs do not report all that they need.
-SHARE = 0.5
-# A wider call is tried if the last one took at most this fraction of the time of the one before.
-GAIN = 0.95
-# A way within this factor of the best is timed again before it is rejected.
-CLOSE = 1.4
-ROUNDS = 5
-# The least seconds of a run that is timed again.
-SAMPLE = 0.5
-# The fractions of the work left that trying one more way may cost, and timing again.
-TRYING = 0.2
-AGAIN = 0.025
-# The least lanes that are timed; seconds of a call that is not repeated.
-FEW = 4
-LONG = 2.0
-
-
-class Timing(NamedTuple):
-    """One way that was tried.
-
-    Args:
-        way: The way.
-        seconds: Seconds per lane and epoch; infinite if memory ran out.
-        compile_seconds: Seconds of its compilation.
-        bytes: Memory of a call on a device.
-    """
-
-    way: Way
-    seconds: float
-    compile_seconds: float
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """A question to a worker: which way is fastest for lanes of this structure?
-
-    Args:
-        work: One or more of the lanes, as examples.
-        lanes: How many lanes there will be at a time.
-        epochs: Epochs that are left, over all lanes.
-        width: Lanes per call if that is fixed; otherwise 0. Default: 0.
-        by: The ways to try. Default: all.
-    """
-
-    work: Work
-    lanes: int
-    epochs: int
-    width: int = 0
-    by: tuple[By, ...] = ("loop", "map", "vmap")
-
-
-def probe(asked: Probe) -> tuple[Timing, ...]:
-    """Time the ways that are worth trying, and return them with the fastest first.
-
-    Args:
-        asked: The question.
-    """
-    found: list[Timing] = []
-    for ladder in _ladders(asked):
-        before = math.inf
-        for way in ladder:
-            if not _worth(way, found, asked.epochs):
-                break
-            found.append(_timed(asked.work, way))
-            if found[-1].seconds > GAIN * before:
-                break
-            before = found[-1].seconds
-    return tuple(sorted(_settled(asked, found), key=lambda timing: timing.seconds))
-
-
-def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
-    """Return the timings; those close to the best are repeated in turns, by longer runs."""
-    best = min(timing.seconds for timing in found)
-    close = [timing for timing in found if timing.seconds < CLOSE * best]
-    times = {t.way: max(1, round(SAMPLE / (t.seconds * t.way.lanes))) for t in close}
-    round_takes = sum(times[t.way] * t.way.lanes * t.seconds for t in close)
-    rounds = min(ROUNDS, int(AGAIN * best * asked.epochs / round_takes))
-    if len(close) < 2 or not rounds:
+    def compiled(self, way: Way) -> Compiled:
+        """Return the program of all lanes for a way, and note what it had compiled before."""
+        found = compiled_cohort(self.task.structure, way, len(set(self.task.seeds)) == 1)
+        self.before.setdefault(found, (found.traces, found.compile_seconds))
         return found
-    again: dict[Way, list[float]] = {timing.way: [] for timing in close}
-    for _ in range(rounds):
-        for way, seconds in again.items():
-            seconds.append(_seconds(asked.work, way, times[way]))
+
+    def whole(self) -> WorkResult:
+        """Train all lanes to the end of the segment."""
+        task, compiled = self.task, self.compiled(self.way)
+        held = None if task.state is None else unpack(task.state, compiled.lane(task.values[0]))
+        states, found, waiting = [], [], deque()
+        for lanes in self.pieces(range(self.count), self.way):
+            before = None if held is None else jax.tree.map(lambda leaf, p=lanes: leaf[p], held)
+            ts, sums = self.train(compiled, lanes, before, task.epochs)
+            found.append(sums)
+            if task.keep:
+                states.append(ts)
+            if task.best:  # while the device works on the next lanes
+                waiting.append((compiled, lanes, ts, sums))
+                if len(waiting) > 1:
+                    self.end(*waiting.popleft())
+        while waiting:
+            self.end(*waiting.popleft())
+        # The device has worked in the meantime; this waits for it.
+        metrics = compiled.metrics(jax.device_get(found), self.count)
+        state = pack(join_lanes(jax.device_get(states), self.count)) if task.keep else None
+        return self.outcome(metrics, state, ())
+
+    def stopping(self) -> WorkResult:
+        """Train epoch by epoch; lanes that stop leave, and the others move together."""
+        task, hook = self.task, self.task.stopping
+        assert hook is not None
+        begin, end = task.epochs
+        memories = [hook.begin(None)] * self.count
+        rows: list[list[dict[str, float]]] = [[] for _ in range(self.count)]
+        way = self.way
+        pieces = [(lanes, None) for lanes in self.pieces(range(self.count), way)]
+        for epoch in range(begin, end):
+            compiled, after, ended = self.compiled(way), [], set()
+            for lanes, state in pieces:
+                ts, sums = self.train(compiled, lanes, state, (epoch, epoch + 1))
+                after.append((lanes, ts, sums))
+            for lanes, _, sums in after:
+                found = compiled.metrics([jax.device_get(sums)], len(lanes))
+                for at, lane in enumerate(lanes):
+                    rows[lane].append({name: float(one[at, 0]) for name, one in found.items()})
+                    event: Any = types.SimpleNamespace(metrics=rows[lane][-1], directions={})
+                    memories[lane], stop = hook.see(memories[lane], event)
+                    if stop is not None or epoch + 1 == end:
+                        ended.add(lane)
+            if task.best:
+                for lanes, ts, _ in after:
+                    self.best.add(lanes, ts, rows, ended)
+            pieces = [(lanes, ts) for lanes, ts, _ in after]
+            left = [lane for lanes, _ in pieces for lane in lanes if lane not in ended]
+            if not left:
+                break
+            if ended:
+                way = _narrowed(way, len(left))
+                pieces = _moved(pieces, ended, self.pieces(left, way))
+        names = rows[0][0]
+        metrics = {name: np.full((self.count, end - begin), np.nan) for name in names}
+        for lane, each in enumerate(rows):
+            for name in names:
+                metrics[name][lane, : len(each)] = [row[name] for row in each]
+        return self.outcome(metrics, None, tuple(begin + len(each) for each in rows))
+
+    def pieces(self, lanes: Sequence[int], way: Way) -> list[list[int]]:
+        """Return lanes in calls."""
+        return [[*lanes[at : at + way.lanes]] for at in range(0, len(lanes), way.lanes)]
+
+    def train(
+        self, compiled: Compiled, lanes: list[int], state: Any, epochs: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        """Train the lanes of a call."""
+        values = [self.task.values[lane] for lane in lanes]
+        seeds = [self.task.seeds[lane] for lane in lanes]
+        return compiled.train(values, seeds, state, epochs)
+
+    def end(self, compiled: Compiled, lanes: list[int], ts: Any, sums: Any) -> None:
+        """Keep the final states of the lanes of a call if they are among the best."""
+        assert self.task.best is not None
+        found = compiled.metrics([jax.device_get(sums)], len(lanes))
+        names = [self.task.best.metric]
+        rows = {
+            lane: [{name: float(x) for name in names} for x in found[names[0]][at]]
+            for at, lane in enumerate(lanes)
+        }
+        self.best.add(lanes, ts, rows, set(lanes))
+
+    def outcome(
+        self, metrics: dict[str, np.ndarray], state: bytes | None, ended: tuple[int, ...]
+    ) -> WorkResult:
+        """Return the outcome of the lanes."""
+        packed: tuple[int, ...] = ()
+        if self.best.states:
+            packed = tuple(sorted(self.best.states))
+            each = [self.best.states[lane] for lane in packed]
+            state = pack(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+        return WorkResult(
+            metrics=metrics,
+            state=state,
+            way=self.way,
+            seconds=0.0,
+            compile_seconds=sum(c.compile_seconds - old for c, (_, old) in self.before.items()),
+            traces=sum(c.traces - old for c, (old, _) in self.before.items()),
+            packed=packed,
+            ended=ended,
+        )
+
+
+class _Best:
+    """The final states of the lanes of the best trials of a `Work`, on the host."""
+
+    def __init__(self, task: Work) -> None:
+        self.keep = task.best
+        self.trials = task.trials
+        self.members: dict[int, list[int]] = {}
+        for lane, trial in enumerate(task.trials):
+            self.members.setdefault(trial, []).append(lane)
+        self.curves: dict[int, list[float]] = {}
+        self.scores: dict[int, float] = {}
+        self.states: dict[int, Any] = {}
+
+    def add(self, lanes: list[int], ts: Any, rows: Any, ended: Collection[int]) -> None:
+        """Add the lanes of a call that ended, and drop those that are not among the best.
+
+        Args:
+            lanes: The lanes of the call.
+            ts: Their states, stacked.
+            rows: The metrics of each epoch, by lane.
+            ended: The lanes that ended.
+        """
+        assert self.keep is not None
+        new = {lane: at for at, lane in enumerate(lanes) if lane in ended}
+        for lane in new:
+            self.curves[lane] = [row[self.keep.metric] for row in rows[lane]]
+            members = self.members[self.trials[lane]]
+            if all(one in self.curves for one in members):
+                curves = [self.curves[one] for one in members]
+                self.scores[self.trials[lane]] = self.keep.badness(curves)
+        best = self.keep.best(self.scores)
+        wanted = {n for n in self.members if n in best or n not in self.scores}  # all may be best
+        self.states = {n: one for n, one in self.states.items() if self.trials[n] in wanted}
+        if chosen := {lane: at for lane, at in new.items() if self.trials[lane] in wanted}:
+            held = jax.device_get(ts)
+            for lane, at in chosen.items():
+                self.states[lane] = jax.tree.map(lambda leaf, at=at: np.array(leaf[at]), held)
+
+
+def _narrowed(way: Way, lanes: int) -> Way:
+    """Return a way for fewer lanes, at a quarter of the width if they fill a quarter of a call.
+
+    It depends on nothing that is measured, so that a repeated cohort has the same bits.
+    """
+    while way.width >= 4 and 4 * lanes <= way.lanes:
+        way = way._replace(width=way.width // 4)
+    return way
+
+
+def _moved(
+    before: Sequence[tuple[list[int], Any]], ended: Collection[int], after: Sequence[list[int]]
+) -> list[tuple[list[int], Any]]:
+    """Return the states of the lanes that have not ended, in the calls `after`."""
+    parts = []
+    for lanes, ts in before:
+        held, places = jax.device_get(ts), [i for i, lane in enumerate(lanes) if lane not in ended]
+        parts.append(jax.tree.map(lambda leaf, p=places: leaf[p], held))
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    ends = np.cumsum([len(lanes) for lanes in after])
+    slices = [slice(end - len(lanes), end) for lanes, end in zip(after, ends, strict=True)]
     return [
-        t._replace(seconds=statistics.median(again[t.way])) if t.way in again else t for t in found
+        (lanes, jax.tree.map(lambda leaf, s=piece: leaf[s], whole))
+        for lanes, piece in zip(after, slices, strict=True)
     ]
-
-
-def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
-    """Return whether to try a way: the first one, then those that fit and may save their cost."""
-    if not found:
-        return True
-    best = min(timing.seconds for timing in found)
-    costs = max(timing.compile_seconds for timing in found) + 2 * way.lanes * best
-    if costs > TRYING * best * epochs:
-        return False
-    a_lane = min(timing.bytes / timing.way.width for timing in found)
-    return way.width * a_lane < SHARE * memory()
-
-
-def memory() -> float:
-    """Return the bytes of memory that a device has, as the system reports them."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if limit is None:
-        limit = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return float(limit)
-
-
-def _ladders(asked: Probe) -> Iterator[list[Way]]:
-    """Yield lists of ways: a wider way of a list is tried if the one before it gained."""
-    if "loop" in asked.by:
-        yield [Way("loop", 1)]
-    usual: dict[By, tuple[int, ...]] = {"vmap": WIDTHS, "map": (MAPPED,)}
-    for by, usually in usual.items():
-        widths = (asked.width,) if asked.width else usually
-        for devices in sorted({len(jax.local_devices()), 1}, reverse=True):
-            most = -(-asked.lanes // devices)  # a wider call would only be filled up
-            if by in asked.by:
-                ways = [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
-                structure, values = asked.work.structure, asked.work.values[0]
-                yield [w for w in ways if len(asked.by) == 1 or taken(structure, values, w) == w]
-
-
-def _timed(work: Work, way: Way) -> Timing:
-    compiled = compiled_cohort(work.structure, way, _shared(work))
-    before = compiled.compile_seconds
-    try:
-        seconds = _seconds(work, way)
-        if seconds * way.lanes < LONG:  # the first run is slower
-            seconds = _seconds(work, way)
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        seconds = math.inf
-    return Timing(way, seconds, compiled.compile_seconds - before, compiled.bytes)
-
-
-def _seconds(work: Work, way: Way, times: int = 0) -> float:
-    """Return the wall time per lane and epoch, over a number of full calls; by default a few."""
-    compiled = compiled_cohort(work.structure, way, _shared(work))
-    times = times or max(1, FEW // way.lanes)
-    picked = [index % len(work.seeds) for index in range(way.lanes)]
-    values, seeds = [work.values[i] for i in picked], [work.seeds[i] for i in picked]
-    state, _ = compiled.train(values, seeds, None, (0, 0))
-    state = jax.device_get(state)
-    began, compiling = time.perf_counter(), compiled.compile_seconds
-    calls = [compiled.train(values, seeds, state, (0, 1))[1] for _ in range(times)]
-    jax.block_until_ready(calls)
-    spent = time.perf_counter() - began - (compiled.compile_seconds - compiling)
-    return spent / (times * way.lanes)
-
-
-def _shared(work: Work) -> bool:
-    return len(set(work.seeds)) == 1

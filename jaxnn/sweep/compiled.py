@@ -28,7 +28,7 @@ from ..experiment.experiment import Loaded
 from ..train.program import with_keys, without_keys
 from .space import Values
 from .structure import Structure
-from .training import Order, Training, array, as_written, dependent, scalar
+from .training import Fold, Order, Training, array, as_written, dependent, scalar
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 
@@ -101,25 +101,32 @@ class Compiled:
             donate_argnums=1,
         )
         evaluation = self._lane_evaluation
-        if way.by == "vmap":
+        # Lanes of folds have other rows, which one after the other take less memory.
+        self._together = way.by == "vmap" and structure.folds == 1
+        if self._together:
             evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
         self._evaluation: Any = jax.jit(evaluation)
         self._compiled: set[Any] = set()  # the shapes that are compiled
         self._at_once: tuple[int | None, ...] = ()  # empty until it is known
         self._alike: bool | None = None  # whether lanes of a seed have the same first state
-        self._started: tuple[int | None, Any] = (None, None)  # the last seed's
+        self._started: tuple[int | Fold | None, Any] = (None, None)  # the last seed's
         self._varying: set[str] | None = None  # the leaves that depend on a lane's values
         self._example: Training | None = None
 
     def train(
-        self, values: Sequence[Values], seeds: Sequence[int], state: Any, epochs: tuple[int, int]
+        self,
+        values: Sequence[Values],
+        seeds: Sequence[int | Fold],
+        state: Any,
+        epochs: tuple[int, int],
     ) -> tuple[Any, list[Any]]:
         """Train up to `way.lanes` lanes from the first epoch to the last.
 
         Args:
             values: The traced values of each lane.
             seeds: The seed of each lane.
-            state: The states of the lanes after the epochs before, stacked; None at the beginning.
+            state: The states of the lanes after the epochs before, stacked, or of all lanes of such
+                a call; None at the beginning.
             epochs: The first epoch, and the one after the last.
 
         Returns:
@@ -133,10 +140,14 @@ class Compiled:
         first = self._example = trainings[0]
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
-        pieces = first.pieces(data[0])
+        rows = [
+            seed if isinstance(seed, Fold) else 0 for seed in seeds
+        ]  # folds have different ones
+        by_rows = {one: first.pieces(data[0], one) for one in dict.fromkeys(rows)}
+        pieces = [by_rows[one] for one in rows]
         at_once = self.steps_at_once(values[0])
         if state is not None:
-            ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
+            ts = jax.tree.map(lambda leaf: _filled(leaf, self.way.lanes), state)
         else:  # as in `train.fit`: faster than compiling it for all lanes
             pairs = zip(trainings, seeds, strict=True)
             starts = [self._start(one, seed, numbers, data[1]) for one, seed in pairs]
@@ -189,7 +200,7 @@ class Compiled:
 
     def _by_lane(self, held: Any) -> list[Any]:
         """Return the metrics of the pieces of an evaluation by lane, on the host."""
-        if self.way.by != "vmap" or not held:
+        if not self._together or not held:
             return held
         lanes = len(jax.tree.leaves(held)[0])
         return [jax.tree.map(lambda leaf, at=i: leaf[at], held) for i in range(lanes)]
@@ -240,7 +251,7 @@ class Compiled:
         values = jax.tree.map(as_written, numbers.values)
         return self.structure.training(values).with_leaves(numbers.leaves | constant)
 
-    def _start(self, training: Training, seed: int, numbers: Numbers, constant: Any) -> Any:
+    def _start(self, training: Training, seed: int | Fold, numbers: Numbers, constant: Any) -> Any:
         """Return the first state of a lane, on the host; lanes of a seed share it if possible."""
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)
@@ -269,18 +280,18 @@ class Compiled:
         self, numbers: Numbers, ts: Any, constant: Any, pieces: list[Any], count: int
     ) -> list[Any]:
         """Return the metrics of each piece; for each of `count` lanes unless they are vmapped."""
-        if self.way.by == "vmap":
+        if self._together:
             return [
-                self._call(self._evaluation, (numbers, ts, constant, *one), 3) for one in pieces
+                self._call(self._evaluation, (numbers, ts, constant, *one), 3) for one in pieces[0]
             ]
-        if not pieces:
+        if not pieces[0]:
             return [[]] * count
         # Taking lanes that several devices share is a collective, which must not wait for another.
         held = numbers, ts if self.way.devices == 1 else jax.device_get(ts)
         taken = [_lane(held, lane) for lane in range(count)]
         return [
-            [self._call(self._evaluation, (*one, constant, *piece), 3) for piece in pieces]
-            for one in taken
+            [self._call(self._evaluation, (*one, constant, *piece), 3) for piece in each]
+            for one, each in zip(taken, pieces, strict=False)
         ]
 
     def _call(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
@@ -314,6 +325,12 @@ class Compiled:
 def _with_keys(ts: Any, training: Training) -> Any:
     """Return the state of a lane with its keys as keys, which travel as words."""
     return with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
+
+
+def _filled(leaf: Any, lanes: int) -> Any:
+    """Return the states of a number of lanes, the last one repeated."""
+    missing = lanes - leaf.shape[0]
+    return np.concatenate([leaf, *[leaf[-1:]] * missing]) if missing else leaf
 
 
 def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:

@@ -21,6 +21,7 @@ from .halving import keep, perturbed, population
 from .known import Known
 from .objectives import Objective, constrained, violation
 from .plan import Grouped
+from .score import mean, score_of
 from .search import Observation
 from .settings import Settings
 from .space import Space, Values
@@ -77,6 +78,18 @@ class History:
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
         return self.curves.get(name, {}).get(trial, {})
+
+    def since(self, trial: int, curve: Mapping[int, float], end: int) -> list[float]:
+        """Return the values of a curve up to an epoch, since the trial took the state of another.
+
+        Args:
+            trial: Number of the trial.
+            curve: Values by epoch.
+            end: The last epoch.
+        """
+        changed = [c.epoch for c in self.changes if c.trial == trial and c.epoch < end]
+        begin = max(changed, default=0)
+        return [curve[at] for at in sorted(curve) if begin < at <= end]
 
     def values(self, trials: Iterable[int], epoch: int) -> dict[int, Values]:
         """Return the values of trials after an epoch: as asked, or as they were changed."""
@@ -181,7 +194,7 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
     members = [trial.number for trial in round]
     for rung, (begin, end) in enumerate(itertools.pairwise((0, *bracket.rungs))):
         last = end == bracket.rungs[-1]
-        if parts := _parts(history, members, (begin, end), last, settings.seeds):
+        if parts := _parts(history, members, (begin, end), last, settings.repeats):
             return Train(rung, parts, last)
         if last:
             break
@@ -288,20 +301,25 @@ def _changes(
 def _score(
     history: History, trial: Trial, settings: Settings, epochs: tuple[int, int] | None = None
 ) -> float | None:
-    """Return the metric of a trial, the mean over its seeds; smaller is better.
+    """Return the score of a trial, the mean over its seeds; smaller is better.
 
-    The metric is the last one, or the one at the end of the given epochs. The result is None if the
-    trial is broken or diverged within the epochs, because an accuracy may be the best while the
-    loss is NaN. It is also None if the metric is missing or not finite for a seed.
+    It is the score at the end, or at the end of the given epochs. The result is None if the trial
+    is broken or diverged within the epochs, because an accuracy may be the best while the loss is
+    NaN. It is also None if the metric is missing or not finite for a seed.
     """
     number = trial.number
     if trial.status in BROKEN if epochs is None else _diverged(history, number, epochs):
         return None
     curves = [curve for curve in history.curve(history.metric, number).values() if curve]
-    if len(curves) < settings.seeds:
+    if len(curves) < settings.repeats:
         return None
-    ends = [curve.get(epochs[1] if epochs else max(curve), math.nan) for curve in curves]
-    score = badness(float(np.mean(ends)), history.maximize)
+    each = []
+    for curve in curves:
+        end = epochs[1] if epochs else max(curve)
+        values = history.since(number, curve, end)
+        whole = end in curve
+        each.append(score_of(values, settings.score, history.maximize) if whole else math.nan)
+    score = badness(mean(each), history.maximize)
     return score if math.isfinite(score) else None
 
 
@@ -312,7 +330,7 @@ def _value(
     curves = [curve for curve in history.curve(metric, number).values() if curve]
     if not curves:
         return history.known_metrics.get(number, {}).get(metric)
-    if len(curves) < settings.seeds:
+    if len(curves) < settings.repeats:
         return None
     return float(np.mean([curve.get(epoch or max(curve), math.nan) for curve in curves]))
 

@@ -1,15 +1,21 @@
-"""Sweeps as text: their progress, a live table or plain lines; and their results."""
+"""Sweeps as text: their progress, a live display or plain lines; and their results.
+
+Everything fits into the width of the terminal, and into 80 columns without one.
+"""
 
 import contextlib
 import html
 import importlib.util
+import shutil
 import sys
+import textwrap
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..files.reading import LONGEST, printable
-from ..html.page import aligned_columns, count, duration, format_number
+from ..html.page import aligned_columns, count, duration, format_number, shorts
 from ..train.hooks.progress import in_notebook
 from .ledger import Ledger
 from .progress import SweepProgress, Watch
@@ -17,6 +23,8 @@ from .report.result import seed_mean
 from .snapshot import Sweep
 
 LISTED = 5  # trials in the table at the end
+NAMED = 5  # trials that are named for a cause of failures
+CAUSES = 10  # causes of failures that are shown
 
 
 @contextlib.contextmanager
@@ -26,81 +34,135 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
     if in_notebook():
         from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
-        shown: Any = display(HTML(""), display_id=True)
+        shown: Any = display(HTML("<pre>starting</pre>"), display_id=True)
 
         def update(progress: SweepProgress) -> None:
-            rows = aligned_columns([list(one) for one in facts(progress, metric, seeds).items()])
+            rows = lines(progress, metric, seeds, 100)
             shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
 
         yield update
         return
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda progress: print(progress_line(progress, metric, seeds), flush=True)
+        yield lambda progress: print("; ".join(lines(progress, metric, seeds, 999)[:2]), flush=True)
         return
     from rich.live import Live
-    from rich.table import Table
     from rich.text import Text
 
-    def show(progress: SweepProgress) -> None:
-        grid = Table.grid(padding=(0, 2))
-        for title, text in facts(progress, metric, seeds).items():
-            grid.add_row(title, Text(text))  # a string would be read as markup
-        live.update(grid)
+    now: list[SweepProgress] = []
+    began = time.perf_counter()
 
-    with Live(refresh_per_second=4) as live:
+    def drawn() -> Text:
+        """Return the display at this moment: it is drawn while a program compiles, too."""
+        waited = time.perf_counter() - began
+        if not now:
+            return Text(f"starting, {duration(waited)}")
+        rows = lines(now[0], metric, seeds, width(), waited)
+        return Text("\n".join(rows), no_wrap=True, overflow="ellipsis")
+
+    def show(progress: SweepProgress) -> None:
+        nonlocal began
+        if not now or progress.doing != now[0].doing:
+            began = time.perf_counter()
+        now[:] = [progress]
+        live.refresh()
+
+    with Live(get_renderable=drawn, refresh_per_second=4) as live:
         yield show
 
 
-def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
-    """Return the facts about a running sweep by title.
+def width() -> int:
+    """Return the number of columns of the terminal; 80 if there is none."""
+    return max(shutil.get_terminal_size((80, 24)).columns, 40)
+
+
+def lines(
+    progress: SweepProgress, metric: str, seeds: int, columns: int, waited: float = 0.0
+) -> list[str]:
+    """Return the progress of a sweep: two lines, and a line for each of the best three trials.
 
     Args:
         progress: of the sweep.
         metric: that trials are compared by.
         seeds: per trial.
+        columns: the width of a line.
+        waited: seconds since what runs now began. Default: 0.
+
+    >>> statuses = {"done": 5, "failed": 1, "running": 2}
+    >>> doing = "compiling group 2 of 12"
+    >>> seen = SweepProgress(8, 64, statuses, 4, None, 9, 20, 80, 0, 10, 30.0, doing=doing)
+    >>> print("\\n".join(lines(seen, "loss", 1, 80)))
+    6 of 64 trials: 5 done, 1 failed · 25 % · 30.0 s left · 0.9 trials per second
+    epoch 4 · compiling group 2 of 12
     """
-    share = progress.epochs / progress.whole if progress.whole else 1.0
     many = progress.statuses.get
-    best = "-"
-    if progress.best:
-        name = printable(metric, 60)
-        best = f"{name} {format_number(progress.best[1])} (trial {progress.best[0]})"
-    found = {
-        "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
-        "lanes": str(progress.lanes),
-        "rung": f"epoch {progress.rung}",
-        "best": best,
-        **{status: str(many(status, 0)) for status in ("stopped", "diverged", "failed")},
-        "done": f"{min(share, 1.0):.0%}",
-    }
-    if progress.seconds > 0:
-        found["trials per second"] = format_number(progress.lanes / seeds / progress.seconds, 3)
+    share = progress.epochs / progress.whole if progress.whole else 1.0
+    ended = ("done", "stopped", "diverged", "failed")
+    counts = [f"{many(status, 0):,} {status}" for status in ended if many(status, 0)]
+    over = sum(many(status, 0) for status in ended)
+    facts = [
+        f"{over:,} of {progress.trials:,} trials" + (f": {', '.join(counts)}" if counts else "")
+    ]
+    facts.append(f"{100 * min(share, 1.0):.0f} %")
     if progress.left is not None and share < 1:
-        found["left"] = duration(progress.left)
-    return found
+        facts.append(f"{duration(progress.left)} left")
+    if progress.lanes and progress.seconds > 0:
+        rate = format_number(progress.lanes / seeds / progress.seconds, 3)
+        facts.append(f"{rate} trials per second")
+    second = [f"epoch {progress.rung}"] if progress.rung else []
+    second += [printable(progress.doing)] if progress.doing else []
+    second += [duration(waited)] if waited >= 1 else []
+    rows = [" · ".join(facts), " · ".join(second)]
+    for trial, value, values in progress.top:
+        rows.append(
+            f"trial {trial}: {printable(metric, 40)} {format_number(value)}, {_values(values)}"
+        )
+    return [printable(row, columns) for row in rows]
 
 
-def progress_line(progress: SweepProgress, metric: str, seeds: int) -> str:
-    """Return the facts on a plain line."""
-    return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
+def _values(values: Mapping[str, Any]) -> str:
+    """Return the values of a trial with short names."""
+    return ", ".join(
+        f"{short} {format_number(values[name])}" for name, short in shorts(values).items()
+    )
 
 
 def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
-    """Return the best trials as a table of text, and how the others ended.
+    """Return the best trials as text, and how the others ended, within the width of a terminal.
+
+    The trials are a table with short names if it fits, and otherwise a block for each.
 
     Args:
         sweep: the sweep.
-        listed: the number of trials in the table. Default: `LISTED`.
+        listed: the number of trials. Default: `LISTED`.
     """
-    trials = sweep.ranking[:listed]
-    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    rows: list[list[Any]] = [["trial", sweep.metric, *names]]
+    trials, columns = sweep.ranking[:listed], width()
+    names = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
+    rows: list[list[Any]] = [["trial", sweep.metric, *shorts(names).values()]]
+    blocks = []
     for trial in trials:
         mean = seed_mean(sweep.scores[trial.number].each)
         values = [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
         rows.append([trial.number, mean, *values])
+        blocks.append(f"trial {trial.number}: {printable(sweep.metric, 40)} {mean}")
+        blocks += _wrapped(_values(trial.values), columns)
+    table = aligned_columns(rows) if trials else []
     ends = Counter(trial.status for trial in sweep.trials)
-    ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
+    ended = ", ".join(f"{many:,} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
+    shown = [head, *(table if all(len(row) <= columns for row in table) else blocks)]
+    for status, cause, numbers in sweep.causes[:CAUSES]:
+        some = ", ".join(map(str, numbers[:NAMED])) + (", ..." if len(numbers) > NAMED else "")
+        many = f"{count(len(numbers), 'trial')} {status} ({some}):"
+        shown += [many, *_wrapped(printable(cause, 300), columns)]
+    if len(sweep.causes) > CAUSES:
+        shown.append(f"and {len(sweep.causes) - CAUSES:,} other causes of failures")
     notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
-    return "\n".join([head, *aligned_columns(rows), *(printable(one, LONGEST) for one in notes)])
+    if test := sweep.facts.get("test"):
+        means = ", ".join(f"{name} {seed_mean(each)}" for name, each in test["scores"].items())
+        notes.append(f"Trial {test['trial']} on {count(test['rows'], 'test row')}: {means}")
+    return "\n".join([*shown, *(printable(one, LONGEST) for one in notes)])
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Return an indented text in lines of this width."""
+    return textwrap.wrap(text, columns, initial_indent="    ", subsequent_indent="    ")

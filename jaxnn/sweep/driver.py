@@ -13,11 +13,10 @@ import dataclasses
 import itertools
 import math
 import signal
-import threading
 import time
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
@@ -27,7 +26,10 @@ from ..executors import TRIES, create, result_of, worker_died
 from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
-from .cohort import Way, Work, WorkResult, regrouped, work
+from ..html.page import count as counted
+from ..train import Interrupted
+from ..train.interruption import Asked
+from .cohort import Way, Work, WorkResult, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -52,6 +54,7 @@ from .progress import Reporter, SweepProgress, Watch
 from .search import new_trials, size_of
 from .settings import Settings
 from .space import Values
+from .states import kept, regrouped
 from .storage import LedgerError, command_to_resume, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
@@ -125,6 +128,7 @@ class Driver:
                     reason = step.reason
         if self.ledger.meta.get("ended", "") != reason:
             self.ledger.set_meta({"ended": reason})
+        self.reporter.doing = ""
         self.reporter.report(self.planner.epochs, now=True)
 
     def _exhausted(self) -> str:
@@ -188,19 +192,24 @@ class Driver:
 
     def _ask(self, step: Ask) -> bool:
         """Add the trials of the next round with their groups; return False if there are none."""
+        self.reporter.note("asking for trials")
         search, count = self.planner.search, step.count
         repeat = self.settings.repeat or self.settings.halving == "population"  # values change
         new = new_trials(search, count, step.round, step.observations, repeat) if count else []
         asked = [*step.known, *new]
-        groups = self._find_groups(asked, len(asked))
+        members = self.planner.members(asked)
+        groups = self._find_groups(members, asked, len(asked))
         names = [name if isinstance(name, str) else None for name in groups]  # others: `_regroup`
         if asked:
-            self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+            numbers = self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
+            pairs = zip(numbers, members, strict=True)
+            self._members |= {number: one for number, one in pairs if isinstance(one, Member)}
         return bool(asked)
 
     def _regroup(self, step: Regroup) -> None:
         """Add the groups of trials; those whose configuration raises fail, each alone."""
-        found = self._find_groups([trial.values for trial in step.trials], step.count)
+        asked = [trial.values for trial in step.trials]
+        found = self._find_groups(self.planner.members(asked), asked, step.count)
         pairs = [(trial.number, group) for trial, group in zip(step.trials, found, strict=True)]
         if groups := {number: group for number, group in pairs if isinstance(group, str)}:
             self.ledger.join(groups)
@@ -212,19 +221,22 @@ class Driver:
         if errors:
             self.ledger.decide(dict.fromkeys(errors, "failed"), errors=errors)
 
-    def _find_groups(self, asked: Sequence[Values], count: int) -> list[str | Exception]:
+    def _find_groups(
+        self, members: Sequence[Member | Exception], asked: Sequence[Values], count: int
+    ) -> list[str | Exception]:
         """Return the group of each trial, or what its configuration raises; add new groups.
 
         Args:
+            members: The result of `Planner.members`.
             asked: The values of each trial.
             count: The number of trials of the round.
         """
-        members = self.planner.members(asked)
         known = {group.name for group in self.ledger.groups()}
-        for each in by_structure(members, asked):
-            if each[0][0].structure.name not in known:
-                some = [values for _, values in each[:LANES]]
-                self._add_group(each[0][0], some, len(each) / count)
+        new = [e for e in by_structure(members, asked) if e[0][0].structure.name not in known]
+        for at, each in enumerate(new, 1):
+            some, (member, _) = [values for _, values in each[:LANES]], each[0]
+            self.reporter.note(f"compiling group {at} of {len(new)}: {member.structure.name}")
+            self._add_group(member, some, len(each) / count)
         return [one if isinstance(one, Exception) else one.structure.name for one in members]
 
     def _add_group(self, member: Member, some: Sequence[Values], share: float) -> None:
@@ -237,6 +249,7 @@ class Driver:
             "timings": [t._asdict() | {"way": str(t.way)} for t in timings],
             "seconds": time.perf_counter() - began,
             "metrics": self._account(member, some[0]),
+            "finished": time.time(),
         }
         static, compiling = dict(member.structure.static), sum(t.compile_seconds for t in timings)
         self.ledger.add_group(
@@ -263,11 +276,17 @@ class Driver:
         """Train the lanes of a step, and commit each cohort when it ends."""
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
+        names = list(dict.fromkeys(part.group for part in step.parts))
         running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
                 free = 0 if self._used_up() else self.workers - len(running)
                 for part, sent in itertools.islice(queue, free):
+                    at, lanes = names.index(part.group) + 1, len(part.lanes)
+                    self.reporter.doing = (
+                        f"training group {at} of {len(names)}: {counted(lanes, 'lane')} to epoch "
+                        f"{part.epochs[1]}"
+                    )
                     running[self.executor.submit(work, sent)] = (part, sent, 0)
                 if not running:
                     return
@@ -298,12 +317,21 @@ class Driver:
         return Work(
             grouped.structure,
             tuple({name: values[lane.trial][name] for name in traced} for lane in part.lanes),
-            tuple(lane.seed for lane in part.lanes),
+            tuple(self._seed(lane, history) for lane in part.lanes),
             grouped.way,
             part.epochs,
             self._states(part.lanes, begin, history) if begin else None,
-            keep=not step.last,
+            # At the end the states of the best are kept; after rungs, the score has other epochs.
+            keep=not step.last or bool(begin and self.settings.keep),
+            trials=tuple(lane.trial for lane in part.lanes),
+            best=self.planner.keep if step.last and not begin and self.settings.keep else None,
+            stopping=self.planner.stopping,
         )
+
+    def _seed(self, lane: Lane, history: History) -> Any:
+        """Return the seed of a lane, as `Work` has it."""
+        first = history.seeds[lane.trial]
+        return self.planner.seed(first, lane.seed - first)
 
     def _states(self, lanes: Sequence[Lane], epoch: int, history: History) -> bytes:
         """Return the packed states that these lanes continue from."""
@@ -344,18 +372,21 @@ class Driver:
         if outcome.way.width != sent.way.width:  # memory ran out: the next cohorts are as narrow
             self._narrow(part.group, outcome.way.width)
         begin, end = part.epochs
+        ends = outcome.ended or (end,) * len(part.lanes)
         results = [
             (lane.trial, lane.seed, begin + 1 + at, metric, float(value))
             for metric, table in outcome.metrics.items()
-            for lane, row in zip(part.lanes, table, strict=True)
-            for at, value in enumerate(row)
+            for lane, row, last in zip(part.lanes, table, ends, strict=True)
+            for at, value in enumerate(row[: last - begin])
         ]
+        lane_ends = dict(zip(part.lanes, ends, strict=True))
         errors: dict[int, str] = {}
         if step.last or self.settings.halving != "population":  # where another state replaces it
             for trial, seed, at, metric, value in results:
-                ranked = step.last and at == end and metric == self.planner.metric
+                at_end = at == lane_ends[Lane(trial, seed)]
+                ranked = step.last and at_end and metric == self.planner.metric
                 bad = ranked and not math.isfinite(value)
-                if bad or shows_divergence(metric, value, at == end):
+                if bad or shows_divergence(metric, value, at_end):
                     text = f"{metric} is {value} after epoch {at} with seed {seed}"
                     errors.setdefault(trial, text)
         statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
@@ -363,8 +394,32 @@ class Driver:
         pairs = tuple((lane.trial, lane.seed) for lane in part.lanes)
         times = outcome.seconds, outcome.compile_seconds
         cohort = Cohort(part.group, step.rung, begin, end, pairs, *times)
-        self.ledger.commit(cohort, results, statuses, errors, outcome.state)
+        best, state = None, outcome.state
+        if step.last and state is not None:
+            done = {trial for trial, status in statuses.items() if status == "done"}
+            best, state = self._kept(part, outcome, done, history), None
+        self.ledger.commit(cohort, results, statuses, errors, state, best)
         self.reporter.lanes += len(part.lanes)
+
+    def _kept(
+        self, part: Part, outcome: WorkResult, done: Collection[int], history: History
+    ) -> Any:
+        """Return the trials that are kept after their last cohort, as `Ledger.commit` gets them."""
+        assert outcome.state is not None
+        metric, (begin, end) = self.planner.metric, part.epochs
+        places: dict[int, list[int]] = {}
+        for place, lane in enumerate(outcome.packed or range(len(part.lanes))):
+            if part.lanes[lane].trial in done:
+                places.setdefault(part.lanes[lane].trial, []).append(place)
+        curves: dict[int, list[list[float]]] = {trial: [] for trial in places}
+        for index, lane in enumerate(part.lanes):
+            if lane.trial in places:
+                last = outcome.ended[index] if outcome.ended else end
+                row = outcome.metrics[metric][index].tolist()[: last - begin]
+                curve = dict(history.curve(metric, lane.trial).get(lane.seed, {}))
+                curve |= dict(enumerate(row, begin + 1))
+                curves[lane.trial].append(history.since(lane.trial, curve, last))
+        return kept(self.planner.keep, outcome.state, places, curves, self.ledger.kept())
 
     def _narrow(self, name: str, width: int) -> None:
         """Record that memory ran out, and the number of lanes per call from now on."""
@@ -403,7 +458,7 @@ def drive(
         watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
 
         def show(progress: SweepProgress) -> None:
-            if came.is_set():
+            if came.number is not None:
                 raise KeyboardInterrupt
             watch(progress)
 
@@ -417,8 +472,9 @@ def drive(
             Driver(experiment, ledger, pool, count, show, search).run()
         except KeyboardInterrupt:
             stop()
-            raise KeyboardInterrupt(
-                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})"
+            raise Interrupted(
+                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})",
+                came.number or signal.SIGINT,
             ) from None
         except Exception as error:
             if not worker_died(error):
@@ -431,15 +487,15 @@ def drive(
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield an event that is set when one of them comes.
+def _signals() -> Iterator[Asked]:
+    """End a sweep on SIGTERM as on Ctrl-C; yield a value that notes the number of the signal.
 
     The exception alone may be lost: Python ignores what is raised within a callback of JAX.
     """
-    came = threading.Event()
+    came = Asked()
 
-    def stop(*_: Any) -> None:
-        came.set()
+    def stop(number: int, _: Any) -> None:
+        came.number = number
         raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, signal.SIGTERM)

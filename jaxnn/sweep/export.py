@@ -3,14 +3,20 @@
     csv, parquet   a row per trial; and next to it, in NAME-results, a row per result
     optuna         an SQLite storage with one study, which Optuna and its dashboard open
     tensorboard    a folder with a run per lane (a trial with one seed)
+    mlflow         an SQLite storage with one experiment, and in it a run per lane
     wandb          a folder with an offline run per lane, which `wandb sync` uploads
 
-Nothing is overwritten, and an export appears completely under its name or not at all.
+Trials keep their times. Nothing is overwritten, and an export appears completely under its name or
+not at all.
 """
 
 import csv
+import datetime
 import functools
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +27,10 @@ from ..validation import one_of
 from .ledger import Ledger
 from .samplers import distribution, optuna_library, quiet
 from .snapshot import Sweep, read
-from .tables import Trial
+from .tables import BROKEN, Trial
 
 Row = dict[str, Any]
+SCORE = "score"  # the metric of a lane, by which trials are compared
 
 
 def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
@@ -31,8 +38,8 @@ def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
 
     Args:
         ledger: of the sweep, or the sweep that `reading.read` returned.
-        kind: "csv", "parquet", "optuna", "tensorboard", or "wandb".
-        target: the file to write, or for the last two the folder.
+        kind: "csv", "parquet", "optuna", "tensorboard", "mlflow", or "wandb".
+        target: the file to write; for TensorBoard and W&B the folder.
 
     Raises:
         ValueError: the kind is unknown.
@@ -150,23 +157,27 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
                 about["seeds"] = list(score.each)
             if trial.error:
                 about["error"] = trial.error[-1000:]
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=now,
-                    value=score.mean if score and now.is_finished() else None,
-                    params=_texts(trial.values, ()),
-                    distributions={name: kinds[name] for name in trial.values},
-                    intermediate_values=sweep.means(trial.number),
-                    user_attrs=about,
-                )
+            made = optuna.trial.create_trial(
+                state=now,
+                value=score.mean if score and now.is_finished() else None,
+                params=_texts(trial.values),
+                distributions={name: kinds[name] for name in trial.values},
+                intermediate_values=sweep.means(trial.number),
+                user_attrs=about,
             )
+            if spans := sweep.times.get(trial.number):
+                # Optuna has times without a zone, which are those of the reader's clock.
+                made.datetime_start = datetime.datetime.fromtimestamp(spans[0][2])
+                if made.state.is_finished():
+                    made.datetime_complete = datetime.datetime.fromtimestamp(spans[-1][3])
+            study.add_trial(made)
         storage.remove_session()
         storage.engine.dispose()
 
 
-def _texts(values: Mapping[str, Any], kinds: Any) -> Row:
-    """Return values with tuples, and what else is of these types, as text."""
-    return {n: str(v) if isinstance(v, (tuple, *kinds)) else v for n, v in values.items()}
+def _texts(values: Mapping[str, Any]) -> Row:
+    """Return values with tuples as text."""
+    return {n: str(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def _unsynchronized(file: Path) -> Any:
@@ -179,23 +190,98 @@ def _unsynchronized(file: Path) -> Any:
 
 
 def _to_tensorboard(sweep: Sweep, target: Path) -> None:
-    """Write a folder per lane, with its curves and its values as hyperparameters."""
-    board, hparams = (
+    """Write a folder per lane, with its curves, its values as hyperparameters, and its score.
+
+    HParams shows the last value of a curve, which a diverged trial has too: so it gets the score as
+    a separate scalar. The lanes of a trial are one group.
+    """
+    board, hparams, plugin = (
         required(name, "TensorBoard's files are written by", "tensorboardX", "export")
-        for name in ("tensorboardX", "tensorboardX.summary")
+        for name in (
+            "tensorboardX",
+            "tensorboardX.summary",
+            "tensorboardX.proto.plugin_hparams_pb2",
+        )
     )
+
+    def changed(summary: Any, info: str, facts: Row) -> Any:
+        """Return a summary of the plugin with these facts."""
+        inside = summary.value[0].metadata.plugin_data
+        found = plugin.HParamsPluginData.FromString(inside.content)
+        for name, fact in facts.items():
+            setattr(getattr(found, info), name, fact)
+        inside.content = found.SerializeToString()
+        return summary
+
     with fresh(target) as place:
         place.mkdir()
-        for trial, name, _, records in _lanes(sweep):
+        every = {name: v for trial in sweep.trials for name, v in _plain(trial.values).items()}
+        with board.SummaryWriter(str(place)) as writer:  # all dimensions, also conditional ones
+            writer.file_writer.add_summary(hparams.hparams(every, {SCORE: 0.0})[0])
+        for trial, name, seed, records in _lanes(sweep):
+            number, score = trial.number, lane_score(sweep, trial, seed)
+            begin = (sweep.times.get(number) or [(0, 0, time.time(), 0.0)])[0][2]
+            ends = [sweep.time_of(number, epoch) or begin for epoch in records]
             with board.SummaryWriter(str(place / name)) as writer:
-                for epoch, numbers in records.items():
+                for (epoch, numbers), at in zip(records.items(), ends, strict=True):
                     for metric, value in numbers.items():
-                        writer.add_scalar(metric, value, epoch)
-                values = _texts(trial.values, [type(None)])
-                last = list(records.values())[-1].get(sweep.metric)
-                broken = last is None or trial.number not in sweep.scores
-                for one in hparams.hparams(values, {} if broken else {sweep.metric: last}):
+                        writer.add_scalar(metric, value, epoch, walltime=at)
+                if score is not None:
+                    writer.add_scalar(SCORE, score, [*records][-1], walltime=ends[-1])
+                _, start, end = hparams.hparams(_plain(trial.values), {})
+                group = {"group_name": f"trial-{number:05d}", "start_time_secs": begin}
+                status = 1 if trial.status not in BROKEN else 2  # success, failure
+                last = {"end_time_secs": ends[-1], "status": status}
+                for one in (
+                    changed(start, "session_start_info", group),
+                    changed(end, "session_end_info", last),
+                ):
                     writer.file_writer.add_summary(one)
+
+
+def _plain(values: Mapping[str, Any]) -> Row:
+    """Return values as hyperparameters: what is not a number, a bool, or a text as text."""
+    return {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in values.items()}
+
+
+def _to_mlflow(sweep: Sweep, target: Path) -> None:
+    """Write an SQLite storage, which `mlflow server --backend-store-uri sqlite:///FILE` shows."""
+    mlflow, entities = (
+        required(name, "MLflow's storage is written by", "mlflow-skinny", "export")
+        for name in ("mlflow", "mlflow.entities")
+    )
+    ends = {"done": "FINISHED", "stopped": "KILLED", "running": "RUNNING", "asked": "SCHEDULED"}
+    # It is written under a plain name: a URL reads `?` of a path differently.
+    with fresh(target) as place, tempfile.TemporaryDirectory() as folder:
+        database = Path(folder, "mlflow.db")
+        client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{database}")
+        goal = {"metric": sweep.metric, "goal": "maximize" if sweep.maximize else "minimize"}
+        goal["mlflow.experimentKind"] = "custom_model_development"  # else its traces are shown
+        experiment = client.create_experiment(sweep.name, tags=goal)
+        for trial, name, seed, records in _lanes(sweep):
+            number, score = trial.number, lane_score(sweep, trial, seed)
+            begin = (sweep.times.get(number) or [(0, 0, time.time(), 0.0)])[0][2]
+            times = [int(1000 * (sweep.time_of(number, epoch) or begin)) for epoch in records]
+            tags = {"trial": str(number), "seed": str(seed), "status": trial.status}
+            run = client.create_run(
+                experiment, start_time=int(1000 * begin), tags=tags, run_name=name
+            ).info.run_id
+            metrics = [
+                entities.Metric(metric, float(value), at, epoch)
+                for (epoch, numbers), at in zip(records.items(), times, strict=True)
+                for metric, value in numbers.items()
+            ]
+            if score is not None:
+                metrics.append(entities.Metric(SCORE, score, times[-1], [*records][-1]))
+            params = [entities.Param(n, str(value)) for n, value in trial.values.items()]
+            client.log_batch(run, params=params)
+            for at in range(0, len(metrics), 1000):  # the most that a request may have
+                client.log_batch(run, metrics=metrics[at : at + 1000])
+            status = ends.get(trial.status, "FAILED")
+            if status not in ("RUNNING", "SCHEDULED"):
+                client.set_terminated(run, status, times[-1])
+        client._tracking_client.store._dispose_engine()
+        shutil.copyfile(database, place)
 
 
 def _to_wandb(sweep: Sweep, target: Path) -> None:
@@ -205,6 +291,7 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
     with fresh(target.absolute()) as place:
         place.mkdir()
         for trial, name, seed, records in _lanes(sweep):
+            score = lane_score(sweep, trial, seed)
             run = wandb.init(
                 project=sweep.name,
                 group=f"trial-{trial.number}",
@@ -219,9 +306,15 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
                 mode=os.environ.get("WANDB_MODE", "offline"),
                 settings=wandb.Settings(silent=True, console="off"),
             )
+            run.define_metric("*", step_metric="epoch")
             for epoch, numbers in records.items():
-                run.log({"epoch": epoch, **numbers}, step=epoch)
-            run.finish(exit_code=int(trial.status == "failed"))
+                at = sweep.time_of(trial.number, epoch)
+                times = {} if at is None else {"_timestamp": at}
+                run.log({"epoch": epoch, **numbers, **times}, step=epoch)
+            spans = sweep.times.get(trial.number)
+            facts = {SCORE: score, "seconds": spans[-1][3] - spans[0][2] if spans else None}
+            run.summary.update({name: fact for name, fact in facts.items() if fact is not None})
+            run.finish(exit_code=int(trial.status in BROKEN))
 
 
 KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
@@ -229,8 +322,16 @@ KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
     "parquet": functools.partial(_to_tables, "parquet", _write_parquet),
     "optuna": _to_optuna,
     "tensorboard": _to_tensorboard,
+    "mlflow": _to_mlflow,
     "wandb": _to_wandb,
 }
+
+
+def lane_score(sweep: Sweep, trial: Trial, seed: int) -> float | None:
+    """Return the score of a lane; None if its trial has none."""
+    score = sweep.scores.get(trial.number)
+    seeds = sorted(sweep.curves.get(sweep.metric, {}).get(trial.number, {}))
+    return score.each[seeds.index(seed)] if score and len(seeds) == len(score.each) else None
 
 
 def _lanes(sweep: Sweep) -> Iterator[tuple[Trial, str, int, dict[int, Row]]]:

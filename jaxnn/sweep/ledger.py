@@ -2,6 +2,7 @@
 
     FOLDER/ledger.sqlite   the tables (`tables`), opened by `storage`
     FOLDER/lanes/          the states of lanes that continue from a rung
+    FOLDER/kept/           the final states of the best trials
     FOLDER/driver.lock     held by the driver, the only writer
     FOLDER/report.html     the report
 
@@ -67,6 +68,16 @@ _VALUES = _Content(
     "a dict of values",
     lambda plain: isinstance(plain, dict) and all(map(tables.is_stored, plain.values())),
 )
+_KEPT = _Content(
+    "scores and SHA-256 of states by trial",
+    lambda plain: (
+        isinstance(plain, dict)
+        and all(number.isdecimal() for number in plain)
+        and all(
+            isinstance(one, list) and [*map(type, one)] == [float, str] for one in plain.values()
+        )
+    ),
+)
 _LANES = _Content(
     "a list of lanes",
     lambda plain: (
@@ -114,6 +125,7 @@ class Ledger:
         if write:
             named = self._query("SELECT id FROM cohorts WHERE checkpoint IS NOT NULL")
             storage.clean(folder, [key for (key,) in named])
+            storage.clean(folder, self.kept(), storage.KEPT)
 
     @classmethod
     def create(cls, folder: Path | str, meta: Mapping[str, Any]) -> Self:
@@ -257,17 +269,38 @@ class Ledger:
             raise ValueError(f"cohort {cohort!r} of the ledger {problem}")
         return storage.read_states(self.folder, cohort, rows[0][0])
 
+    def kept(self) -> dict[int, float]:
+        """Return the scores of the trials whose final states are kept, smaller for better."""
+        return {trial: score for trial, (score, _) in self._kept().items()}
+
+    def kept_states(self, trial: int) -> bytes:
+        """Return the final states of the lanes of a kept trial.
+
+        Args:
+            trial: Number of the trial; KeyError if it is not kept.
+
+        Raises:
+            LedgerError: The file with the states is missing or damaged.
+        """
+        return storage.read_states(self.folder, trial, self._kept()[trial][1], storage.KEPT)
+
+    def _kept(self) -> dict[int, tuple[float, str]]:
+        rows = self._rows("meta", "tt", "WHERE key = 'kept'")
+        found = self._plain(rows[0][1], _KEPT) if rows else {}
+        return {int(number): (score, sha256) for number, (score, sha256) in found.items()}
+
     def digest(self) -> str:
         """Return the SHA-256 of all that was asked and all that was found, without times.
 
         Two ledgers have the same digest exactly if their trials (number, values, status), results,
-        and changes are the same.
+        changes, and kept states are the same.
         """
         sha256 = hashlib.sha256()
         with self.snapshot():
             trials = [(trial.number, trial.values, trial.status) for trial in self.trials()]
             changes = [(c.trial, c.epoch, c.values, c.source) for c in self.changes()]
-            sha256.update(json.dumps([trials, changes], sort_keys=True).encode())
+            kept = sorted((trial, text) for trial, (_, text) in self._kept().items())
+            sha256.update(json.dumps([trials, changes, kept], sort_keys=True).encode())
             rows = self._rows("results", "iiitR", "ORDER BY trial, seed, epoch, name")
             for begin in range(0, len(rows), 10_000):
                 sha256.update(json.dumps(rows[begin : begin + 10_000]).encode())
@@ -381,6 +414,7 @@ class Ledger:
         statuses: Mapping[int, str],
         errors: Mapping[int, str] | None = None,
         lanes: bytes | None = None,
+        kept: Mapping[int, tuple[float, bytes | None]] | None = None,
     ) -> int:
         """Add a cohort that ran, with all that was found, and return its number.
 
@@ -390,6 +424,8 @@ class Ledger:
             statuses: The new status of each trial; `running` continues, from `lanes`.
             errors: Why trials failed or diverged.
             lanes: The states of the lanes, for those that continue.
+            kept: The trials whose final states are kept from now on, with their scores, smaller for
+                better, and the states of those that were not kept before. Default: unchanged.
 
         Raises:
             ValueError: A lane has trained another number of epochs. So an outcome that arrives
@@ -410,6 +446,8 @@ class Ledger:
             self._check_writes()
             with explained(self.folder, self._consequence):
                 sha256 = storage.write_states(self.folder, key, lanes)
+        before = self._kept()
+        after = before if kept is None else self._keep(kept, before)
         run = (cohort.group, cohort.rung, cohort.epoch_from, cohort.epoch_to)
         times = float(cohort.seconds), float(cohort.compile_seconds)
         places = [(*pair, cohort.epoch_to, key, index) for index, pair in enumerate(pairs)]
@@ -421,8 +459,27 @@ class Ledger:
             db.executemany("INSERT INTO lanes VALUES (?, ?, ?, ?, ?)", places)
             db.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?)", rows)
             unused = tables.settle(db, statuses, errors, cohort.rung)
+            if after != before:
+                text = tables.to_text({str(trial): after[trial] for trial in sorted(after)})
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('kept', ?)", (text,))
         storage.remove_states(self.folder, unused)
+        storage.remove_states(self.folder, before.keys() - after.keys(), storage.KEPT)
         return key
+
+    def _keep(
+        self, kept: Mapping[int, tuple[float, bytes | None]], before: Mapping[int, Any]
+    ) -> dict[int, tuple[float, str]]:
+        """Write the final states of trials that were not kept before; return all kept ones."""
+        self._check_writes()
+        found = {}
+        with explained(self.folder, self._consequence):
+            for trial, (score, states) in kept.items():
+                if states is None:
+                    found[trial] = before[trial]
+                else:
+                    sha256 = storage.write_states(self.folder, trial, states, storage.KEPT)
+                    found[trial] = float(score), sha256
+        return found
 
     def decide(
         self,
@@ -475,7 +532,7 @@ class Ledger:
     def restart(self, meta: Mapping[str, Any]) -> None:
         """Ask all trials again, from the beginning, in a sweep with other meta data.
 
-        All results are removed, in the transaction that changes the meta data.
+        All results and kept states are removed, in the transaction that changes the meta data.
 
         Args:
             meta: Entries to replace, plain data by name.
@@ -485,8 +542,10 @@ class Ledger:
             for table in ("results", "lanes", "changes", "cohorts"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("UPDATE trials SET status = 'asked', rung = NULL, error = NULL")
+            db.execute("DELETE FROM meta WHERE key IN ('kept', 'test')")
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         storage.clean(self.folder, [])
+        storage.clean(self.folder, [], storage.KEPT)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -164,7 +164,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
         "metric": planner.metric,
         "maximize": planner.maximize,
         **({"objectives": planner.objectives} if len(planner.objectives) > 1 else {}),
-        "seeds": settings.seeds,
+        "seeds": settings.repeats,
         "epochs": planner.epochs,
         "rungs": settings.rungs(planner.epochs),
         "search": settings.search,

@@ -15,14 +15,17 @@ import jax
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
-from .cohort import Probe, Timing, Way, Work, probe
+from ..train import EarlyStopping
+from .cohort import Way, Work
 from .external import searcher
 from .objectives import CONFIGURED, Objective
+from .probe import Probe, Timing, probe
+from .score import Keep
 from .search import Search, identity
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
-from .training import Training, training_of
+from .training import Fold, Training, training_of
 
 # Seconds of training that a worker gets, and the ledger commits, at a time.
 AIM = 4.0
@@ -87,6 +90,7 @@ class Planner:
     maximize: bool
     objectives: list[Objective]
     search: Search
+    stopping: EarlyStopping | None
     found: dict[str, str]
 
     def __init__(
@@ -99,12 +103,14 @@ class Planner:
     ) -> None:
         self.experiment, self.base, self.settings = experiment, base, settings
         self.space = space_of(experiment).around(base)
-        training = training_of(experiment, base, base)
+        training = training_of(experiment, base, base, settings.folds)
         self.epochs = training.epochs
         self.metrics = training.names()
         self.objectives = self._objectives(training)
         self.metric, self.maximize = self.objectives[0]
         self.constraints = settings.bounds
+        ranking = self.metric, self.maximize
+        self.stopping = stopping_of(experiment, settings, self.metrics, ranking)
         chosen = settings.search if search is None else search
         self.search = searcher(
             chosen,
@@ -149,6 +155,7 @@ class Planner:
             values: Values of the trial.
         """
         structure = structure_of(self.experiment, self.base, self.found, values)
+        structure = dataclasses.replace(structure, folds=self.settings.folds)
         training = structure.training({name: values[name] for name in structure.traced})
         if self.settings.halving != "none" and training.epochs != self.epochs:
             raise ValueError(
@@ -197,7 +204,7 @@ class Planner:
                 if worker_died(raised):
                     raise
                 error = last_line(raised)
-        unit = math.lcm(way.lanes, settings.seeds)
+        unit = math.lcm(way.lanes, settings.repeats)
         times = LANES // unit
         if timings and math.isfinite(timings[0].seconds):
             times = round(AIM / (timings[0].seconds * member.epochs * unit))
@@ -206,12 +213,12 @@ class Planner:
     def _probe(self, member: Member, values: Sequence[Values], share: float) -> Probe:
         """Return what to ask a worker about a group."""
         settings = self.settings
-        count = max(len(values), min(settings.seeds, 2))  # several seeds are another program
+        count = max(len(values), min(settings.repeats, 2))  # several seeds are another program
         values = [values[i % len(values)] for i in range(count)]
-        seeds = tuple(member.seed + i % settings.seeds for i in range(count))
+        seeds = tuple(self.seed(member.seed, i % settings.repeats) for i in range(count))
         rounds = settings.rounds(self.epochs)
-        lanes = share * settings.seeds * max(bracket.count for bracket in rounds)
-        epochs = share * settings.seeds * sum(bracket.epochs for bracket in rounds)
+        lanes = share * settings.repeats * max(bracket.count for bracket in rounds)
+        epochs = share * settings.repeats * sum(bracket.epochs for bracket in rounds)
         example = Work(member.structure, tuple(values), seeds, Way("loop", 1), (0, 1))
         return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
 
@@ -255,6 +262,20 @@ class Planner:
         else:
             return metric, maximize
         raise ValueError(problem)
+
+    def seed(self, first: int, repeat: int) -> int | Fold:
+        """Return the seed of a lane of a trial.
+
+        Args:
+            first: The seed of the trial.
+            repeat: Number of the lane among those of the trial.
+        """
+        return Fold(first, repeat) if self.settings.folds > 1 else first + repeat
+
+    @property
+    def keep(self) -> Keep:
+        """Which trials are kept."""
+        return Keep(self.settings.keep, self.metric, self.maximize, self.settings.score)
 
     def _problem(self) -> str:
         """Return why the settings do not fit the experiment and its space; "" if they do."""
@@ -308,6 +329,28 @@ class Planner:
         return ""
 
 
+def stopping_of(
+    experiment: Experiment[Any],
+    settings: Settings,
+    metrics: Sequence[str],
+    ranking: tuple[str, bool],
+) -> EarlyStopping | None:
+    """Return what stops a lane early, as a single run with this patience; None if nothing does.
+
+    Args:
+        experiment: The experiment, whose metric a single run monitors.
+        settings: The settings; a metric that they name is monitored instead.
+        metrics: The metrics of the program.
+        ranking: The metric that trials are compared by, and whether larger is better.
+    """
+    if settings.patience is None:
+        return None
+    monitored = experiment.ranked
+    if settings.chosen or monitored[0] not in metrics:
+        monitored = ranking
+    return EarlyStopping(monitored[0], settings.patience, maximize=monitored[1])
+
+
 @dataclasses.dataclass(frozen=True)
 class SweepPlan:
     """The first round of a sweep.
@@ -345,14 +388,13 @@ class SweepPlan:
                 )
             if grouped.timings:
                 epochs = self._mean_epochs(grouped.epochs)
-                seconds += grouped.timings[0].seconds * count * epochs * settings.seeds
+                seconds += grouped.timings[0].seconds * count * epochs * settings.repeats
                 compiling += grouped.timings[0].compile_seconds
         lines += [f"  no program for {_trials(n)}: {text}" for text, n in self.failed.items()]
         lines += [
             "",
-            f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
-            f"{settings.search} search, compared by "
-            f"{self._compared()}; rungs at epochs "
+            f"{settings.trials} trials of {settings.repeats} lane{'s' * (settings.repeats > 1)} by "
+            f"{settings.search} search, compared by {self._compared()}; rungs at epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}.",
         ]
         if planner.left_out:

@@ -4,6 +4,7 @@ The driver reports its `SweepProgress` after each cohort, for `display` to show.
 """
 
 import dataclasses
+import heapq
 import math
 import time
 from collections import Counter
@@ -15,12 +16,17 @@ import numpy as np
 from ..train.metrics import badness
 from .ledger import Ledger
 from .plan import Planner
+from .score import mean, score_of
 from .search import size_of
 from .settings import Settings
+from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
 PATIENCE = 1.0
-"""Seconds between two reports of the progress: counting takes long after many trials."""
+"""Seconds between two reports of the progress."""
+
+SHARE = 20
+"""Pauses between two reports are this many times as long as a report, which counts all trials."""
 
 
 class SweepProgress(NamedTuple):
@@ -38,6 +44,8 @@ class SweepProgress(NamedTuple):
         before: Epochs that were done when this session began.
         seconds: Seconds since this session began.
         left: Seconds that are left, by `remaining`; None if nothing was measured.
+        top: Number, metric, and values of the best three trials that ran to their end.
+        doing: What runs now, such as "compiling group 1 of 12".
     """
 
     asked: int
@@ -51,6 +59,8 @@ class SweepProgress(NamedTuple):
     before: float
     seconds: float
     left: float | None = None
+    top: Sequence[tuple[int, float, Values]] = ()
+    doing: str = ""
 
 
 Watch = Callable[[SweepProgress], None]
@@ -73,9 +83,10 @@ class Reporter:
         self.ledger, self.planner, self.watch = ledger, planner, watch
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
-        self._began, self._last = time.perf_counter(), -math.inf
+        self._began, self._next = time.perf_counter(), -math.inf
+        self.doing = ""
         self._used = time_used(ledger.cohorts(), ledger.groups())
-        self._cohorts, self._groups = len(ledger.cohorts()), len(ledger.groups())
+        self._cohorts = len(ledger.cohorts())
         repeats = planner.settings.repeat or planner.settings.halving == "population"
         self._most = math.inf if repeats else size_of(planner.space)
 
@@ -84,16 +95,28 @@ class Reporter:
         """The wall time of training: that of earlier sessions, and all of this one."""
         return self._used + time.perf_counter() - self._began
 
+    def note(self, doing: str) -> None:
+        """Report at once what runs now, which may take long.
+
+        Args:
+            doing: What runs, as in `SweepProgress`.
+        """
+        self.doing = doing
+        self.report(0, now=True)
+
     def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was less than a second ago.
+        """Report the progress, unless the last report was just before.
 
         Args:
             rung: The epochs of the rung that is being reached.
             now: Whether to report in any case. Default: False.
         """
-        if now or time.perf_counter() >= self._last + PATIENCE:
-            self._last = time.perf_counter()
-            self.watch(self.progress(rung))
+        began = time.perf_counter()
+        if now or began >= self._next:
+            progress = self.progress(rung)
+            pause = max(PATIENCE, SHARE * (time.perf_counter() - began))
+            self.watch(progress)
+            self._next = time.perf_counter() + pause
 
     def progress(self, rung: int) -> SweepProgress:
         """Return the progress.
@@ -104,13 +127,20 @@ class Reporter:
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
         many = int(max(len(trials), min(settings.trials, self._most)))
         settings = dataclasses.replace(settings, trials=many)
-        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        ends: dict[int, dict[int, list[float]]]
+        ends = {trial.number: {} for trial in trials if trial.status == "done"}
         for result in self.ledger.results(planner.metric):  # in the order of epochs
             if result.trial in ends:
-                ends[result.trial][result.seed] = result.value
-        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+                ends[result.trial].setdefault(result.seed, []).append(result.value)
+        rule, larger = settings.score, planner.maximize
+        means = {
+            number: mean([score_of(curve, rule, larger) for curve in each.values()])
+            for number, each in ends.items()
+            if each
+        }
         ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
-        worth, best = min(ranked, default=(math.inf, -1))
+        first = heapq.nsmallest(3, ranked)
+        worth, best = first[0] if first else (math.inf, -1)
         trained, cohorts, groups = (
             self.ledger.trained_epochs(),
             self.ledger.cohorts(),
@@ -120,8 +150,7 @@ class Reporter:
         epochs, seconds = float(sum(trained.values())), time.perf_counter() - self._began
         asked = Counter(trial.group or "" for trial in trials)
         now = cohorts[self._cohorts :]
-        probing = sum(group.probe_seconds for group in groups[self._groups :])
-        time_left = remaining(now or cohorts, groups, left, asked, seconds - probing if now else 0)
+        time_left = remaining(now or cohorts, groups, left, asked)
         budget = settings.budget
         if budget.epochs is not None and time_left is not None and sum(left.values()) > 0:
             time_left *= min(1.0, max(0.0, budget.epochs - epochs) / sum(left.values()))
@@ -139,6 +168,8 @@ class Reporter:
             before=self._before,
             seconds=seconds,
             left=time_left,
+            top=[(n, means[n], trials[n].values) for worth, n in first if worth < math.inf],
+            doing=self.doing,
         )
 
 
@@ -189,7 +220,7 @@ def epochs_left(
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
     if settings.halving == "none":
         ended = [by_trial[trial.number] for trial in trials if trial.status not in OPEN]
-        usual = float(np.mean(ended)) if ended else epochs * settings.seeds
+        usual = float(np.mean(ended)) if ended else epochs * settings.repeats
         for trial in trials:
             if trial.status in OPEN:
                 left[trial.group or ""] += max(0.0, usual - by_trial[trial.number])  # type: ignore[assignment]
@@ -197,10 +228,10 @@ def epochs_left(
         return dict(left)
     for index in {trial.round for trial in trials if trial.status in OPEN}:
         members = [trial for trial in trials if trial.round == index]
-        whole = settings.bracket(index, len(members), epochs).epochs * settings.seeds
+        whole = settings.bracket(index, len(members), epochs).epochs * settings.repeats
         done = sum(by_trial[trial.number] for trial in members)
         left[""] += max(0, whole - done)
-    left[""] += settings.seeds * sum(bracket.epochs for bracket in future)
+    left[""] += settings.repeats * sum(bracket.epochs for bracket in future)
     return dict(left)
 
 
@@ -209,14 +240,13 @@ def remaining(
     groups: Sequence[Group],
     left: Mapping[str, float],
     asked: Mapping[str, int],
-    wall: float = 0.0,
 ) -> float | None:
     """Return the wall time that is left, in seconds; None if nothing was measured.
 
-    Each group has a rate, its seconds per lane and epoch without compiling: that of its cohorts, or
-    that of its probe, scaled as the rates of other groups are to their probes. Groups without a
-    cohort will compile as long as others did. Time between cohorts and parallel workers scale the
-    sum.
+    The rate of a group, its seconds per lane and epoch, is that of its cohorts without the first
+    one, which also starts the program. A group with fewer cohorts has the rate of its probe, scaled
+    as the rates of other groups are to their probes. Groups without a cohort will compile as long
+    as others did. Time between cohorts, and workers in parallel, scale the sum.
 
     Args:
         cohorts: The cohorts of this session, or all before it has any.
@@ -224,38 +254,40 @@ def remaining(
         left: Epochs of lanes that are left, by group; "" for those of unknown groups, which are
             expected to be distributed over the groups as the trials are.
         asked: The number of trials by group.
-        wall: Wall time of these cohorts, with the time between them. Default: 0, the sum of their
-            times.
 
     >>> run = dict(group="all", rung=0, epoch_from=0, epoch_to=2, lanes=((0, 0), (1, 0)))
     >>> remaining([Cohort(**run, seconds=5.0, compile_seconds=3.0)], [], {"all": 40.0}, {})
     20.0
     """
-    work: Counter[str] = Counter()
-    seconds: dict[str, float] = {}
-    compiling: dict[str, float] = {}
+    by_group: dict[str, list[Cohort]] = {}
     for one in cohorts:
-        name = one.group
-        work[name] += len(one.lanes) * (one.epoch_to - one.epoch_from)
-        seconds[name] = seconds.get(name, 0.0) + max(0.0, one.seconds - one.compile_seconds)
-        compiling[name] = compiling.get(name, 0.0) + one.compile_seconds
-    if not sum(work.values()) or not left:
+        by_group.setdefault(one.group, []).append(one)
+    if not by_group:
         return None
-    rates = {name: seconds[name] / work[name] for name in work}
-    mean = sum(seconds.values()) / sum(work.values())
+    rates = {name: _rate(some[1:] or some) for name, some in by_group.items()}
     probed = {group.name: _probed(group) for group in groups}
-    both = [name for name in rates if probed.get(name)]
-    scale = sum(seconds[n] for n in both) / sum(probed[n] * work[n] for n in both) if both else 0.0
-    for name in {*left, *asked} - {*rates, ""}:
-        rates[name] = probed.get(name, 0.0) * scale or mean
-    shares = {name: many for name, many in asked.items() if name in rates}
+    both = [n for n, some in by_group.items() if len(some) > 1 and probed.get(n)]
+    scale = float(np.mean([rates[name] / probed[name] for name in both])) if both else 1.0
+    mean = float(np.mean([*rates.values()]))
+    for name in {*left, *asked, *rates} - {""}:
+        if len(by_group.get(name, ())) < 2 and probed.get(name):
+            rates[name] = probed[name] * scale
+        rates.setdefault(name, mean)
+    shares = {name: many for name, many in asked.items() if name}
     if shares:
         mean = sum(rates[name] * many for name, many in shares.items()) / sum(shares.values())
     found = sum(rates.get(name, mean) * epochs for name, epochs in left.items())
-    new = {name for name, epochs in left.items() if name and epochs > 0} - set(work)
-    found += len(new) * sum(compiling.values()) / len(compiling)
-    spent = sum(seconds.values()) + sum(compiling.values())
-    return found * (wall / spent if wall and spent else 1.0)
+    new = {name for name, epochs in left.items() if name and epochs > 0} - set(by_group)
+    found += len(new) * sum(one.compile_seconds for one in cohorts) / len(by_group)
+    first, *later = sorted(cohorts, key=lambda one: one.finished or 0.0)
+    spent = sum(one.seconds for one in later)
+    return found * (((later[-1].finished or 0.0) - (first.finished or 0.0)) / spent if spent else 1)
+
+
+def _rate(cohorts: Sequence[Cohort]) -> float:
+    """Return the seconds per lane and epoch of cohorts, without compiling."""
+    work = sum(len(one.lanes) * (one.epoch_to - one.epoch_from) for one in cohorts)
+    return sum(max(0.0, one.seconds - one.compile_seconds) for one in cohorts) / work
 
 
 def _probed(group: Group) -> float:

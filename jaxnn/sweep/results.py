@@ -7,18 +7,29 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from ..data.rows import row_count
 from ..experiment import sources
 from ..experiment.configuration import from_plain
-from ..experiment.experiment import Experiment, TrainedRun, configured
+from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
+from ..experiment.prediction import scores_of
+from ..train import Hook
+from ..train.program import with_keys, without_keys
 from ..validation import integer
 from .display import best_trials
 from .export import trial_rows
 from .ledger import Ledger
 from .objectives import CONFIGURED
+from .plan import stopping_of
 from .report import write_report
+from .settings import Settings
 from .snapshot import Sweep, mean, read
+from .states import unpack
 from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
+from .training import Training, folded
 
 
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
@@ -84,6 +95,15 @@ class Result:
             raise ValueError(f"{self.folder} has no trial that completed yet")
         return self.ranking[0]
 
+    @property
+    def test(self) -> dict[str, float]:
+        """The metrics of the best trial on the test rows, means over its seeds; {} without them.
+
+        It is evaluated once, at the end of the sweep: the test rows chose nothing.
+        """
+        found = self.sweep.facts.get("test", {"scores": {}})
+        return {name: mean(each) for name, each in found["scores"].items()}
+
     def table(self) -> Any:
         """Return a row per trial: number, status, epochs, metric, and values.
 
@@ -98,16 +118,38 @@ class Result:
         return pandas.DataFrame(rows)
 
     def report(self) -> Path:
-        """Write `report.html` into the folder of the sweep, and return its path.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
+        """Write `report.html` into the folder of the sweep, and return its path."""
         return write_report(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""
         return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
+
+
+def tested(result: Result, ledger: Ledger) -> Result:
+    """Return the result with the scores of the best trial on the test rows, which are recorded.
+
+    They are computed only if the data have test rows, the trial was kept, and they are not known.
+
+    Args:
+        result: The result of a sweep at its end.
+        ledger: Its ledger, open for writing.
+    """
+    sweep = result.sweep
+    if sweep.best is None or sweep.best.number not in ledger.kept():
+        return result
+    best = result.best
+    runs = [best.configured(seed) for seed in range(sweep.seeds)]
+    dataset = runs[0].data.dataset
+    if dataset is None or sweep.facts.get("test", {}).get("trial") == best.number:
+        return result
+    rows = (*dataset.test,)
+    each = [scores_of(one, best.load(seed).state, rows) for seed, one in enumerate(runs)]
+    scores = {name: [float(one[name]) for one in each] for name in each[0]}
+    test = {"trial": best.number, "rows": row_count(rows), "scores": scores}
+    ledger.set_meta({"test": test})
+    facts = {**sweep.facts, "test": test}
+    return Result(dataclasses.replace(sweep, facts=facts), result.experiment)
 
 
 class TrialResult:
@@ -123,7 +165,7 @@ class TrialResult:
         values: The swept values by dotted path; after population-based training, the last ones.
         status: "asked", "running", "done", "stopped", "diverged", or "failed".
         error: Why it failed or diverged, or None.
-        score: The metric after its last epoch, the mean over its seeds; None without one.
+        score: Its score by the rule of the sweep, the mean over its seeds; None without one.
     """
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
@@ -167,29 +209,81 @@ class TrialResult:
         }
         return space_of(experiment).configured(base, values)
 
-    def train(self, seed: int = 0) -> TrainedRun:
-        """Train the configuration of the trial alone, and return the trained run.
-
-        A sweep does not keep the weights of trials, so this repeats the training. After a sweep
-        with `exact=True` the result is bitwise that of the lane; otherwise it may differ by
-        rounding, which training amplifies. After population-based training it is another run,
-        with the last values from the beginning.
+    def load(self, seed: int = 0) -> TrainedRun:
+        """Return the trained run of a trial that the sweep kept, with its final state.
 
         Args:
-            seed: Which of the seeds of the trial, from 0. Default: 0.
+            seed: Which of the seeds or folds of the trial, from 0. Default: 0.
+
+        Raises:
+            ValueError: The trial was not kept; or the code changed, so that its program has
+                another state.
+            LedgerError: The file with its states is missing or damaged.
         """
-        config = self.config
-        integer(0, self._sweep.seeds - 1)(seed, "seed")
-        if seed:
-            config = dataclasses.replace(config, seed=config.seed + seed)
-        one = configured(self._known(), config)
-        state, _ = one.fit(progress=False)
-        return TrainedRun(config, one.data.data, one.program, state)
+        one = self.configured(seed)
+        return TrainedRun(one.config, one.data.data, one.program, self._states(one, seed))
 
     @functools.cached_property
     def state(self) -> Any:
-        """The final state of `train()`, ready for `train.predict`; trained at the first use."""
-        return self.train().state
+        """The final state of a trial that the sweep kept, as of `load()`."""
+        return self.load().state
+
+    def train(self, seed: int = 0) -> TrainedRun:
+        """Train the configuration of the trial again, alone, and return the trained run.
+
+        After a sweep with `exact=True` the result is bitwise that of the lane; otherwise it may
+        differ by rounding, which training amplifies. After population-based training it is another
+        run, with the last values from the beginning.
+
+        Args:
+            seed: Which of the seeds or folds of the trial, from 0. Default: 0.
+        """
+        one = self.configured(seed)
+        state, _ = one.fit(hooks=self._hooks(), progress=False)
+        return TrainedRun(one.config, one.data.data, one.program, state)
+
+    def configured(self, seed: int = 0) -> Configured:
+        """Return the configuration of the trial with its data and its program.
+
+        Args:
+            seed: As for `load`.
+        """
+        config = self.config
+        integer(0, self._sweep.seeds - 1)(seed, "seed")
+        if (folds := self._settings.folds) > 1:
+            whole = loaded(self._known(), config)
+            return Configured(self._known(), config, folded(whole, folds).one(seed))
+        if seed:
+            config = dataclasses.replace(config, seed=config.seed + seed)
+        return configured(self._known(), config)
+
+    def _hooks(self) -> list[Hook]:
+        """Return what stops a trial early, in a sweep with `patience`."""
+        ranking = self._sweep.metric, self._sweep.maximize
+        found = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
+        return [] if found is None else [found]
+
+    @property
+    def _settings(self) -> Settings:
+        plain = self._sweep.facts.get("settings", {})
+        return from_plain(Settings, plain, f"{self._sweep.folder}: settings")
+
+    def _states(self, one: Configured, seed: int) -> Any:
+        """Return the kept state of a seed."""
+        folder, number = self._sweep.folder, self.number
+        with Ledger.open(folder) as ledger:
+            kept = ledger.kept()
+            if number not in kept:
+                some = ", ".join(map(str, sorted(kept))) or "none"
+                raise ValueError(
+                    f"the weights of trial {number} of {folder} were not kept, those of {some} "
+                    f"were: sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
+                    "to keep more, or write trial.train() to train it again"
+                )
+            packed = ledger.kept_states(number)
+        spec = jax.eval_shape(lambda: Training(one).begin(0))
+        states = unpack(packed, jax.eval_shape(without_keys, spec))
+        return with_keys(jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), states), spec)
 
     def _known(self) -> Experiment[Any]:
         """Return the experiment; raise ValueError if it is unknown."""

@@ -32,7 +32,7 @@ from ..validation import function
 from .driver import drive
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .results import Result
+from .results import Result, tested
 from .settings import OBJECT, Settings
 from .snapshot import read
 from .storage import FILE
@@ -57,6 +57,9 @@ def run(
 ) -> Result:
     """Sweep the space of an experiment, and return the result.
 
+    The final states of the best trials are kept: `result.best.state` needs no training. If the data
+    have test rows, the best trial is evaluated on them once, at the end: `result.test`.
+
     If the folder contains this sweep, unfinished or finished, it is continued, and the result is
     bitwise equal to that of a sweep that was never interrupted. Arguments that are left out are
     then those of the sweep. These may differ, and change it: `trials`, `tries`, `search`, `batch`,
@@ -76,8 +79,9 @@ def run(
             `sweeps/NAME-DATE-TIME` in the current folder.
         executor: Where lanes train: a name, as for `executors.create`, or any
             `concurrent.futures.Executor`. Default: "local", this process.
-        workers: The number of cohorts that run at the same time. Default: None, the number of
-            workers of the executor; 1 if it does not state one.
+        workers: The number of cohorts that run at the same time; "local" with several starts worker
+            processes that divide the cores. Default: None, the number of workers of the executor; 1
+            if it does not state one.
         force: Whether to continue even if the code or the data changed since the sweep began; the
             sweep records it. Default: False.
         progress: Whether to show the progress: live on a terminal and in a notebook, otherwise in
@@ -94,6 +98,8 @@ def run(
               only what is given; a sampler of Optuna, or its name; or an object with `ask(count)`
               and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
+            - `folds`: Folds of the rows for training and validation, on each of which a
+              configuration is validated; its score is their mean. Default: 1, none.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, the validation accuracy, or the validation loss.
             - `maximize`: The same, if larger is better; or a tuple of several. Several metrics,
@@ -103,6 +109,11 @@ def run(
               training step for each row), and "seconds" of training, whatever the program reports.
             - `constraints`: Bounds on metrics, such as `{"parameters": "<= 1e6"}`; trials that
               satisfy them rank first, others by how far they are beyond. Default: none.
+            - `score`: The score of a trial: "last", the value after the last epoch; "best", the
+              best value; or "mean:5", the mean over the last 5 epochs. Default: "last".
+            - `keep`: Number of best trials whose final states are kept. Default: 1.
+            - `patience`: Stop a trial after this number of epochs without a better metric: the one
+              given here, otherwise the one that a single run monitors. Default: None, never.
             - `halving`: "none", "successive", "hyperband", or "population". Default: "none".
             - `eta`: One trial in this many continues from a rung to the next. Default: 4.
             - `least`: Epochs to the first rung, or between two changes of a population. Default: 1.
@@ -166,14 +177,14 @@ def run(
         with Ledger.open(folder, write=True) as ledger:
             resumed(made, ledger, base, settings, force, tries, folders)
             drive(made, ledger, executor, workers, progress, search)
-            return Result(read(ledger), made)
+            return tested(Result(read(ledger), made), ledger)
     begin = made.config() if base is None else base
     planner, known = planned(made, begin, settings, search, tries, folders)
     for note in known["notes"] if progress else ():
         print(f"note: {note}", file=sys.stderr)
     with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
         drive(made, ledger, executor, workers, progress, search)
-        return Result(read(ledger), made)
+        return tested(Result(read(ledger), made), ledger)
 
 
 # The experiment of a function

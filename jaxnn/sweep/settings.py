@@ -20,6 +20,7 @@ from ..validation import (
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
 from .objectives import Constraint, a_constraint
+from .score import rule_of_score
 
 # Searches that ignore the results of earlier trials; all others learn from one round for the next.
 BLIND = ("random", "grid", "sobol", "none")
@@ -28,7 +29,7 @@ OBJECT = "object "
 """What the name of a search begins with if it is an object that Python code passed."""
 
 CHANGEABLE = ("trials", "search", "batch", "points", "max_groups", "search_seed", "defaults")
-CHANGEABLE += ("repeat", "budget")
+CHANGEABLE += ("repeat", "budget", "keep")
 """Settings of a sweep that may change while it runs or after it ended."""
 
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -115,6 +116,8 @@ class Settings:
     only."""
     seeds: Annotated[int, positive] = 1
     """Seeds per configuration; the score is the mean over them."""
+    folds: Annotated[int, positive] = 1
+    """Folds per configuration, for cross-validation; the score is the mean over them."""
     metric: str = ""
     """The metric for comparing trials, in the direction that it or the task declares. Without one,
     the validation accuracy is used, otherwise the validation loss."""
@@ -126,6 +129,13 @@ class Settings:
     seconds, which all programs have."""
     constraints: Annotated[tuple[str, ...], bounds] = ()
     """Bounds on metrics, such as "parameters <= 1e6"; trials that satisfy them are first."""
+    score: Annotated[str, rule_of_score] = "last"
+    """The score of a trial: the last value of the metric, the best one, or mean:5 for the mean over
+    the last 5 epochs."""
+    keep: Annotated[int, natural] = 1
+    """Number of best trials whose weights are kept."""
+    patience: Annotated[int | None, None | positive] = None
+    """Stop a trial after this number of epochs without a better metric, as in a single run."""
     halving: Literal["none", "successive", "hyperband", "population"] = "none"
     """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
     eta: Annotated[int, integer(2)] = 4
@@ -175,6 +185,16 @@ class Settings:
                 "--exact and --by vmap contradict each other: lanes that train together round "
                 "differently; leave one out"
             )
+        elif self.seeds > 1 and self.folds > 1:
+            problem = (
+                f"--seeds {self.seeds} and --folds {self.folds} both repeat each trial: leave one "
+                "out"
+            )
+        elif self.patience is not None and self.halving != "none":
+            problem = (
+                f"--patience {self.patience} stops a trial by its own values, and --halving "
+                f"{self.halving} by those of others: leave one out"
+            )
         if problem:
             raise ValueError(problem)
 
@@ -183,6 +203,11 @@ class Settings:
         """The metrics that the options name: whether to maximize them, or None if that is open."""
         found: dict[str, bool | None] = {self.metric: None} if self.metric else {}
         return found | dict.fromkeys(self.maximize, True) | dict.fromkeys(self.minimize, False)
+
+    @property
+    def repeats(self) -> int:
+        """Lanes per trial: its seeds, or its folds."""
+        return max(self.seeds, self.folds)
 
     @property
     def bounds(self) -> tuple[Constraint, ...]:
@@ -221,7 +246,7 @@ class Settings:
         return self.search not in BLIND
 
     def bracket(self, index: int, count: int | None, epochs: int) -> Bracket:
-        """Return the bracket of a round: how many trials begin, and where they are compared.
+        """Return the bracket of a round: the number of trials, and the epochs that compare them.
 
         Args:
             index: Number of the round.

@@ -3,8 +3,9 @@
 `read` takes it from a ledger. It answers the two questions of every reader: what the score of a
 trial is, and which trial is the best.
 
-- The `score` of a trial is the metric after its last epoch, the mean over its seeds. A trial has no
-  score if it diverged, failed, or has not run, or if a seed has no finite value.
+- The `score` of a trial is the metric after its last epoch, or what the setting `score` states: the
+  best one, or a mean over epochs; and the mean over its seeds. A trial has no score if it diverged,
+  failed, or has not run, or if a seed has no finite value.
 - The `ranking` lists first the trials that ran to their end, by score, whatever their number of
   epochs, which a sweep may change. Then come trials that halving stopped, those with more epochs
   first: the metric after one epoch says little about a later one.
@@ -14,18 +15,17 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..files.reading import FileError, listed
-from ..html.page import count
+from ..html.page import count, flat
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
 from .objectives import Constraint, Objective, fronts, known_metrics, ranked, violation
+from .score import mean, rule_of_score, score_of
 from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
 
@@ -35,17 +35,17 @@ Curves = Mapping[str, Mapping[int, Mapping[int, Sequence[tuple[int, float | None
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The metric of a trial after an epoch.
+    """The score of a trial after an epoch.
 
     Args:
         epoch: The epoch.
-        each: The value of each seed.
+        each: The score of each seed.
     """
 
     epoch: int
     each: tuple[float, ...]
 
-    @property
+    @functools.cached_property
     def mean(self) -> float:
         """The mean over the seeds."""
         return mean(self.each)
@@ -70,7 +70,7 @@ class Sweep:
         groups: The groups, in the order in which they were added.
         curves: The metrics after each epoch.
         facts: All other meta data: search, seed, device, versions, traced, ...
-        changed: The trials whose values population-based training changed. Default: none.
+        changed: The epoch of the last change by population-based training, by trial. Default: none.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ class Sweep:
     groups: Sequence[Group]
     curves: Curves
     facts: Mapping[str, Any]
-    changed: Collection[int] = ()
+    changed: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -102,11 +102,19 @@ class Sweep:
             seeds = self.curves.get(self.metric, {}).get(trial.number, {})
             curves = [dict(curve) for _, curve in sorted(seeds.items()) if curve]
             if trial.status not in BROKEN and curves:
-                epoch = min(max(curve) for curve in curves)
-                each = tuple(_finite(curve.get(epoch)) for curve in curves)
+                epoch = max(max(curve) for curve in curves)  # seeds may stop early
+                each = tuple(self._score(trial.number, curve, max(curve)) for curve in curves)
                 if math.isfinite(mean(each)):
                     found[trial.number] = Score(epoch, each)
         return found
+
+    def _score(self, number: int, curve: Mapping[int, float | None], end: int) -> float:
+        """Return the score of a curve up to an epoch, since the trial took another's state."""
+        rule = self.facts.get("settings", {}).get("score", "last")
+        changed = self.changed.get(number, 0)
+        begin = changed if changed < end else 0
+        values = [_finite(curve[at]) for at in sorted(curve) if begin < at <= end]
+        return score_of(values, rule, self.maximize) if end in curve else math.nan
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:
@@ -210,6 +218,32 @@ class Sweep:
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
 
+    @functools.cached_property
+    def compared(self) -> frozenset[int]:
+        """The numbers of the finalists."""
+        return frozenset(trial.number for trial in self.finalists)
+
+    @functools.cached_property
+    def conditional(self) -> frozenset[str]:
+        """The names of the dimensions that some trial does not have."""
+        return frozenset(
+            name for name in self.dimensions if any(name not in t.values for t in self.trials)
+        )
+
+    @property
+    def ordered(self) -> list[str]:
+        """The names of the dimensions: those that all trials have, then the conditional ones."""
+        return sorted(self.dimensions, key=self.conditional.__contains__)
+
+    @functools.cached_property
+    def defaults(self) -> Trial | None:
+        """The first trial whose values are those of the configuration; None if there is none."""
+        plain, missing = dict(flat(self.config)), object()
+        start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in self.dimensions}
+        return next(
+            (t for t in self.trials if all(v == start[name] for name, v in t.values.items())), None
+        )
+
     @property
     def forced(self) -> list[str]:
         """A sentence for each time the sweep was resumed although its code or data had changed."""
@@ -219,6 +253,43 @@ class Sweep:
             "not comparable."
             for one in self.facts.get("forced", [])
         ]
+
+    @functools.cached_property
+    def times(self) -> dict[int, list[tuple[int, int, float, float]]]:
+        """When each trial trained: (epoch from, epoch to, begin, end), seconds since 1970."""
+        found: dict[int, list[tuple[int, int, float, float]]] = {}
+        for one in self.cohorts:
+            if one.finished is not None:
+                begin = one.finished - max(one.seconds - one.compile_seconds, 0.0)
+                for trial in dict.fromkeys(trial for trial, _ in one.lanes):
+                    span = (one.epoch_from, one.epoch_to, begin, one.finished)
+                    found.setdefault(trial, []).append(span)
+        return found
+
+    def time_of(self, number: int, epoch: int) -> float | None:
+        """Return when a trial reached an epoch, in seconds since 1970; None if it is unknown.
+
+        A cohort records its end only; its epochs are assumed to take equally long.
+
+        Args:
+            number: Number of the trial.
+            epoch: The epoch; 0 for the beginning.
+        """
+        for first, last, begin, end in self.times.get(number, ()):
+            if first <= epoch <= last:
+                return begin + (end - begin) * (epoch - first) / (last - first)
+        return None
+
+    @functools.cached_property
+    def causes(self) -> list[tuple[str, str, list[int]]]:
+        """Why trials diverged or failed: (status, cause, numbers), the most common first."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for trial in self.trials:
+            if trial.status in BROKEN:
+                cause = _cause(trial.error or "")
+                found.setdefault((trial.status, cause), []).append(trial.number)
+        ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        return [(status, cause, numbers) for (status, cause), numbers in ordered]
 
     def better(self, a: float, b: float) -> bool:
         """Return whether the metric `a` is better than `b`; one that is not finite never is."""
@@ -251,8 +322,12 @@ class Sweep:
         if self.scores and all(trial.status == "done" for trial in self.ranking):
             return None, {number: score.mean for number, score in self.scores.items()}
         epoch = min((score.epoch for score in self.scores.values()), default=0)
-        numbers = {number: self.at(number, epoch) for number in self.scores}
-        return epoch, {number: mean for number, mean in numbers.items() if mean is not None}
+        found = {}
+        for number in self.scores:
+            curves = [dict(curve) for curve in self.curves[self.metric][number].values() if curve]
+            each = [self._score(number, curve, min(epoch, max(curve))) for curve in curves]
+            found[number] = mean(each)
+        return epoch, {number: score for number, score in found.items() if math.isfinite(score)}
 
     @functools.cached_property
     def _means(self) -> dict[int, dict[int, float]]:
@@ -271,15 +346,17 @@ def _finite(value: float | None) -> float:
     return math.nan if value is None or not math.isfinite(value) else value
 
 
-def mean(numbers: Sequence[float]) -> float:
-    """Return the mean of numbers; it is finite if they are, even if their sum is not.
+def _cause(error: str) -> str:
+    """Return what trials with the same cause have in common.
 
-    Args:
-        numbers: At least one number.
+    It is the line of a traceback that names the error, the first after its last frame; or the
+    divergence without its epoch and seed.
     """
-    with np.errstate(over="ignore"):
-        found = float(np.mean(numbers))
-    return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))
+    lines = [line for line in error.splitlines() if line.strip()]
+    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
+    after = lines[frames[-1] + 1 :] if frames else []
+    line = (after or lines[-1:] or ["unknown"])[0].strip()
+    return re.sub(r" after epoch \d+( with seed \d+)?$", "", line)
 
 
 def read(ledger: Ledger) -> Sweep:
@@ -294,7 +371,8 @@ def read(ledger: Ledger) -> Sweep:
     """
     with ledger.snapshot():
         facts = dict(ledger.meta)
-        last = {change.trial: change.values for change in ledger.changes()}
+        changes = ledger.changes()  # in the order of epochs
+        last = {change.trial: change.values for change in changes}
         trials, cohorts, groups = ledger.trials(), ledger.cohorts(), ledger.groups()
         results = ledger.results()
     known, dimensions = described(ledger.folder, facts)
@@ -324,7 +402,7 @@ def read(ledger: Ledger) -> Sweep:
         groups=groups,
         curves=curves,
         facts={name: plain for name, plain in facts.items() if name not in known},
-        changed=frozenset(last),
+        changed={change.trial: change.epoch for change in changes},
         **{name: known[name] for name in known if name != "space"},
     )
 
@@ -344,6 +422,8 @@ FURTHER: dict[str, type[Any]] = {
     "versions": dict,
     "sources": dict,
     "search": str,
+    "kept": dict,
+    "test": dict,
 }
 FURTHER |= {
     "objectives": list,
@@ -353,11 +433,18 @@ FURTHER |= {
     "searches": list,
     "warm_start": dict,
 }
+TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
 FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy
     "seeds": lambda count: count > 0,
+    "settings": lambda plain: rule_of_score.test(plain.get("score", "last")),
+    "test": lambda found: (
+        {name: type(one) for name, one in found.items()} == TEST
+        and all(isinstance(each, list) and each for each in found["scores"].values())
+        and all(isinstance(x, int | float) for each in found["scores"].values() for x in each)
+    ),
     "epochs": lambda count: count > 0,
     "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
     "tries": lambda all_: all(isinstance(one, dict) for one in all_),

@@ -3,10 +3,11 @@
     FOLDER/ledger.sqlite   the tables; created by one rename
     FOLDER/driver.lock     held by the driver, the only writer
     FOLDER/lanes/          a file per cohort with the states that its lanes continue from
+    FOLDER/kept/           a file per kept trial with the final states of its lanes
 
 Errors of SQLite and the system are raised as `LedgerError`, one line that says what to do. The name
-of a state file follows from the number of its cohort, so no text in a ledger selects a file, and
-the ledger has the SHA-256 of each.
+of a state file follows from the number of its cohort or trial, so no text in a ledger selects a
+file, and the ledger has the SHA-256 of each.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from ..files.writing import Lock, Locked, NoLock, replace_file, sqlite_code
 from ..installation import upgrade
 from .tables import TABLES
 
-FILE, LOCK, LANES, NEW = "ledger.sqlite", "driver.lock", "lanes", ".new"
+FILE, LOCK, LANES, KEPT, NEW = "ledger.sqlite", "driver.lock", "lanes", "kept", ".new"
 APPLICATION = 0x6A786E6E  # "jxnn", in the header of the file
 SCHEMA = 1
 WAIT = 10.0  # seconds for another connection, which holds the file for milliseconds
@@ -292,18 +293,18 @@ def is_driven(folder: Path) -> bool:
 # The states of lanes
 
 
-def states_file(cohort: int) -> str:
-    """Return the file with the states of a cohort, relative to the sweep's folder.
+def states_file(number: int, kind: str = LANES) -> str:
+    """Return the file with the states of a cohort, or of a kept trial, in the sweep's folder.
 
-    >>> states_file(7)
-    'lanes/000007.safetensors'
+    >>> states_file(7), states_file(17, KEPT)
+    ('lanes/000007.safetensors', 'kept/000017.safetensors')
     """
-    return f"{LANES}/{cohort:06d}.safetensors"
+    return f"{kind}/{number:06d}.safetensors"
 
 
-def write_states(folder: Path, cohort: int, contents: bytes) -> str:
-    """Write the states of a cohort so that they survive a power failure; return their SHA-256."""
-    file = folder / states_file(cohort)
+def write_states(folder: Path, number: int, contents: bytes, kind: str = LANES) -> str:
+    """Write states so that they survive a power failure; return their SHA-256."""
+    file = folder / states_file(number, kind)
     if not file.parent.is_dir():
         file.parent.mkdir(exist_ok=True)
         _sync(folder)
@@ -312,13 +313,16 @@ def write_states(folder: Path, cohort: int, contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def read_states(folder: Path, cohort: int, sha256: str) -> bytes:
-    """Return the states of a cohort, whose file must have this SHA-256.
+def read_states(folder: Path, number: int, sha256: str, kind: str = LANES) -> bytes:
+    """Return the states of a cohort or a kept trial, whose file must have this SHA-256.
 
     Raises:
         LedgerError: The file is missing, unreadable, or another.
     """
-    file = folder / states_file(cohort)
+    file = folder / states_file(number, kind)
+    use = f"the lanes of cohort {number} continue from it"
+    if kind == KEPT:
+        use = f"it has the weights of trial {number}"
     try:
         with open_regular(file) as opened:
             # Another file may be too large for the memory: its digest is computed first.
@@ -329,23 +333,21 @@ def read_states(folder: Path, cohort: int, sha256: str) -> bytes:
         problem = f"is damaged: its SHA-256 is {found[:12]}..., expected {sha256[:12]}..."
     except (OSError, FileError) as error:
         problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    raise LedgerError(
-        f"{file} {problem}; the lanes of cohort {cohort} continue from it: put back a copy of it"
-    )
+    raise LedgerError(f"{file} {problem}; {use}: put back a copy of it")
 
 
-def remove_states(folder: Path, cohorts: Collection[int]) -> None:
-    """Remove the states of these cohorts. `clean` removes one that cannot be removed now."""
-    for cohort in cohorts:
+def remove_states(folder: Path, numbers: Collection[int], kind: str = LANES) -> None:
+    """Remove the states of these numbers. `clean` removes one that cannot be removed now."""
+    for number in numbers:
         with contextlib.suppress(OSError):
-            (folder / states_file(cohort)).unlink()
+            (folder / states_file(number, kind)).unlink()
 
 
-def clean(folder: Path, kept: Collection[int]) -> None:
-    """Remove what a killed driver left: partial files, and states of cohorts not in `kept`."""
-    names = {Path(states_file(cohort)).name for cohort in kept}
+def clean(folder: Path, used: Collection[int], kind: str = LANES) -> None:
+    """Remove what a killed driver left: partial files, and states of numbers not in `used`."""
+    names = {Path(states_file(number)).name for number in used}
     with contextlib.suppress(OSError):
-        for file in (folder / LANES).iterdir():
+        for file in (folder / kind).iterdir():
             ours = re.fullmatch(r"\d{6,}\.safetensors|\.\d{6,}\.safetensors-\w+", file.name)
             if ours and file.name not in names:
                 file.unlink(missing_ok=True)

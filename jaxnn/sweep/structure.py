@@ -49,12 +49,14 @@ class Structure:
         base: The configuration that a trial's values change.
         static: The values that are compiled into the program, by dimension.
         traced: The dimensions whose values are arguments of the program.
+        folds: Number of folds that the rows of the data are divided into. Default: 1, none.
     """
 
     experiment: Experiment[Any]
     base: Any
     static: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
+    folds: int = 1
 
     @property
     def name(self) -> str:
@@ -77,7 +79,8 @@ class Structure:
 
     def training(self, numbers: Mapping[str, Any]) -> Training:
         """Return the training with these numbers, traced or not."""
-        return training_of(self.experiment, self.configured(numbers), self.configured({}))
+        base = self.configured({})
+        return training_of(self.experiment, self.configured(numbers), base, self.folds)
 
 
 def space_of(experiment: Experiment[Any]) -> Space:

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Var, primitives
 
-from ..data.augmented import augmented
+from ..data.augmented import Augmented, augmented
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words
@@ -33,6 +33,7 @@ from ..train.program import strong
 from ..train.record import Tally, combine, prefixed
 from ..train.step import check_step
 from ..train.steps import has_convolution
+from ..validation import integer
 
 
 class Order(NamedTuple):
@@ -49,15 +50,95 @@ class Order(NamedTuple):
     rows: Any
 
 
-def training_of(experiment: Experiment[Any], config: Any, base: Any) -> "Training":
+class Fold(NamedTuple):
+    """The seed of a lane that trains on the rows outside of a fold, and is evaluated on its rows.
+
+    Args:
+        seed: Root of its random numbers.
+        fold: Number of the fold, from 0.
+    """
+
+    seed: int
+    fold: int
+
+
+class Folded(Loaded):
+    """Data whose rows are divided into folds for cross-validation.
+
+    The rows are those for training and for validation together, in a random order that is always
+    the same. Folds have equal sizes; the rows that are left are always trained on.
+
+    Args:
+        whole: The data.
+        count: Number of folds, at least 2.
+
+    Attributes:
+        held: The rows of each fold, in `arrays`.
+        taught: The rows outside of each fold.
+
+    Raises:
+        ValueError: There are no data or fewer rows than folds.
+    """
+
+    held: list[np.ndarray]
+    taught: list[np.ndarray]
+
+    def __init__(self, whole: Loaded, count: int) -> None:
+        vars(self).update(vars(whole))
+        vars(self).pop("identity", None)
+        if whole.arrays is None:
+            raise ValueError(
+                f"--folds {count} divides the rows of data, and the experiment has none"
+            )
+        parts = [part for part in (whole.arrays, whole.validation) if part is not None]
+        self.arrays = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        rows = row_count(self.arrays)
+        integer(2, rows)(count, "folds", f"there are {rows} rows")
+        order, size = np.random.default_rng(0).permutation(rows).astype(np.int32), rows // count
+        self.held = [np.sort(order[k * size : (k + 1) * size]) for k in range(count)]
+        every = np.arange(rows, dtype=np.int32)
+        self.taught = [np.setdiff1d(every, held, assume_unique=True) for held in self.held]
+        self.validation = _rows(self.arrays, self.held[0])
+        self.rows = rows - size
+
+    def one(self, fold: int) -> Loaded:
+        """Return the data of a fold, as a single run has them.
+
+        Args:
+            fold: Number of the fold.
+        """
+        new = object.__new__(Loaded)
+        vars(new).update(vars(self))
+        new.arrays = new.train = _rows(self.arrays, self.taught[fold])
+        for function in getattr(self.train, "functions", ()):
+            new.train = Augmented(new.train, function)
+        new.validation = _rows(self.arrays, self.held[fold])
+        return new
+
+
+@functools.lru_cache(maxsize=8)
+def folded(whole: Loaded, count: int) -> Folded:
+    """Return data in folds, the same object for equal arguments.
+
+    Args:
+        whole: The data.
+        count: Number of folds.
+    """
+    return Folded(whole, count)
+
+
+def training_of(experiment: Experiment[Any], config: Any, base: Any, folds: int = 1) -> "Training":
     """Return the training of a configuration.
 
     Args:
         experiment: The experiment.
         config: The configuration, whose numbers may be traced.
         base: A configuration with the same data and without traced numbers.
+        folds: Number of folds that the rows are divided into. Default: 1, the rows stay as they
+            are.
     """
-    return Training(Configured(experiment, config, loaded(experiment, base)))
+    source = loaded(experiment, base)
+    return Training(Configured(experiment, config, source if folds == 1 else folded(source, folds)))
 
 
 class Training:
@@ -106,16 +187,17 @@ class Training:
         new.program = jax.tree.unflatten(jax.tree.structure(self.run.program), given)
         return type(self)(new)
 
-    def begin(self, seed: int) -> Any:
+    def begin(self, seed: int | Fold) -> Any:
         """Return the state before the first step.
 
         Args:
             seed: Seed of the run.
         """
         first = jax.tree.map(jnp.asarray, _rows(self.arrays[0], self.order(seed, 0).rows[0]))
-        return jax.tree.map(strong, self.run.program.init(as_key(jax.random.key(seed)), first))
+        key = as_key(jax.random.key(seed.seed if isinstance(seed, Fold) else seed))
+        return jax.tree.map(strong, self.run.program.init(key, first))
 
-    def order(self, seed: int, record: int) -> Order:
+    def order(self, seed: int | Fold, record: int) -> Order:
         """Return what the steps of a record run on.
 
         Args:
@@ -124,7 +206,16 @@ class Training:
         """
         begin, end = (0, *self.run.ends)[record : record + 2]
         steps = np.arange(begin, end, dtype=np.int32)
-        return Order(_words(seed), steps, self.run.order(seed, record))
+        root = seed.seed if isinstance(seed, Fold) else seed
+        rows = self.run.order(root, record)
+        if isinstance(seed, Fold):
+            rows = self._folds.taught[seed.fold][rows]
+        return Order(_words(root), steps, rows)
+
+    @property
+    def _folds(self) -> Folded:
+        assert isinstance(self.source, Folded)
+        return self.source
 
     def advance(self, state: Any, order: Order, data: Any) -> tuple[Any, Any]:
         """Return the state after the steps of an order, and the metrics of each.
@@ -151,15 +242,18 @@ class Training:
             return state, jax.tree.map(lambda leaf: leaf[None], metrics)
         return lax.scan(step, state, (order.steps, order.rows))
 
-    def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
+    def pieces(self, data: Any, seed: int | Fold = 0) -> list[tuple[Any, jax.Array]]:
         """Return the pieces that `train.Evaluate` evaluates, and their keys.
 
         Args:
             data: The arrays to train on, and those for validation.
+            seed: Seed of the lane; it matters only if it is that of a fold. Default: 0.
         """
         if not self.run.evaluations():
             return []
-        _, validation = data
+        validation = data[1]
+        if isinstance(seed, Fold):
+            validation = _rows(data[0], self._folds.held[seed.fold])
         count = 1 if validation is None else -(-check_rows(validation, "validation data") // SIZE)
         keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(count)]
         slices = [slice(i * SIZE, (i + 1) * SIZE) for i in range(count)]

@@ -27,7 +27,9 @@ from .hooks.profiling import TIMINGS, Profile, Throughput
 from .hooks.progress import Progress
 from .hooks.stopping import Diverged, Divergence, EarlyStopping
 from .interruption import Interrupted
+from .label_tasks import CTC, Dice, Hinge, OrdinalRegression
 from .logging import JsonLines, Logger, MLflow, TensorBoard, WandB
+from .metric_learning import InfoNCE, MarginRanking, Triplet
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
@@ -35,6 +37,7 @@ from .optimizer import Optimizer
 from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
 from .program import Program, TrainState
 from .record import Event, Every, combine
+from .regression import GaussianRegression, PoissonRegression, QuantileRegression, Regression
 from .run import run
 from .schedules import (
     Constant,
@@ -47,11 +50,12 @@ from .schedules import (
     Warmup,
 )
 from .step import make_step
-from .task import Regression, Task
+from .task import Task
 from .weights import Weights, load_weights, save_weights
 from .wrapped_optimizers import ema_params, evaluation_params, partition, with_ema
 
 __all__ = [
+    "CTC",
     "TIMINGS",
     "BinaryClassification",
     "Checkpoints",
@@ -60,13 +64,17 @@ __all__ = [
     "Constant",
     "Cosine",
     "Derived",
+    "Dice",
     "Diverged",
     "Divergence",
     "EarlyStopping",
     "Evaluate",
     "Event",
     "Every",
+    "GaussianRegression",
+    "Hinge",
     "Hook",
+    "InfoNCE",
     "Interrupted",
     "InverseSquareRoot",
     "JsonLines",
@@ -75,6 +83,7 @@ __all__ = [
     "Log",
     "Logger",
     "MLflow",
+    "MarginRanking",
     "Mean",
     "Metric",
     "Minimize",
@@ -83,10 +92,13 @@ __all__ = [
     "NextToken",
     "OneCycle",
     "Optimizer",
+    "OrdinalRegression",
     "Piecewise",
+    "PoissonRegression",
     "Profile",
     "Program",
     "Progress",
+    "QuantileRegression",
     "Ratio",
     "Regression",
     "RollBack",
@@ -98,6 +110,7 @@ __all__ = [
     "TensorBoard",
     "Throughput",
     "TrainState",
+    "Triplet",
     "WandB",
     "Warmup",
     "Weights",

@@ -10,7 +10,7 @@ import optax
 
 from ..fields import is_traced
 from ..validation import Accepts, fraction, integer, number, tuple_of
-from .examples import WeightedTargets, cross_entropy, wide
+from .examples import WeightedTargets, cross_entropy, focal, wide
 from .metrics import Direction, Ratio
 from .task import Task
 
@@ -18,6 +18,7 @@ SEVERAL = (
     "targets[..., 0] for targets with a last axis of size 1, or "
     "train.MultiLabelClassification(n) for several labels per example"
 )
+exponent: Accepts = number(0).such(hint="write focal_gamma=2.0")
 ignored_label: Accepts = None | integer().such(hint="write ignore=-100")
 factors: Accepts = None | Accepts(
     "a number >= 0, or a tuple of them",
@@ -62,11 +63,14 @@ class Classification(_OneOfSeveral):
         class_weights: Tuple of `number` weights. As in torch.nn.CrossEntropyLoss, the loss of
             integer labels divides by the sum of the weights of the labels, and that of
             probabilities by the number of examples. Metrics do not use them. Default: None, 1 each.
+        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
+            Default: 0, cross entropy.
 
     Raises:
         ValueError: `number` is less than 2, or differs from the number of weights.
 
-    References: Szegedy et al., Rethinking the inception architecture, 2016 (label smoothing).
+    References: Szegedy et al., Rethinking the inception architecture, 2016 (label smoothing); Lin
+    et al., Focal loss for dense object detection, 2017.
 
     >>> import jax.numpy as jnp
     >>> task = Classification(3)
@@ -86,6 +90,7 @@ class Classification(_OneOfSeveral):
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
     class_weights: Annotated[tuple[float, ...] | None, factors] = None
+    focal_gamma: Annotated[float, exponent] = 0.0
     directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = f"{SEVERAL}, or targets.astype('float32') for one-hot targets"
 
@@ -111,7 +116,9 @@ class Classification(_OneOfSeveral):
         )
         if soft is not None:
             labels = labels.valid_where(jnp.isfinite(soft).all(-1))
-        loss = cross_entropy(logits, labels, self.label_smoothing, self.class_weights, soft)
+        loss = cross_entropy(
+            logits, labels, self.label_smoothing, self.class_weights, soft, self.focal_gamma
+        )
         return {"loss": loss, "accuracy": labels.accuracy(jnp.argmax(outputs, -1))}
 
 
@@ -182,12 +189,14 @@ class _YesOrNo(Task):
             labels = self._labels(targets, weights)
         logits = labels.select(logits)
         yes = labels.targets.astype(logits.dtype)
-        if self.pos_weight is None:
+        gamma = self.focal_gamma
+        if self.pos_weight is None and not is_traced(gamma) and gamma == 0:
             losses = optax.sigmoid_binary_cross_entropy(logits, yes)
         else:
-            weight = jnp.broadcast_to(jnp.asarray(self.pos_weight, logits.dtype), logits.shape)
-            losses = -weight * yes * jax.nn.log_sigmoid(logits)
-            losses -= (1 - yes) * jax.nn.log_sigmoid(-logits)
+            given = 1 if self.pos_weight is None else self.pos_weight
+            weight = jnp.broadcast_to(jnp.asarray(given, logits.dtype), logits.shape)
+            losses = weight * yes * focal(-jax.nn.log_sigmoid(logits), gamma)
+            losses += (1 - yes) * focal(-jax.nn.log_sigmoid(-logits), gamma)
         accuracy = labels._replace(targets=yes > 0.5).accuracy(logits > 0)
         return {"loss": labels.ratio(losses), "accuracy": accuracy}
 
@@ -209,6 +218,10 @@ class BinaryClassification(_YesOrNo):
         pos_weight: Factor on the loss of examples with target 1, as in
             torch.nn.BCEWithLogitsLoss. The loss divides by the number of examples. Default: None,
             1.
+        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
+            Default: 0, cross entropy. Factors alpha and 1 - alpha of the two
+            targets, as in torchvision, are pos_weight=alpha / (1 - alpha), and 1 - alpha of the
+            whole loss.
 
     >>> import jax.numpy as jnp
     >>> BinaryClassification().predict(jnp.zeros((1, 1))).tolist()
@@ -217,6 +230,7 @@ class BinaryClassification(_YesOrNo):
 
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
+    focal_gamma: Annotated[float, exponent] = 0.0
     directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = SEVERAL
 
@@ -241,6 +255,8 @@ class MultiLabelClassification(_YesOrNo):
             does not apply to floating-point targets; use example weights instead. Default: -100.
         pos_weight: Factor on the loss of labels with target 1, or a tuple of `number` factors, as
             in torch.nn.BCEWithLogitsLoss. Default: None, 1.
+        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
+            Default: 0, cross entropy.
 
     >>> import jax.numpy as jnp
     >>> task = MultiLabelClassification(3)
@@ -254,6 +270,7 @@ class MultiLabelClassification(_YesOrNo):
     ]
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
+    focal_gamma: Annotated[float, exponent] = 0.0
     directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = "train.MultiLabelClassification(targets.shape[-1])"
     _per_output = True

@@ -159,20 +159,23 @@ def cross_entropy(
     label_smoothing: Any = 0.0,
     class_weights: Any = None,
     probabilities: Any = None,
+    focal_gamma: Any = 0.0,
 ) -> Ratio:
     """-log softmax(logits)[label] over the examples that count.
 
     With smoothing s and class weights w, as torch.nn.CrossEntropyLoss: the sum of
     (1 - s) w[label] (-log p[label]) + s / C * sum over classes c of w[c] (-log p[c]), over the sum
     of w[label]. For probabilities q (..., C) of the classes, the first term is the sum over classes
-    of w[c] q[c] (-log p[c]), and the divisor is the number of examples.
+    of w[c] q[c] (-log p[c]), and the divisor is the number of examples. With g = `focal_gamma`,
+    every -log p is `(1 - p)**g (-log p)`.
     """
     logits = examples.select(logits)
     factors: Any = 1
+    is_focal = is_traced(focal_gamma) or focal_gamma != 0
 
-    def surprise() -> jax.Array:
+    def surprise(class_weights: Any = class_weights) -> jax.Array:
         """Return w[c] (-log p[c]), 0 for a weight of 0."""
-        logs = -jax.nn.log_softmax(logits)
+        logs = focal(-jax.nn.log_softmax(logits), focal_gamma)
         if class_weights is None:
             return logs
         weights = jnp.asarray(class_weights, logs.dtype)
@@ -184,13 +187,25 @@ def cross_entropy(
         shown = examples.select(probabilities.astype(logits.dtype))
         losses = jnp.sum(shown * jnp.where(shown == 0, 0, surprise()), -1)
     else:
-        losses = jax.nn.logsumexp(logits, -1) - picked(logits, examples.targets)
+        if is_focal:
+            losses = picked(surprise(None), examples.targets)
+        else:
+            losses = jax.nn.logsumexp(logits, -1) - picked(logits, examples.targets)
         if class_weights is not None:
             factors = jnp.asarray(class_weights, losses.dtype)[examples.targets]
             losses = jnp.where(factors == 0, 0, losses) * factors
     if is_traced(label_smoothing) or label_smoothing:
         losses = (1 - label_smoothing) * losses + label_smoothing * jnp.mean(surprise(), -1)
     return examples.ratio(losses, factors)
+
+
+def focal(losses: jax.Array, gamma: Any) -> jax.Array:
+    """Return `(1 - p)**gamma (-log p)` from -log p; the gradient is finite for p = 0 and p = 1."""
+    if not is_traced(gamma) and gamma == 0:
+        return losses
+    missed = -jnp.expm1(-losses)
+    some = missed > 0
+    return losses * jnp.where(some, jnp.exp(gamma * jnp.log(jnp.where(some, missed, 1))), 0)
 
 
 def check_labels(task: Any, targets: Any, name: str) -> None:

@@ -226,7 +226,7 @@ class Minimize(Program):
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
         opt_state = _first_opt_state(optimizer, params, code_of(self))
-        zero: Any = np.zeros((), np.int32)  # `owned` puts it on the device, and compiles nothing
+        zero: Any = np.zeros((), np.int32)  # which `owned` puts on the device
         return owned(TrainState(params, state, opt_state, zero, kept_words(key)))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:

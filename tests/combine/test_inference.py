@@ -135,13 +135,14 @@ def test_it_runs_in_scan_and_shard_map():
 def test_a_cache_inside_moves_on_and_is_not_for_training():
     decoder = nn.Sequential(nn.BatchNorm(axis=-1), nn.MultiHeadAttention(2, causal=True))
     net = nn.Inference(nn.with_cache(decoder, 3))
-    params = net.init(KEY, XS)
-    whole, _ = decoder.apply(params, XS, state=decoder.init_state(XS))
-    state, found = net.init_state(XS[:, :1]), []
+    params, x = net.init(KEY, XS), np.asarray(XS)
+    whole, _ = jax.jit(decoder.apply)(params, x, state=decoder.init_state(x))
+    state, found = net.init_state(x[:, :1]), []
+    step = jax.jit(net.apply)
     for t in range(3):
-        y, state = net.apply(params, XS[:, t : t + 1], state=state)
-        found.append(y)
-    assert_near(jnp.concatenate(found, 1), whole)
+        y, state = step(params, x[:, t : t + 1], state=state)
+        found.append(np.asarray(y))
+    assert_near(np.concatenate(found, 1), whole)
     assert nn.with_cache(nn.Inference(decoder), 3) == net
     with pytest.raises(ValueError, match=r"at the root, Inference.* keeps a cache of 3 positions"):
         net.apply(params, XS[:, :1], state=state, train=True)

@@ -240,7 +240,7 @@ def test_an_expert_without_weight_has_no_effect():
         y = net.apply(params, x)
         return y.sum(), y
 
-    (_, y), gradient = jax.value_and_grad(run, has_aux=True)(params)
+    (_, y), gradient = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
     assert y.tolist() == [[[2.0], [6.0]]]
     assert gradient["expert"]["w"].tolist() == [[4.0], [0.0]]
     assert gradient["router"]["w"].tolist() == [[0.0, 0.0]]

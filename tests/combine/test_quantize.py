@@ -10,6 +10,7 @@ import pytest
 import jaxnn as nn
 from jaxnn.combine.precision import KINDS, Quantized
 from jaxnn.models import GPT
+from tests.cases import host
 
 KEY = jax.random.key(0)
 
@@ -43,9 +44,17 @@ def leaves(tree):
 def test_weights_are_within_half_a_step_and_the_rest_is_as_it_was(name):
     layer, inputs, axes = LAYERS[name]
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    params = layer.init(KEY, *inputs)
-    small, _ = nn.quantize(layer, params)
-    numbers = jax.jit(lambda p: nn.quantize(layer, p)[1])(params)
+    params = host(layer.init(KEY, *inputs))
+    networks = []
+
+    @jax.jit
+    def quantized(params):
+        net, numbers = nn.quantize(layer, params)
+        networks.append(net)
+        return numbers
+
+    numbers = host(quantized(params))
+    (small,) = networks
     assert small == Quantized(layer)
     found = leaves(numbers)
     rounded = dict(leaves(params))
@@ -58,7 +67,7 @@ def test_weights_are_within_half_a_step_and_the_rest_is_as_it_was(name):
             assert np.all(np.max(np.abs(q), tuple(i for i in range(w.ndim))) == 127)
             if axes is not None:
                 assert scale.shape == tuple(1 if i in axes else n for i, n in enumerate(w.shape))
-            rounded[path] = scale * q.astype(jnp.float32)
+            rounded[path] = scale * q.astype(np.float32)
         else:
             np.testing.assert_array_equal(found.pop(path), w)
     assert not found
@@ -67,7 +76,7 @@ def test_weights_are_within_half_a_step_and_the_rest_is_as_it_was(name):
     y, z = (jax.jit(net.apply)(p, *inputs) for net, p in ((small, numbers), (layer, same)))
     np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-6)  # q * scale inside of a product or not
     for (path, a), b in zip(
-        leaves(small.init(KEY, *inputs)).items(), leaves(numbers).values(), strict=True
+        leaves(host(small.init(KEY, *inputs))).items(), leaves(numbers).values(), strict=True
     ):
         assert a.dtype == b.dtype, path
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1 if a.dtype == jnp.int8 else 1e-7)
@@ -84,8 +93,9 @@ def byte_count(tree):
 def test_a_gpt_in_a_quarter_of_the_memory():
     net = GPT(layers=2, width=32, num_heads=2, feed_forward="swiglu").network(64)
     tokens = np.arange(10, dtype=np.int32)[None]
-    params = net.init(KEY, tokens)
+    params = host(net.init(KEY, tokens))
     small, numbers = nn.quantize(net, params)
+    numbers = host(numbers)
     weights = [w for path, w in leaves(params).items() if path.endswith("['w']")]
     tables = [leaves(params)["['positions']['w']"]]
     assert byte_count(numbers) < 0.5 * byte_count(params)

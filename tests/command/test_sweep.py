@@ -11,15 +11,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jaxnn import train
 from jaxnn.command import main, tool
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.experiment.experiment import Configured
 from jaxnn.files import writing
 from jaxnn.installation import install
 from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
+from jaxnn.sweep import open as opened
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.snapshot import read
@@ -93,17 +97,30 @@ def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, c
     assert len(found.trials) == 8
     assert found.best is not None
     lines = out.splitlines()
-    assert lines[0].startswith("trials 8 of 8, lanes 16, rung epoch 2, best validation_accuracy 0.")
+    assert lines[0] == f"quick: sweep in {place}"
+    assert lines[1] == "0 of 8 trials · 0 %; asking for trials"
+    assert lines[2] == "0 of 8 trials · 0 %; compiling group 1 of 1: all"
+    assert any(line.startswith("8 of 8 trials: 8 done · 100 % · ") for line in lines)
     assert "quick: 8 trials, 8 done" in lines
     top = lines[lines.index("quick: 8 trials, 8 done") + 1 :][:6]
-    assert top[0].split() == [
-        "trial", "validation_accuracy", "optimizer.learning_rate", "optimizer.momentum"
-    ]  # fmt: skip
+    assert all(len(line) <= 80 for line in top)
+    assert top[0].split() == ["trial", "validation_accuracy", "learning_rate", "momentum"]
     assert [int(line.split()[0]) for line in top[1:]] == [t.number for t in found.ranking[:5]]
     assert lines[-2] == f"Report: {place / 'report.html'}"
     assert lines[-1] == (
         f"Train the best again: python -m tests.sweep.quick run --from {place}:best"
     )
+
+
+def test_help_has_no_option_that_would_be_rejected_and_defines_its_words(capsys):
+    status, out, _ = said(capsys, "sweep", "--help")
+    assert status == 0
+    options = set(re.findall(r"--[\w.-]+", out.partition("The options below")[2]))
+    assert {"--model.depth", "--epochs", "--trials"} <= options
+    assert not options & {"--optimizer.learning-rate", "--optimizer.momentum"}
+    assert "--optimizer.learning-rate" in said(capsys, "run", "--help")[1]
+    for word in ("trial", "lane", "group", "cohort", "rung"):
+        assert len(re.findall(rf"^    {word} ", out, flags=re.MULTILINE)) == 1
 
 
 def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys, monkeypatch):
@@ -167,7 +184,8 @@ def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(Driver, "_train", deaf)
         status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
-    assert (status, out) == (130, "")
+    assert status == 128 + number
+    assert "8 done" not in out
     assert error.startswith("error: interrupted: what was committed is whole; continue with ")
     assert signal.getsignal(number) is handlers
     assert said(capsys, "resume", place)[0] == 0
@@ -249,6 +267,41 @@ def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, t
     assert error.startswith(f"error: {message.format(folder)}")
     assert error.count("\n") == 1
     assert not place.exists()
+
+
+def test_commands_on_a_run_accept_a_kept_trial(folder, tmp_path, capsys, monkeypatch):
+    """The scores of the validation rows are those of the lane, to rounding."""
+    monkeypatch.setattr(Configured, "fit", None)
+    found = opened(folder, EXPERIMENT)
+    last = found.best.metrics[-1]
+    scores = f"accuracy {last['validation_accuracy']:.4g}, loss {last['validation_loss']:.4g}"
+    assert said(capsys, "evaluate", f"{folder}:best") == (
+        0, f"{folder}:best on {len(quick.digits()[1][1]):,} validation rows: {scores}\n", ""
+    )  # fmt: skip
+    file, inputs = tmp_path / "net.safetensors", tmp_path / "x.npy"
+    status, out, error = said(capsys, "export", f"{folder}:best", "--output", file)
+    assert (status, out, error) == (0, f"{file}: {file.stat().st_size:,} bytes\n", "")
+    np.save(inputs, quick.digits()[1][0][:5])
+    status, out, error = said(capsys, "predict", f"{folder}:{found.best.number}", "--input", inputs)
+    trained = found.best.load()
+    weights = train.load_weights(file, trained.net, quick.digits()[0][0][:1])
+    classes = trained.net.apply(weights.params, quick.digits()[1][0][:5]).argmax(1)
+    assert (status, error) == (0, "")
+    assert [line.split()[1] for line in out.splitlines()[1:]] == [str(n) for n in classes]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("predict {}", "the trial is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("evaluate {}:99", "{} has the trials 0 .. 7, and no 99"),
+        ("export {}:best --output net.txt", "--output is 'net.txt', expected a name in .stable"),
+    ],
+)
+def test_a_trial_that_no_command_accepts(folder, capsys, words, message):
+    status, _, error = said(capsys, *(word.format(folder) for word in words.split()))
+    assert status == 1
+    assert error.startswith(f"error: {message.format(folder)}")
 
 
 def test_from_without_a_trial(capsys, nothing_computed):
@@ -341,7 +394,6 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
             "concurrent.futures.Executor)",
         ),
-        (["--workers", "2"], "local runs one call at a time, got workers=2; write dask"),
     ],
 )
 def test_settings_that_cannot_be(
@@ -381,12 +433,6 @@ def test_settings_that_cannot_be(
             "the search 'tpe' needs optuna, which is not installed: write another search, such as "
             f"'sobol', or {install('sweep')}",
         ),
-        (
-            [],
-            ["matplotlib"],
-            "charts are drawn by matplotlib, which is not installed: write "
-            + install("experiments"),
-        ),
     ],
 )
 def test_what_is_not_installed_is_told_before_there_is_a_ledger(
@@ -400,8 +446,9 @@ def test_what_is_not_installed_is_told_before_there_is_a_ledger(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_optuna_a_sweep_runs_and_has_its_report(tmp_path, monkeypatch, capsys):
+def test_without_optuna_and_matplotlib_a_sweep_has_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(Driver, "run", lambda self: print("it runs", file=sys.stderr))
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", tmp_path / "sweep")
     assert (status, error) == (0, "it runs\n")

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -55,7 +56,18 @@ def test_show_lists_the_best_first_and_says_what_broke(folder, capsys):
     assert lines[1].split() == ["trial", "validation_loss", "learning_rate"]
     assert lines[2].split() == ["1", "0.25", "0.1"]
     assert lines[3].split() == ["0", "0.5", "0.01"]
-    assert lines[-1] == "trial 2 diverged: validation_loss is inf after epoch 1"
+    assert lines[4:] == ["1 trial diverged (2):", "    validation_loss is inf"]
+
+
+def test_the_reader_of_the_output_may_leave(folder):
+    command = f"{shlex.quote(sys.executable)} -m jaxnn sweep show {shlex.quote(str(folder))}"
+    for words in (command, f"{sys.executable} -m jaxnn --help"):
+        # The pipe is closed before anything is written to it.
+        ran = subprocess.run(
+            ["bash", "-c", f"{words} | exec true; echo ${{PIPESTATUS[0]}}"],
+            capture_output=True, text=True, timeout=100,
+        )  # fmt: skip
+        assert (ran.stdout, ran.stderr) == ("141\n", "")
 
 
 def test_top_ends_with_the_sweep(folder, capsys):

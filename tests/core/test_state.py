@@ -181,7 +181,8 @@ def test_a_forward_that_draws_needs_no_special_case(net, quiet):
     params = net.init(KEY, X)
     chex.assert_trees_all_equal(params, quiet.init(KEY, X))
     assert net.init_state(X) == {}
-    one, other = (net.apply(params, X, key=jax.random.key(i)) for i in range(2))
+    run = jax.jit(lambda key: net.apply(params, X, key=key))
+    one, other = (run(jax.random.key(i)) for i in range(2))
     assert one.shape == other.shape and not np.array_equal(one, other)
     chex.assert_trees_all_equal(nn.capture(net).init(KEY, X), params)
     with pytest.raises(TypeError, match="forward draws random numbers, but no key was given"):

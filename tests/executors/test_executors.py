@@ -6,9 +6,12 @@ Functions that travel are closures here, which go by value: workers cannot impor
 import concurrent.futures
 import os
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -18,6 +21,7 @@ import pytest
 
 from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
 from jaxnn.executors.clusters import minutes
+from jaxnn.executors.processes import Processes, _Loader, divided, packed
 from jaxnn.installation import install
 
 
@@ -47,7 +51,15 @@ def submitit(tmp_path):
         yield executor
 
 
-REMOTE = ["dask", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ray", "submitit"))]
+@pytest.fixture(scope="module")
+def processes():
+    pytest.importorskip("cloudpickle")
+    with create("local", workers=2) as executor:
+        yield executor
+
+
+OTHERS = ("ray", "submitit", "processes")
+REMOTE = ["dask", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 
 
 @pytest.fixture
@@ -94,7 +106,7 @@ def test_ctrl_c_goes_through_local():
             ("dsak",),
             r"no executor is named 'dsak'; did you mean 'dask'\? \(Python also accepts any conc",
         ),
-        (("mpi",), r"no executor is named 'mpi'; known are 'dask', 'local', 'ray', 'slurm'"),
+        (("mpi",), r"no executor is named 'mpi'; known are 'dask', 'local', 'processes', 'ray'"),
         (("local:8",), r"no executor is named 'local:8'; did you mean"),
         (("slurm:gpu",), r"no executor is named 'slurm:gpu'; did you mean 'slurm'"),
         (
@@ -104,7 +116,6 @@ def test_ctrl_c_goes_through_local():
         (("dask:",), r"no executor is named 'dask:'; did you mean 'dask'"),
         (("dask", 0), r"workers must be None or an int >= 1, got 0"),
         (("dask", 1.5), r"workers must be None or an int >= 1, got 1\.5"),
-        (("local", 2), r"local runs one call at a time, got workers=2; write dask"),
         (("dask:tcp://here:1", 2), r"has its own number of workers; leave out workers=2"),
     ],
 )
@@ -298,8 +309,80 @@ def test_every_result_comes_when_a_worker_is_killed(remote, tmp_path):
     assert remote.submit(pow, 2, 3).result(60) == 8
 
 
+def test_a_worker_process_has_its_cores_and_is_replaced_when_it_dies(tmp_path):
+    with create("processes", workers=1) as executor:
+        assert isinstance(executor, Processes)
+        assert executor.submit(os.sched_getaffinity, 0).result(60) == os.sched_getaffinity(0)
+        first = executor.submit(os.getpid).result(60)
+        error = executor.submit(int, "x").exception(60)
+        assert isinstance(error, ValueError)
+        assert "In a worker process:\nTraceback" in error.__notes__[0]
+        os.kill(first, signal.SIGKILL)
+        assert executor.submit(os.getpid).result(60) not in (first, os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "shares"),
+    [(7, 3, [[0, 1, 2], [3, 4], [5, 6]]), (2, 2, [[0], [1]]), (2, 3, [[0], [1], [0]])],
+)
+def test_worker_processes_divide_the_cores(cores, workers, shares):
+    assert divided(range(cores), workers) == shares
+
+
+def test_a_function_of_a_notebook_is_sent_by_value_and_arrives_as_one(monkeypatch):
+    pytest.importorskip("cloudpickle")
+    notebook = types.ModuleType("__main__")  # without a file
+    exec("def twice(x):\n    return scale * x\nscale = 2", vars(notebook))
+    messages = []
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "__main__", notebook)
+        messages = [packed((map, (notebook.twice, [number]), {})) for number in (1, 2)]
+    functions = {}
+    calls = [_Loader(message, functions).load() for message in messages]
+    assert calls[0][1][0] is calls[1][1][0] is not notebook.twice
+    assert [list(map(*arguments)) for _, arguments, _ in calls] == [[2], [4]]
+
+
+def test_a_function_outside_of_modules_needs_cloudpickle(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    text = "functions outside of modules are sent to worker processes by cloudpickle, which is not"
+    with pytest.raises(ImportError, match=text):
+        packed((lambda: 1, (), {}))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("remote", ["dask", "ray", "submitit"], indirect=True)
+def test_a_script_without_a_guard_is_shown_the_line_to_write(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from jaxnn.executors import create\n"
+        "with create('processes', workers=1) as executor:\n"
+        "    executor.submit(pow, 2, 3).result()\n"
+    )
+    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert 'must do it inside `if __name__ == "__main__":`' in found.stderr
+
+
+@pytest.mark.slow
+def test_worker_processes_end_with_a_killed_parent(tmp_path):
+    code = (
+        "import os, signal\nfrom jaxnn.executors import create\n"
+        "if __name__ == '__main__':\n"
+        "    executor = create('processes', workers=1)\n"
+        "    print(executor.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    found = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True
+    )
+    until = time.monotonic() + 30
+    while os.path.exists(f"/proc/{int(found.stdout)}") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{int(found.stdout)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", ["dask", *OTHERS], indirect=True)
 def test_a_call_that_always_kills_its_worker_is_lost_in_the_end(remote, tmp_path):
     def kills(folder):
         import os
@@ -338,6 +421,11 @@ def given_up(executor):
 def test_dask_gives_up_what_is_unfinished():
     pytest.importorskip("distributed")
     given_up(create("dask", 2))
+
+
+@pytest.mark.slow
+def test_worker_processes_give_up_what_is_unfinished():
+    given_up(create("processes", 2))
 
 
 @pytest.mark.slow

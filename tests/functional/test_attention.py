@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.functional.attention import attention
+from jaxnn.functional.attention import attention, soft_cap
+from jaxnn.functional.dropout import dropout
 from jaxnn.functional.gradients import dear
 from tests.fixtures.attention import FILE, GROUPED
 from tests.layers.agreement import normals, outputs_and_gradients
@@ -66,14 +67,26 @@ def masks() -> dict[str, Any]:
         "bias": ({"bias": bias, "scale": 0.3}, {"bias": bias, "scale": 0.3}),
         "bias of heads": ({"bias": whole, "mask": s != 1}, {"bias": whole, "mask": s != 1}),
         "segment_ids": ({"segment_ids": segment_ids, "causal": True}, {"mask": same & (s <= t)}),
-        "soft cap": ({"soft_cap": 0.7, "causal": True}, {"cap": 0.7, "mask": s <= t}),
+        "function": (
+            {"mask": lambda query, key: (query + key) % 3 > 0, "window": 3},
+            {"mask": ((t + s) % 3 > 0) & (abs(t - s) < 3)},
+        ),
+        "score_mod": (
+            {
+                "score_mod": lambda scores, query, key: jnp.where(
+                    key == 1, -jnp.inf, scores - 2 * key.astype(scores.dtype)
+                )
+            },
+            {"mask": s != 1, "bias": -2.0 * s},
+        ),
+        "soft cap": ({"score_mod": soft_cap(0.7), "causal": True}, {"cap": 0.7, "mask": s <= t}),
     }
 
 
 def as_given(options: dict[str, Any]) -> dict[str, Any]:
     """As arrays of the shapes that are taken."""
     given = {k: jnp.asarray(a) if isinstance(a, np.ndarray) else a for k, a in options.items()}
-    if "mask" in given and given["mask"].ndim == 1:
+    if getattr(given.get("mask"), "ndim", 0) == 1:
         given["mask"] = jnp.broadcast_to(given["mask"], (LENGTH, LENGTH))
     return given
 
@@ -81,7 +94,7 @@ def as_given(options: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("implementation", [None, "xla"])
 def test_as_the_formula(implementation: str | None):
     """With strict promotion, all kinds in one program."""
-    kinds = {k: v for k, v in masks().items() if implementation is None or k != "soft cap"}
+    kinds = {k: v for k, v in masks().items() if implementation is None or "score_mod" not in v[0]}
 
     @jax.jit
     def run(*heads: jax.Array) -> dict[str, jax.Array]:
@@ -186,6 +199,8 @@ def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
     def trace(**options: Any) -> None:
         jax.eval_shape(functools.partial(attention, **options), q, k, v)
 
+    trace(causal=True)  # on a CPU, its own products are fewer
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     trace(causal=True, window=3, scale=0.5)
     trace(causal=True, implementation="cudnn")
     trace(segment_ids=np.ones((2, LENGTH), np.int32), implementation="cudnn")
@@ -193,7 +208,7 @@ def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
     assert calls[1][0] == "cudnn" and calls[1][1]["is_causal"]
     assert calls[2][0] == "cudnn" and calls[2][1]["mask"].shape == (2, 1, LENGTH, LENGTH)
     trace(implementation="own")
-    trace(soft_cap=1.0)
+    trace(score_mod=soft_cap(1.0))
     assert len(calls) == 3
 
 
@@ -249,7 +264,8 @@ def test_no_batch_at_all(implementation: str):
 def test_dropout_of_the_weights():
     """Each weight is 0 or doubled, so the mean over many keys of the value 1 stays."""
     q, v = np.zeros((1, 1, 1), "f"), np.ones((2000, 1, 1), "f")
-    run = jax.jit(functools.partial(attention, dropout=0.5, key=jax.random.key(0)))
+    drop = functools.partial(dropout, jax.random.key(0), rate=0.5)
+    run = jax.jit(functools.partial(attention, dropout=drop))
     y = run(q, 0 * v, v).item()
     # Four standard deviations of a mean of 2000 numbers 0 or 2.
     assert y == pytest.approx(1.0, abs=4 / 2000**0.5) and y != 1.0
@@ -281,7 +297,10 @@ def test_dropout_of_the_weights():
             "segment_ids must be integers: 0 for padding.*got float32",
         ),
         ({"implementation": "fast"}, "None, 'own', 'xla', or 'cudnn', got 'fast'"),
-        ({"implementation": "cudnn", "soft_cap": 1.0}, "'cudnn' .* has no soft cap: omit"),
+        (
+            {"implementation": "cudnn", "score_mod": soft_cap(1.0)},
+            "'cudnn' .* has no score_mod or soft cap: omit",
+        ),
         ({"k": np.ones((2, 5, 2, 4), np.float32)}, r"kv_heads, d\), .* with equal leading axes"),
         (
             {"k": np.ones((2, 5, 3, 3), np.float32), "v": np.ones((2, 5, 3, 3), np.float32)},

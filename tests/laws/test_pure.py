@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every, stacked, structural
+from tests.cases import CASES, KEY, Case, distinct, every, stacked, structural
 from tests.near import assert_near
 
 
@@ -95,7 +95,7 @@ def traced_once(case: Case, train: bool):
     assert len(traces) == 1
 
 
-@every
+@distinct(CASES)
 def test_vmap_is_a_loop(case: Case):
     """Over parameters, state, keys and inputs at once."""
     train = case.modes[-1]

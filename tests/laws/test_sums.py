@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import CASES, KEY, Case, host
+from tests.cases import CASES, KEY, Case, distinct, host
 
 COPIES = 4096
 BOUND = 0.03
@@ -65,7 +65,7 @@ def narrow(tree, dtype):
 
 
 @pytest.mark.parametrize("half", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", WITH_INPUTS, ids=str)
+@distinct(WITH_INPUTS)
 def test_the_gradient_of_many_copies_is_float32s(case: Case, half: str):
     """Under Precision, and in a network of the type itself.
 

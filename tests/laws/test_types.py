@@ -10,16 +10,22 @@ import pytest
 from jax.test_util import check_vjp
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every, host
+from tests.cases import CASES, KEY, Case, distinct, every, host
 
-NO_BATCH = ("Dense of a vector", "Dense on axes", "AvgPool", "EmbeddingBag, packed")
+NO_BATCH = (
+    "RelativePositionBias",
+    "Dense of a vector",
+    "Dense on axes",
+    "AvgPool",
+    "EmbeddingBag, packed",
+)
 
 
 def floating(tree):
     return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
 
 
-@every
+@distinct(CASES)
 def test_half_precision(case: Case):
     """Near the float32 result, in the half type, with float32 parameters and strict promotion."""
     params, inputs, train = case.init(), host(case.arrays()), case.modes[-1]
@@ -87,7 +93,7 @@ def test_float64(case: Case):
         chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
-@every
+@distinct(CASES)
 def test_gradients_are_finite_differences(case: Case):
     """In float64, with respect to trained parameters and floating inputs, in training."""
     float32 = host(case.init())

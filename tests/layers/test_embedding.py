@@ -13,6 +13,7 @@ import pytest
 import jaxnn as nn
 from tests.fixtures.embedding import BAGS, FILE, MODES, PACKED, SEGMENTS, bag
 from tests.fixtures.embedding import IDS as TORCH_IDS
+from tests.fixtures.layers import stored
 from tests.layers.agreement import KEY, assert_agree, normals
 from tests.near import assert_near
 
@@ -265,3 +266,10 @@ def test_a_row_of_weight_zero_has_no_effect():
     assert by_weights[0, [0, 3]].tolist() == [1, 5] and jnp.isfinite(by_weights).all()
     behind = jnp.array([[2.0, jnp.nan, jnp.inf, 1.0]])
     assert run(table, behind, jnp.array([[1, 0, 0, 1]])) == 7
+
+
+def test_rows_longer_than_max_norm_are_shortened_as_in_torch():
+    a = stored("max norm")
+    net, ids = nn.Embedding(3, 4, max_norm=1.5), jnp.array([[0, 2], [1, 2]])
+    found = jax.jit(lambda w: net.apply({"w": w}, ids))(a["w"])
+    np.testing.assert_allclose(found, a["y"], rtol=1e-6)

@@ -203,3 +203,20 @@ def test_longrope_refused():
         nn.with_cache(attention)
     with pytest.raises(ValueError, match="a row with segment_ids has sequences"):
         attention.apply(attention.init(KEY, x), x, segment_ids=jnp.ones(3, int))
+
+
+def test_embeddings_of_times_and_coordinates_by_the_formula():
+    times = np.array([0.0, 0.5, 900.0], np.float32)
+    frequencies = 10000.0 ** (-np.arange(3) / 3)
+    angles = times[:, None] * frequencies
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], -1)
+    found = jax.jit(lambda x: nn.TimeEmbedding(6).apply({}, x))(times)
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # angles of 900 in float32
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    w = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    turns = 2 * np.pi * (np.float64(x) @ np.float64(w))
+    expected = np.concatenate([np.cos(turns), np.sin(turns)], -1)
+    found = jax.jit(lambda w, x: nn.FourierFeatures(8).apply({"w": w}, x))(w, x)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="features must be an even int >= 2, got 5"):
+        nn.TimeEmbedding(5)

@@ -40,7 +40,11 @@ def test_cubic_is_the_kernel_of_keys():
             lambda: nn.Upsample((2,), (4,)),
             "takes either a factor or a size, got factor=(2,), size=(4,)",
         ),
-        (lambda: nn.Upsample((2,), method="area"), "must be 'nearest', 'linear', or 'cubic'"),  # type: ignore
+        (lambda: nn.Upsample((2,), method="area"), "must be 'nearest', 'nearest_floor', 'linear',"),  # type: ignore
+        (
+            lambda: nn.Upsample((2,), align_corners=True),
+            "align_corners must be False for method='nearest', got True; write method='linear'",
+        ),
     ],
 )
 def test_a_layer_that_cannot_be(make: Any, text: str):

@@ -48,9 +48,13 @@ TRACED = Space(
 FIXED = {"lanes": 4, "by": "vmap"}
 KINDS = {
     "none": (BROKEN, Settings(trials=16, batch=8, **FIXED)),
-    "successive": (BROKEN, Settings(trials=16, batch=8, halving="successive", eta=2, **FIXED)),
+    "successive": (
+        BROKEN,
+        Settings(trials=16, batch=8, halving="successive", eta=2, score="mean:2", keep=3, **FIXED),
+    ),
     "hyperband": (BROKEN, Settings(trials=20, search="tpe", halving="hyperband", eta=2, **FIXED)),
-    "population": (TRACED, Settings(trials=8, seeds=2, halving="population", **FIXED)),
+    "population": (TRACED, Settings(trials=8, seeds=2, halving="population", keep=2, **FIXED)),
+    "stopping": (BROKEN, Settings(trials=16, batch=8, patience=1, score="best", keep=2, **FIXED)),
 }
 # Without a hidden layer: what takes time is to compile.
 BASE = dataclasses.replace(quick.Config(), model=MLP(width=4, depth=0))

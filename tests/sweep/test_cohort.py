@@ -21,7 +21,7 @@ from jaxnn.experiment import AdamW
 from jaxnn.experiment.experiment import configured
 from jaxnn.fields import is_traced
 from jaxnn.models import MLP
-from jaxnn.sweep import LogUniform, Space, Uniform, cohort
+from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import (
     Compiled,
     Way,
@@ -30,6 +30,7 @@ from jaxnn.sweep.cohort import (
     out_of_memory,
     work,
 )
+from jaxnn.sweep.states import pack, regrouped, unpack
 from jaxnn.sweep.structure import Structure
 from jaxnn.sweep.training import dependent
 from jaxnn.train.program import without_keys
@@ -69,7 +70,7 @@ def trained(structure, way, values, seeds=None, epochs=(0, EPOCHS), state=None):
 def states(outcome, structure, values):
     """The state of each lane."""
     shapes = compiled_cohort(structure, LOOP, True).lane(values[0])
-    whole = cohort.unpack(outcome.state, shapes)
+    whole = unpack(outcome.state, shapes)
     return [jax.tree.map(lambda leaf, i=i: leaf[i], whole) for i in range(len(values))]
 
 
@@ -383,7 +384,7 @@ def test_lanes_that_were_regrouped_go_on_to_the_bit():
     whole = states(trained(SMALL, MAP, values, seeds), SMALL, values)
     first = trained(SMALL, LOOP, values[:4], seeds[:4], (0, 2)).state or b""
     second = trained(SMALL, MAP, values[4:], seeds[4:], (0, 2)).state or b""
-    packed = cohort.regrouped([(first, [3, 0]), (second, [1])], [2, 0, 1])
+    packed = regrouped([(first, [3, 0]), (second, [1])], [2, 0, 1])
     kept = [5, 3, 0]
     picked = [values[i] for i in kept]
     rest = trained(SMALL, MAP, picked, [seeds[i] for i in kept], (2, 4), packed)
@@ -562,17 +563,17 @@ def test_a_state_that_is_damaged_or_of_another_program():
     shapes = compiled_cohort(SMALL, LOOP, True).lane(values[0])
     for damaged in (b"", packed[:9], packed[:-1], b"\xff" * 9 + packed[9:]):
         with pytest.raises(ValueError, match=r"^the states of the lanes are damaged: "):
-            cohort.unpack(damaged, shapes)
+            unpack(damaged, shapes)
     deeper = dataclasses.replace(SMALL, base=quick.Config(model=MLP(depth=1)))
     other = compiled_cohort(deeper, LOOP, True).lane(values[0])
     with pytest.raises(ValueError) as found:
-        cohort.unpack(packed, other)
+        unpack(packed, other)
     said = str(found.value)
     assert said.startswith("the states of the lanes must be float32[2,")
     assert "float32[2,64,32]" in said.split(", got ")[0]
     assert "float32[2,64,10]" in said.split(", got ")[1]
     with pytest.raises(ValueError, match=r"states of the lanes must be .*, got ; they belong"):
-        cohort.unpack(cohort.pack({}), shapes)
+        unpack(pack({}), shapes)
     outcome = work(Work(SMALL, values, (0, 0), LOOP, (1, 2), packed[:-1]))
     assert "ValueError: the states of the lanes are damaged: " in (outcome.error or "")
 

@@ -83,7 +83,7 @@ def wholes(tmp_path_factory):
 SOME = [
     "successive",
     "population",
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "hyperband")),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "hyperband", "stopping")),
 ]
 
 
@@ -543,6 +543,14 @@ def test_two_dask_workers_one_of_them_killed(tmp_path, paths):
         pids = list(run(os.getpid).values())
         check_many(tmp_path, executor, lambda: os.kill(pids[0], signal.SIGKILL))
         assert pids[0] not in run(os.getpid).values()
+
+
+@pytest.mark.slow
+def test_two_worker_processes_one_of_them_killed(tmp_path, paths):
+    with create("processes", 2) as executor:
+        pids = [executor.submit(os.getpid).result(60) for _ in range(2)]
+        check_many(tmp_path, executor, lambda: os.kill(pids[0], signal.SIGKILL))
+        assert pids[0] not in [executor.submit(os.getpid).result(60) for _ in range(2)]
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The exports, read back by the tools that they are for."""
 
 import csv
+import dataclasses
+import datetime
 import sys
 from collections import Counter
 
@@ -14,6 +16,14 @@ from jaxnn.sweep.snapshot import Sweep
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up(trials=12, epochs=3, seeds=2, rungs=(1, 3))
+# With times: each cohort ended 10 s after the one before.
+TIMED = dataclasses.replace(
+    made_up(trials=3, epochs=2, seeds=2, rungs=(2,)),
+    cohorts=[
+        dataclasses.replace(cohort, seconds=5.0, compile_seconds=1.0, finished=1.7e9 + 10.0 * at)
+        for at, cohort in enumerate(made_up(trials=3, epochs=2, seeds=2, rungs=(2,)).cohorts)
+    ],
+)
 # What a run has as a column beside its own.
 OWN = ("trial", "status", "round", "bracket", "rung", "group", "epochs", "error")
 
@@ -87,6 +97,19 @@ def test_optuna_opens_its_storage(tmp_path):
     study._storage._backend.engine.dispose()
 
 
+def test_optuna_gets_the_times_of_trials(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    export_sweep(TIMED, "optuna", tmp_path / "study.db")
+    study = optuna.load_study(study_name="mnist_mlp", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    for trial, ours in zip(study.trials, TIMED.trials, strict=True):
+        if ours.status != "failed":  # it did not run
+            (end,) = (c.finished for c in TIMED.cohorts if ours.number in {t for t, _ in c.lanes})
+            assert trial.datetime_complete == datetime.datetime.fromtimestamp(end or 0)
+            assert trial.duration == datetime.timedelta(seconds=4)  # without compiling
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()
+
+
 def test_dimensions_are_optunas_distributions():
     kinds = pytest.importorskip("optuna").distributions
     assert distribution(LogUniform(1e-4, 1e-1)) == kinds.FloatDistribution(1e-4, 1e-1, log=True)
@@ -101,10 +124,66 @@ def test_tensorboard_has_a_run_a_lane(tmp_path):
     export_sweep(sweep, "tensorboard", tmp_path / "logs")
     lanes = [(n, s) for n, seeds in sweep.curves["loss"].items() for s in seeds]
     folders = sorted(path.name for path in (tmp_path / "logs").iterdir())
-    assert folders == [f"trial-{trial:05d}-seed-{seed}" for trial, seed in lanes]
+    assert [name for name in folders if not name.startswith("events")] == [
+        f"trial-{trial:05d}-seed-{seed}" for trial, seed in lanes
+    ]
+    folders = [name for name in folders if not name.startswith("events")]
     first = b"".join(f.read_bytes() for f in (tmp_path / "logs" / folders[0]).iterdir())
     for name in (*sweep.curves, "model.dropout", "optimizer"):
         assert name.encode() in first
+
+
+def read_events(folder):
+    """The events of a folder by the format's definition: length, its checksum, data, checksum."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+
+    for file in sorted(folder.iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")
+            yield Event.FromString(data[at + 12 : at + 12 + size])
+            at += size + 16
+
+
+def test_tensorboard_gets_scores_groups_and_times(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData  # pyright: ignore
+
+    export_sweep(TIMED, "tensorboard", tmp_path / "logs")
+    number = TIMED.ranking[0].number
+    events = list(read_events(tmp_path / "logs" / f"trial-{number:05d}-seed-1"))
+    values = {v.tag: (v, event.wall_time) for event in events for v in event.summary.value}
+    score, at = values["score"]
+    assert score.simple_value == pytest.approx(TIMED.scores[number].each[1], rel=1e-6)
+    end = TIMED.times[number][-1][3]
+    assert at == end
+    infos = [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for name, (value, _) in values.items()
+        if name.startswith("_hparams_/")
+    ]
+    start, last = infos[0].session_start_info, infos[1].session_end_info
+    assert (start.group_name, start.start_time_secs) == (f"trial-{number:05d}", end - 4)
+    assert (last.end_time_secs, last.status) == (end, 1)
+
+
+@pytest.mark.slow
+def test_mlflow_opens_its_storage(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    export_sweep(TIMED, "mlflow", tmp_path / "mlflow.db")
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mnist_mlp")
+    assert experiment.tags["goal"] == "maximize"
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    lanes = [(n, s) for n, seeds in TIMED.curves["loss"].items() for s in seeds]
+    assert set(runs) == {f"trial-{n:05d}-seed-{s}" for n, s in lanes}
+    number = TIMED.ranking[0].number
+    run = runs[f"trial-{number:05d}-seed-0"]
+    assert run.data.metrics["score"] == TIMED.scores[number].each[0]
+    assert run.data.params["model.width"] == str(TIMED.trials[number].values["model.width"])
+    assert run.info.end_time - run.info.start_time == 4000
+    assert run.info.status == "FINISHED"
+    client._tracking_client.store._dispose_engine()
 
 
 @pytest.mark.slow
@@ -152,6 +231,7 @@ def test_an_unknown_kind_is_refused(tmp_path):
             "TensorBoard's files are written by tensorboardX",
             "export",
         ),
+        ("mlflow", "mlflow", "MLflow's storage is written by mlflow-skinny", "export"),
         ("wandb", "wandb", "Weights & Biases' files are written by wandb", "export"),
     ],
 )

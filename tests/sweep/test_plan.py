@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space
-from jaxnn.sweep import cohort as cohorts
-from jaxnn.sweep.cohort import MAPPED, SHARE, Probe, Timing, Way, Work, probe
+from jaxnn.sweep import probe as probes
+from jaxnn.sweep.cohort import Way, Work
 from jaxnn.sweep.halving import Bracket
 from jaxnn.sweep.plan import AIM, Planner, make_plan
+from jaxnn.sweep.probe import MAPPED, SHARE, Probe, Timing, probe
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure
 from tests.sweep import driven, quick
@@ -47,10 +48,10 @@ class Device:
     def __init__(self, monkeypatch, seconds, *, compiling=1.0, lane=1, memory=1e9, devices=1):
         self.seconds, self.compiling, self.lane = seconds, compiling, lane
         self.tried, self.again = [], []
-        monkeypatch.setattr(cohorts, "_timed", self.timed)
-        monkeypatch.setattr(cohorts, "_seconds", self.timed_again)
-        monkeypatch.setattr(cohorts, "memory", lambda: memory)
-        monkeypatch.setattr(cohorts.jax, "local_devices", lambda: [None] * devices)
+        monkeypatch.setattr(probes, "_timed", self.timed)
+        monkeypatch.setattr(probes, "_seconds", self.timed_again)
+        monkeypatch.setattr(probes, "memory", lambda: memory)
+        monkeypatch.setattr(probes.jax, "local_devices", lambda: [None] * devices)
 
     def timed(self, work, way):
         self.tried.append(way)
@@ -134,21 +135,21 @@ def test_ways_that_are_close_are_timed_again(monkeypatch):
 
 
 def test_memory_that_ran_out_is_no_way(monkeypatch):
-    whole = cohorts._seconds
+    whole = probes._seconds
 
     def exhausted(work, way, times=0):
         if way.by == "vmap":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return whole(work, way, times)
 
-    monkeypatch.setattr(cohorts, "_seconds", exhausted)
+    monkeypatch.setattr(probes, "_seconds", exhausted)
     timings = probe(Probe(WORK, lanes=8, epochs=10**9, by=("loop", "vmap")))
     assert [t.way for t in timings] == [Way("loop", 1), Way("vmap", 8)]
     assert timings[1].seconds == math.inf
 
 
 def test_a_real_probe(monkeypatch):
-    monkeypatch.setattr(cohorts, "SAMPLE", 0.02)  # seconds of each run that is repeated
+    monkeypatch.setattr(probes, "SAMPLE", 0.02)  # seconds of each run that is repeated
     fresh = dataclasses.replace(STRUCTURE, base=quick.Config(model=MLP(5, depth=0)))
     asked = Probe(dataclasses.replace(WORK, structure=fresh), lanes=4, epochs=10**9)
     timings = probe(asked)

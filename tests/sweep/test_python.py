@@ -10,8 +10,10 @@ import pytest
 from jaxnn import sweep, train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
-from jaxnn.experiment.experiment import configured
+from jaxnn.experiment.experiment import Configured, configured
 from jaxnn.sweep import Grid, LogUniform, results, running
+from jaxnn.sweep.cohort import _narrowed
+from jaxnn.sweep.compiled import Compiled, Way
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from tests.sweep import driven, quick
@@ -25,6 +27,17 @@ class Config:
     target: float = 1.0
     steps: int = 4
     every: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class WithEpochs:
+    """The same, two steps an epoch."""
+
+    rate: float = 0.1
+    target: float = 1.0
+    batch_size: int = 4
+    epochs: int = 1
     seed: int = 0
 
 
@@ -58,6 +71,7 @@ SETTINGS = {
     "lanes": 4,
     "by": "map",
     "minimize": "validation_distance",
+    "keep": 8,
 }
 EXPERIMENT = Experiment(
     "descent", Config, program=lambda config, data: program(config), space=SPACE
@@ -114,10 +128,97 @@ def test_the_state_of_a_trial_predicts_and_is_that_of_its_lane(whole):
     assert trial.state is trial.state
 
 
+def test_only_the_best_are_kept_and_loaded_without_training(tmp_path, whole, monkeypatch):
+    """Of equal scores, those that were asked first: the distance is 0 at both targets."""
+    result = run(tmp_path / "sweep", keep=2)
+    monkeypatch.setattr(Configured, "fit", None)
+    assert [trial.values["rate"] for trial in result.ranking[:2]] == [0.5, 0.5]
+    assert [float(trial.state) for trial in result.ranking[:2]] == [1.0, 2.0]
+    assert result.best.load().config == Config(rate=0.5)
+    files = sorted(file.name for file in (tmp_path / "sweep" / "kept").iterdir())
+    assert files == [f"{trial.number:06d}.safetensors" for trial in result.ranking[:2]]
+    text = (
+        r"the weights of trial 0 of .*sweep were not kept, those of 4, 5 were: sweep with keep=8, "
+        r"on the command line --keep, to keep more, or write trial.train\(\) to train it again"
+    )
+    with pytest.raises(ValueError, match=text):
+        _ = result.trials[0].state
+    (tmp_path / "sweep" / "kept" / files[0]).write_bytes(b"other")
+    with pytest.raises(LedgerError, match=r"is damaged: .*; it has the weights of trial 4: put"):
+        result.best.load()
+    assert not (run(tmp_path / "none", keep=0).folder / "kept").exists()
+
+
+def test_more_epochs_replace_what_was_kept(tmp_path):
+    """The trials start again, so the weights of the shorter ones are those of no trial."""
+    space = {"rate": Grid(0.1, 0.25)}
+    made = dataclasses.replace(EXPERIMENT, config=WithEpochs, data=lambda config: np.zeros(8, "f"))
+    few = {"space": space, "trials": 2, "folder": tmp_path / "sweep", "progress": False}
+    few |= {name: SETTINGS[name] for name in ("search", "lanes", "by")} | {"minimize": "loss"}
+    before = sweep.run(made, config=WithEpochs(epochs=1), keep=2, **few)
+    states = [float(trial.state) for trial in before.trials]
+    after = sweep.run(made, config=WithEpochs(epochs=2), keep=1, **few)
+    files = [file.name for file in (tmp_path / "sweep" / "kept").iterdir()]
+    assert files == [f"{after.best.number:06d}.safetensors"]
+    rate = after.best.values["rate"]
+    np.testing.assert_allclose(states[after.best.number], 1 - (1 - 2 * rate) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(after.best.state, 1 - (1 - 2 * rate) ** 4, rtol=1e-6)
+
+
+def test_the_weights_of_a_population_are_kept(tmp_path):
+    """Its last values cannot train them from the beginning: they are the product."""
+    few = {"search": "random", "trials": 4, "halving": "population", "keep": 4}
+    space = {"rate": LogUniform(0.01, 0.4)}
+    result = sweep.run(
+        EXPERIMENT, folder=tmp_path / "sweep", progress=False, **{**SETTINGS, **few}, space=space
+    )
+    assert result.sweep.changed
+    for trial in result.trials:
+        np.testing.assert_allclose(abs(trial.state - 1.0), trial.score, rtol=1e-6)
+
+
+def test_a_lane_stops_as_a_single_run_and_leaves_the_batch(tmp_path, monkeypatch):
+    """After the first record, a rate of 1/2 is at the target, 1 circles it, 5/4 moves away."""
+    space = {"rate": Grid(0.1, 0.25, 0.4, 0.5, 0.75, 1.0, 1.125, 1.25)}
+    calls, whole = [], Compiled.train
+
+    def counted(self, values, *rest):
+        calls.append((len(values), self.way.width))
+        return whole(self, values, *rest)
+
+    monkeypatch.setattr(Compiled, "train", counted)
+    config = Config(steps=8, every=1, target=3.0)
+    few = {"patience": 2, "space": space, "config": config, "exact": True, "score": "best"}
+    result = run(tmp_path / "sweep", **few)
+    assert [len(trial.metrics) for trial in result.trials] == [8, 8, 8, 3, 8, 3, 3, 3]
+    # Two calls of four lanes while all train, then one, with the four that are left.
+    assert calls == [(4, 4), (4, 4)] * 3 + [(4, 4)] * 5
+    for trial in result.trials:
+        hook = train.EarlyStopping("validation_distance", 2, maximize=False)
+        state, history = configured(EXPERIMENT, trial.config).fit(hooks=[hook], progress=False)
+        rows = [{k: v for k, v in record.items() if k != "step"} for record in history]
+        assert [{k: v for k, v in row.items() if k != "epoch"} for row in trial.metrics] == rows
+        assert trial.state == state
+        assert trial.score == min(record["validation_distance"] for record in history)
+
+
+def test_a_batch_becomes_a_quarter_as_wide_when_a_quarter_is_left():
+    ways = [Way("vmap", 32, 2), Way("map", 4), Way("loop", 1)]
+    assert [_narrowed(way, 17).width for way in ways] == [32, 4, 1]
+    assert [_narrowed(way, 16).width for way in ways] == [8, 4, 1]
+    assert [_narrowed(way, 1).width for way in ways] == [2, 1, 1]
+
+
+def test_patience_and_halving_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match=r"--patience 2 stops a trial by its own values, and --h"):
+        run(tmp_path / "sweep", patience=2, halving="successive")
+
+
 def test_seeds_are_averaged_and_each_can_be_trained(tmp_path):
     result = run(tmp_path / "sweep", seeds=2, trials=2)
     assert len(result.trials) == 2
     assert result.best.train(seed=1).config.seed == 1
+    assert result.best.load(seed=1).config.seed == 1
     with pytest.raises(ValueError, match="seed must be an int from 0 to 1, got 2"):
         result.best.train(seed=2)
 
@@ -305,7 +406,7 @@ def test_progress_is_shown_in_lines(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
     run(tmp_path / "sweep", progress=True, trials=2)
     out, error = capsys.readouterr()
-    assert out.splitlines()[-1].startswith("trials 2 of 2, ")
+    assert out.splitlines()[-1].startswith("2 of 2 trials: 2 done")
     assert error == (
         "note: the grid has 8 points, of which --trials 2 tries the first 2: write --trials 8 to "
         "try all\n"

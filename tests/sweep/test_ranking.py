@@ -22,13 +22,13 @@ from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.driver import Reporter
-from jaxnn.sweep.export import export_sweep
+from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import headline, main_numbers
-from jaxnn.sweep.report.scores import best_by_seconds
+from jaxnn.sweep.report.scores import known_best
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick
@@ -79,7 +79,11 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     with Ledger.open(folder) as ledger:
         found = read(ledger)
         planner = types.SimpleNamespace(
-            metric="validation_f1", maximize=maximize, epochs=4, settings=Settings(trials=8)
+            metric="validation_f1",
+            maximize=maximize,
+            epochs=4,
+            settings=Settings(trials=8),
+            space=SPACE,
         )
         reporter = Reporter(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
         told = reporter.progress(4)
@@ -90,11 +94,11 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     assert [trial.number for trial in found.finalists] == [3, 1, 6, 0]
     rows = [line.split() for line in best_trials(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]
-    assert best_by_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
+    assert known_best(found)[-1][1] == sign * 0.95  # known, though not of a whole run
     experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sources, "module_of", lambda experiment: "experiments.toy")
-        best = commands.configuration_of(experiment, f"{folder}:best")
+        best = commands.trial_of(experiment, f"{folder}:best").config
     assert best == SGD(learning_rate=0.04, momentum=0.5)
 
 
@@ -112,13 +116,8 @@ def test_optuna_finds_the_same_best(tmp_path, maximize):
     study._storage._backend.engine.dispose()
 
 
-def test_tensorboard_gives_a_broken_trial_no_score(tmp_path, monkeypatch):
+def test_exports_give_a_broken_trial_no_score():
     """Its accuracy may be the best, reported next to a loss of NaN."""
-    pytest.importorskip("tensorboardX")
-    seen = []
-    monkeypatch.setattr(
-        "tensorboardX.summary.hparams", lambda values, scored: seen.append(scored) or ()
-    )
     found = made_up(trials=3, epochs=1, seeds=1, rungs=(1,))
     found = dataclasses.replace(
         found,
@@ -128,8 +127,7 @@ def test_tensorboard_gives_a_broken_trial_no_score(tmp_path, monkeypatch):
         ],
         curves={"validation_accuracy": {n: {0: [(1, 0.1 + 0.4 * n)]} for n in range(3)}},
     )
-    export_sweep(found, "tensorboard", tmp_path / "logs")
-    assert seen == [{"validation_accuracy": 0.1}, {}, {"validation_accuracy": 0.9}]
+    assert [lane_score(found, trial, 0) for trial in found.trials] == [0.1, None, 0.9]
 
 
 def test_the_headline_counts_compiling_and_the_probe(tmp_path):
@@ -139,7 +137,7 @@ def test_the_headline_counts_compiling_and_the_probe(tmp_path):
     assert ("11.0 s", "of computing", "6.0 s of it compiling, 1.0 s measuring how to run") in (
         main_numbers(found)
     )
-    assert best_by_seconds(found)[0][-1] == 11.0
+    assert known_best(found)[-1][0] == 11.0
     words = headline(found)
     assert "1 to 4 epochs" not in words
     assert "trials that completed (2 to 4 epochs, depending on the configuration)" in words

@@ -10,11 +10,12 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from tests.cases import host
 from tests.near import assert_near
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32)
+X = RNG.normal(size=(8, 4)).astype(np.float32)
 TEACHER = nn.Sequential(nn.Dense(5), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(3))
 STUDENT = nn.Sequential(nn.Dense(6), jnp.tanh, nn.Dense(3))
 
@@ -36,12 +37,12 @@ def bits(tree):
 
 def with_negative_zeros(params):
     """-0 + 0 is 0, so that an update of 0 would change these."""
-    return jax.tree.map(lambda a: jnp.where(a == 0, -0.0, a), params)
+    return jax.tree.map(lambda a: np.where(a == 0, np.float32(-0.0), a), host(params))
 
 
 def alone(optimizer, state, steps) -> Any:
     """The student by hand in optax, with the outputs of the teacher as data."""
-    targets, _ = TEACHER.apply(state.params["teacher"], X, state=state.state["teacher"])
+    targets, _ = jax.jit(TEACHER.apply)(state.params["teacher"], X, state=state.state["teacher"])
     targets = np.asarray(targets)  # before a step takes the memory of the parameters
 
     def loss(params):
@@ -55,7 +56,7 @@ def alone(optimizer, state, steps) -> Any:
         )
         return optax.apply_updates(params, updates), opt_state, (value, grads, updates)
 
-    params, found = jax.tree.map(jnp.copy, state.params["student"]), ()
+    params, found = jax.tree.map(np.array, state.params["student"]), ()
     opt_state = optimizer.init(params)
     for _ in range(steps):
         params, opt_state, found = step(params, opt_state)
@@ -286,7 +287,7 @@ def test_errors_show_what_to_write():
 def test_weights_are_the_parameters_and_the_state_to_start_from():
     trained = train.Supervised(TEACHER, train.Regression(3), optax.sgd(0.1))
     state = trained.init(KEY, (X, X[:, :3]))
-    state, _ = trained.step(state, (X, X[:, :3]))
+    state, _ = train.make_step(trained)(state, (X, X[:, :3]))
     weights = train.Weights(state.params, state.state)
     program = train.Minimize(NET, optax.adam(1e-2), initial={"teacher": weights})
     started = program.init(jax.random.key(5), X)

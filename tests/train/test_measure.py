@@ -159,8 +159,9 @@ def test_pieces_give_the_numbers_of_the_whole(name):
     task, outputs, targets = TASKS[name]
     measure = jax.jit(task.measure)
     whole = measure(outputs, targets)
-    np.testing.assert_allclose(float(whole["loss"]), task(outputs, targets), rtol=1e-6)
-    assert task.metrics(outputs, targets).keys() == whole.keys() - {"loss"}
+    loss, metrics = jax.jit(lambda *pair: (task(*pair), task.metrics(*pair)))(outputs, targets)
+    np.testing.assert_allclose(float(whole["loss"]), loss, rtol=1e-6)
+    assert metrics.keys() == whole.keys() - {"loss"}
     declared = {n for n in directions(whole) if n != "loss"}
     assert declared == whole.keys() - {"loss"}
     parts = [
@@ -175,13 +176,14 @@ def test_pieces_give_the_numbers_of_the_whole(name):
 def test_weights_of_positions(name):
     task, outputs, targets = TASKS[name]
     weights = RNG.integers(0, 3, targets.shape).astype(np.float32)
-    found = train.combine([(task.measure(outputs, targets, weights), 1)])
+    measure = jax.jit(task.measure)
+    found = train.combine([(measure(outputs, targets, weights), 1)])
     # Each position is an example of a task of one output, with the weights of the others 0.
     parts = []
     for place in np.ndindex(targets.shape):
         one = np.zeros_like(weights)
         one[place] = 1
-        value = train.combine([(task.measure(outputs, targets, one), 1)])
+        value = train.combine([(measure(outputs, targets, one), 1)])
         known = targets[place] != -100
         parts.append((weights[place] * known, value))
     total = sum(weight for weight, _ in parts)

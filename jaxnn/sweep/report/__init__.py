@@ -1,47 +1,42 @@
-"""The report of a sweep: one HTML file under a megabyte, written completely or not at all.
+"""The report of a sweep: one HTML file under 1.5 MB, written completely or not at all.
 
 `write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
-sections are in a file each: `result` (best trials, programs, settings), `front` (several
-objectives), `scores` (best so far, curves), `parameters` (importance, slices, pairs, parallel
-coordinates), `rungs` (survival, failures).
+sections are in a file each: `result` (gain, best trials, all trials, programs, settings), `front`
+(several objectives), `scores` (best so far, curves), `parameters` (importance, parameters), `rungs`
+(survival, failures). The script of the page draws the numbers of `plots`.
 """
 
-import contextlib
-import importlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...files.writing import replace_file
-from ...html.charts import check_library
 from ...html.page import count, document, escaped, label
 from ..snapshot import Sweep, read
 from .front import front
-from .parameters import Importance, importance, importance_of, parameters
-from .result import headline, programs, settings
+from .parameters import Importance, importance, importance_of, parameters, shown_order
+from .plots import data_of
+from .result import headline, programs, settings, trials
 from .rungs import failures, survival
 from .scores import progress
 
-__all__ = ["drawing_imports", "sweep_report", "write_report"]
+__all__ = ["sweep_report", "write_report"]
 
 FILE = "report.html"
 
 
 def sweep_report(sweep: Sweep) -> str:
-    """Return the report of a sweep as HTML. Equal sweeps give equal text.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    check_library()
+    """Return the report of a sweep as HTML. Equal sweeps give equal text."""
     found = importance_of(sweep)
+    known = isinstance(found, Importance)
+    names = shown_order(sweep, found.shares if isinstance(found, Importance) else {})
+    data = data_of(sweep, names)
     body = (
         headline(sweep),
         front(sweep),
         progress(sweep),
         importance(found, sweep) if sweep.best else "",
-        parameters(sweep, found.shares if isinstance(found, Importance) else {}),
+        parameters(sweep, names, known),
+        trials(sweep, len(data["trials"]["number"])),
         survival(sweep),
         failures(sweep),
         programs(sweep),
@@ -57,7 +52,7 @@ def sweep_report(sweep: Sweep) -> str:
     ]
     subtitle = " · ".join(escaped(fact) for fact in facts if fact)
     footer = f"Made from the ledger in {escaped(sweep.folder)}."
-    return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer)
+    return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer, data)
 
 
 def write_report(ledger: Any) -> Path:
@@ -71,23 +66,3 @@ def write_report(ledger: Any) -> Path:
     """
     sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())
-
-
-@contextlib.contextmanager
-def drawing_imports() -> Iterator[None]:
-    """Import what draws a report while the body of the `with` statement runs.
-
-    The import takes seconds, in which a sweep can compile. The end waits for it, since Python must
-    not exit during an import.
-    """
-
-    def load() -> None:
-        with contextlib.suppress(ImportError):
-            importlib.import_module("matplotlib.backends.backend_svg")
-
-    thread = threading.Thread(target=load, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()

@@ -1,4 +1,4 @@
-"""How the score depends on the parameters: importance, slices, pairs, and parallel coordinates.
+"""How the score depends on the parameters: importance, and the plots of the parameters.
 
 The importance of a parameter is how well it alone predicts the ranks of held-out trials, the
 held-out R^2 of the ranks r of the scores,
@@ -22,31 +22,19 @@ for prediction, 1974 (held-out errors of a linear fit); Fisher, The design of ex
 (permutation tests).
 """
 
-import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...html import charts, page
-from ...html.page import count, escaped, format_number, label, shorts
+from ...html import page
+from ...html.page import count, escaped, format_number, label
 from ...train.metrics import badness
-from ..dimensions import Choice, Dimension, Grid
+from ..dimensions import Choice, Dimension
 from ..snapshot import Sweep
-from ..tables import Trial
-from .scores import (
-    ScoreScale,
-    best_edge,
-    dot_size,
-    draw_scores,
-    drawn_trials,
-    position,
-    score_axis,
-    score_caption,
-    set_axis,
-)  # fmt: skip
+from .plots import PAIRED
+from .scores import best_edge, score_axis, score_caption
 
 FEWEST = 25  # comparable trials that are needed
 LEAST = 10  # of them, that have the parameter
@@ -170,20 +158,27 @@ def importance(found: Importance | str, sweep: Sweep) -> str:
         when = f"after epoch {found.epoch}, the last that all of them reached"
     names = sorted(found.shares, key=lambda name: -found.shares[name])
     texts = [_text(found, name) for name in names]
-    drawn = charts.chart(
-        "importance", "Importance by parameter", lambda f: _draw(f, found, names, texts),
-        0.3 * len(names) + 0.6,
-        "The share of the variance of the trials' ranks that each parameter predicts alone, for "
-        "held-out trials (100 %: the parameter determines the rank). "
-        f"{count(found.compared, 'trial')} are compared, {when}; each parameter is estimated from "
-        "the trials that have it. The pale part is what chance gives: with shuffled ranks, some "
-        f"parameter exceeds it in {100 * ERROR:.0f} % of sweeps. Effects that need two parameters "
-        "together are not shown. The result holds for the searched ranges: a narrow range hides "
-        "what a parameter can do.",
-    )  # fmt: skip
-    rows = [[n, f"{found.trials[n]:,}", text] for n, text in zip(names, texts, strict=True)]
-    table = page.html_table(["parameter", "trials that have it", "share"], rows, (1, 2))
-    return page.section("importance", title, drawn, table)
+    rows = []
+    for name, text in zip(names, texts, strict=True):
+        chance = found.chance[name]
+        limit = min(max(chance, 0.0), 1.0) if math.isfinite(chance) else None
+        share = page.bar(text, [("band", limit or 0.0), ("curve", found.shares[name])], limit)
+        rows.append([name, f"{found.trials[name]:,}", share])
+    return page.section(
+        "importance",
+        title,
+        page.html_table(["parameter", "trials that have it", "share of ranks"], rows, [1], "bars"),
+        page.note(
+            "The share of the variance of the trials' ranks that each parameter predicts alone, "
+            "for held-out trials (100 %: the parameter determines the rank). "
+            f"{count(found.compared, 'trial')} are compared, {when}; each parameter is estimated "
+            "from the trials that have it. The pale part is what chance gives: with shuffled "
+            f"ranks, some parameter exceeds it in {100 * ERROR:.0f} % of sweeps. Effects that need "
+            "two parameters together are not shown. The result holds for the searched ranges: a "
+            "narrow range hides what a parameter can do.",
+            "caption",
+        ),
+    )
 
 
 def _text(found: Importance, name: str) -> str:
@@ -193,72 +188,62 @@ def _text(found: Importance, name: str) -> str:
     return f"{100 * share:.0f} %" if share else "no effect beyond chance"
 
 
-def _draw(figure: Any, found: Importance, names: list[str], texts: list[str]) -> None:
-    """Draw a bar per parameter, the largest first, over what chance gives."""
-    panel = figure.subplots()
-    chance = [
-        max(100 * c, 0.0) if math.isfinite(c) else 0.0
-        for c in (found.chance[name] for name in names)
-    ]
-    layers = [(charts.CURVE, [100 * found.shares[name] for name in names]), (charts.BAND, chance)]
-    charts.bars(
-        panel, [*shorts(names).values()], layers, texts, "share of the variance of ranks, %", 100
-    )
-    for at, limit in enumerate(chance):
-        panel.plot([limit, limit], [at - 0.31, at + 0.31], color=charts.INK, linewidth=1.1)
-    panel.set_xticks(range(0, 101, 20))
+def shown_order(sweep: Sweep, weights: dict[str, float]) -> list[str]:
+    """Return the parameters as they are shown: those of all trials first, then by importance."""
+    shared = sweep.ordered
+    conditional = sweep.conditional
+    return sorted(shared, key=lambda name: (name in conditional, -weights.get(name, 0.0)))
 
 
-SHOWN = 1000  # trials in a picture
-PERCENT = (10, 20, 35, 50, 65, 80)  # of the ranking, at which colors end
-PAIRED = 6  # parameters of the pair maps
-SMALL: Any = {"color": charts.SOFT, "fontsize": 6.5}
+def parameters(sweep: Sweep, names: Sequence[str], known: bool) -> str:
+    """Return the section of the parameters.
 
-
-def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
-    """Return the section of the parameters; `weights` are their importances, if known."""
+    Args:
+        sweep: the sweep.
+        names: the parameters, in the order in which they are shown.
+        known: whether this is the order of their importance.
+    """
     if sweep.best is None:
         return ""
-    names = sorted(sweep.dimensions, key=lambda name: -weights.get(name, 0.0))
-    paired, trials = names[:PAIRED], drawn_trials(sweep, SHOWN)
-    some = ""
-    if len(trials) < len(sweep.ranking):
-        some = (
-            f" Shown are {len(trials):,} of {len(sweep.ranking):,} trials: the best {SHOWN // 2} "
-            "and an even sample of the others."
-        )
+    scale, metric = score_axis(sweep), escaped(label(sweep.metric))
+    worst, best = (scale.low, scale.high) if sweep.maximize else (scale.high, scale.low)
+    colors = "".join(f'<i style="background:var(--level{level})"></i>' for level in range(7))
+    legend = (
+        f'<div class="legend"><span>{metric}: {format_number(worst, 3)}'
+        f"{' or worse' if scale.beyond else ''}</span><span>{colors}</span>"
+        f"<span>{format_number(best, 3)}</span></div>"
+    )
     parts = [
         page.heading("One parameter at a time"),
-        charts.chart(
-            "slices", "Score by parameter", lambda f: draw_slices(f, sweep, names, trials),
-            2.35 * charts.rows_of(len(names)) + 0.2,
-            f"Across: the value of the parameter. Up: {escaped(label(sweep.metric))}, "
+        page.plot(
+            "slices",
+            f"Across: the value of the parameter. Up: {metric}, "
             f"{'more' if sweep.maximize else 'less'} is better. "
-            f"{score_caption(sweep, score_axis(sweep))}{some}{edge_sentence(sweep, names)}",
+            f"{score_caption(sweep, scale)}{edge_sentence(sweep, names)}",
         ),
-    ]  # fmt: skip
-    if len(paired) > 1:
-        which = f"{PAIRED} that matter most" if any(weights.values()) else f"first {PAIRED}"
+        page.heading("All parameters at once"),
+        page.plot(
+            "parallel",
+            "Each line is a trial, from its values to its score at the end, colored by its score, "
+            "the best in orange. Before the beginning of an axis: the trial does not have it, or "
+            "its score is not comparable. Drag along an axis to select: the trials outside become "
+            "pale in every plot and leave the table, whose filters do the same by keyboard; a "
+            "click on the axis removes it.",
+            legend,
+        ),
+    ]
+    if len(names) > 1:
+        which = f"{PAIRED} that matter most" if known else f"first {PAIRED}"
         left_out = f" Shown are the {which}." if len(names) > PAIRED else ""
         parts += [
             page.heading("Two parameters at a time"),
-            charts.chart(
-                "pairs", "Scores by pairs of parameters",
-                lambda f: _draw_pairs(f, sweep, paired, trials), 1.75 * (len(paired) - 1) + 0.5,
-                "Each dot is a trial at its two values, colored by its place in the ranking; the "
-                f"ring is the best.{left_out} Trials that lack one of the two are not in that "
-                "map.",
+            page.plot(
+                "pairs",
+                "Each dot is a trial at its two values, colored by its score; the ring is the "
+                f"best.{left_out} Trials that lack one of the two are not in that map.",
+                legend,
             ),
-        ]  # fmt: skip
-    parts += [
-        page.heading("All parameters at once"),
-        charts.chart(
-            "parallel", "Parallel coordinates", lambda f: _draw_parallel(f, sweep, trials), 3.8,
-            "Each line is a trial, from its values to its score at the right, colored by its place "
-            "in the ranking, the best in orange. Below an axis: the trial does not have it. At the "
-            "low end of the last axis: its score is there or worse, or it was stopped before.",
-        ),
-    ]  # fmt: skip
+        ]
     return page.section("parameters", "Parameters", *parts)
 
 
@@ -266,160 +251,3 @@ def edge_sentence(sweep: Sweep, names: Sequence[str]) -> str:
     """Return which parameters of the best trial are at an edge, as a sentence of HTML."""
     at = [f"{escaped(name)} ({edge} edge)" for name in names if (edge := best_edge(sweep, name))]
     return f" <b>The best is at the edge of: {', '.join(at)}.</b>" if at else ""
-
-
-def draw_slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> None:
-    """Draw a panel per parameter: the scores by its values."""
-    scale, short = score_axis(sweep), shorts(names)
-    for index, (panel, name) in enumerate(
-        zip(charts.panels(figure, len(names), sharey=True), names, strict=True)
-    ):
-        set_axis(panel, "x", sweep.dimensions[name])
-        across = functools.partial(_position, sweep, name, 0)
-        draw_scores(panel, sweep, trials, across, scale, named=index % charts.COLUMNS == 0)
-        title = short[name] + (" (log)" if sweep.dimensions[name].log else "")
-        if edge := best_edge(sweep, name):
-            style = {"color": charts.BEST, "fontweight": "bold"}
-            panel.set_title(f"{short[name]}: best at the {edge} edge", loc="left", **style)
-        else:
-            panel.set_title(title, loc="left")
-        if index % charts.COLUMNS == 0:
-            panel.set_ylabel(label(sweep.metric), labelpad=14)
-
-
-def _position(sweep: Sweep, name: str, spread: int, trial: Trial) -> float | None:
-    """Return the position of a trial on the axis of a parameter; None if it does not have it."""
-    if name not in trial.values:
-        return None
-    return position(sweep.dimensions[name], trial.values[name], trial.number, spread)
-
-
-def _draw_pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> None:
-    """Draw a panel for each two parameters, with trials colored by rank."""
-    side, short = len(names) - 1, shorts(names)
-    grid, levels = figure.add_gridspec(side, side), rank_levels(sweep)
-    for column, row in itertools.combinations_with_replacement(range(side), 2):
-        panel = figure.add_subplot(grid[row, column])
-        x, y = names[column], names[row + 1]
-        set_axis(panel, "x", sweep.dimensions[x], 3)
-        set_axis(panel, "y", sweep.dimensions[y], 4)
-        here = [trial for trial in trials if x in trial.values and y in trial.values]
-        at = {t.number: (_position(sweep, x, 0, t), _position(sweep, y, 1, t)) for t in here}
-        for level, color in enumerate(charts.LEVELS):
-            some: Any = [point for n, point in at.items() if levels[n] == level]
-            charts.dots(panel, *(zip(*some, strict=True) if some else ((), ())), color=color,
-                 size=0.85 * dot_size(len(here)))  # fmt: skip
-        if sweep.best and (point := at.get(sweep.best.number)):
-            charts.ring(panel, *point)  # type: ignore[arg-type]
-        if not here:
-            panel.text(0.5, 0.5, "never together", transform=panel.transAxes, ha="center",
-                       va="center", **SMALL)  # fmt: skip
-        panel.tick_params(labelsize=6.5, labelbottom=row == side - 1, labelleft=column == 0)
-        if row == side - 1:
-            panel.set_xlabel(_wrapped(short[x]))
-        if column == 0:
-            panel.set_ylabel(_wrapped(short[y]))
-    if side > 2:
-        _draw_legend(figure.add_subplot(grid[0, -2]))
-
-
-def _draw_legend(panel: Any) -> None:
-    """Draw what the colors mean, in an empty corner of the pair maps."""
-    panel.set_axis_off()
-    panel.text(0, 1.0, "place in the ranking", transform=panel.transAxes, va="top")
-    names = "the worst fifth", *(f"best {share} %" for share in PERCENT[::-1])
-    for level, name in enumerate(names):
-        height = 0.08 + 0.12 * level
-        charts.dots(
-            panel,
-            [0.03],
-            [height],
-            charts.LEVELS[level],
-            5,
-            transform=panel.transAxes,
-            clip_on=False,
-        )
-        panel.text(0.1, height, name, transform=panel.transAxes, va="center", color=charts.SOFT)
-
-
-def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Draw an axis per parameter and one for the score, and a line per trial."""
-    panel = figure.subplots()
-    panel.set_axis_off()
-    names, scale, levels = list(sweep.dimensions), score_axis(sweep), rank_levels(sweep)
-    width, alpha = (0.45, 0.4) if len(trials) > 300 else (0.8, 0.75)
-    ways = {
-        t.number: _way(sweep, t, scale) for t in (*trials, *([sweep.best] if sweep.best else ()))
-    }
-    layers = [
-        (color, width, 0.9 if level == len(charts.LEVELS) - 1 else alpha,
-         [ways[t.number] for t in trials if levels[t.number] == level])
-        for level, color in enumerate(charts.LEVELS)
-    ]  # fmt: skip
-    if sweep.best:
-        layers.append((charts.BEST, 2.2, 1.0, [ways[sweep.best.number]]))
-    for color, thick, opacity, some in layers:
-        charts.lines(panel, [range(len(names) + 1)] * len(some), some, color, thick, alpha=opacity)
-    worst, best = (scale.low, scale.high) if sweep.maximize else (scale.high, scale.low)
-    axes = [(shorts(names)[name], *_ends(sweep, name)) for name in names]
-    axes.append((label(sweep.metric), format_number(worst, 3), format_number(best, 3)))
-    for at, (title, low, high) in enumerate(axes):
-        panel.plot([at, at], [0, 1], color=charts.INK, linewidth=0.9)
-        above = {"ha": "center", "va": "bottom"}
-        panel.text(at, 1.13, _wrapped(title), fontweight="bold", fontsize=7.5, **above)
-        panel.text(at, 1.03, high, color=charts.SOFT, fontsize=7, **above)
-        panel.text(at, -0.03, low, ha="center", va="top", color=charts.SOFT, fontsize=7)
-    for at, dimension in enumerate(sweep.dimensions.values()):
-        if isinstance(dimension, Choice | Grid) and 2 < len(dimension.options) <= 8:
-            for option in dimension.options[1:-1]:
-                panel.text(
-                    at + 0.03, dimension.unit(option), format_number(option), va="center", **SMALL
-                )
-    if any(len(t.values) < len(names) for t in trials):
-        panel.plot(
-            [-0.1, len(names) - 0.9], [-0.2, -0.2], color=charts.LINE, linewidth=0.8, linestyle=":"
-        )
-        panel.text(-0.12, -0.2, "none", ha="right", va="center", color=charts.SOFT, fontsize=7)
-    panel.set_xlim(-0.4, len(names) + 0.4)
-    panel.set_ylim(-0.24, 1.3)
-
-
-def rank_levels(sweep: Sweep) -> dict[int, int]:
-    """Return the color of each trial by its place in the ranking; the last is the best tenth.
-
-    The other levels end at `PERCENT`.
-    """
-    many = len(sweep.ranking)
-    return {
-        trial.number: len(charts.LEVELS)
-        - 1
-        - int(np.searchsorted(PERCENT, 100 * (rank + 0.5) / many))
-        for rank, trial in enumerate(sweep.ranking)
-    }
-
-
-def _way(sweep: Sweep, trial: Trial, scale: ScoreScale) -> list[float]:
-    """Return the heights of a trial on the parallel axes."""
-    values: Any = trial.values
-    spread = 0.25 + 0.5 * ((0.618034 * trial.number) % 1)
-    heights = [
-        dimension.unit(values[name], spread) if name in values else -0.2
-        for name, dimension in sweep.dimensions.items()
-    ]
-    f = math.log if scale.log else float
-    score, low, high = map(f, (scale.clipped(sweep.scores[trial.number].mean), *scale[:2]))
-    share = (score - low) / (high - low)
-    return [*heights, share if sweep.maximize else 1 - share]
-
-
-def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
-    dimension = sweep.dimensions[name]
-    if isinstance(dimension, Choice | Grid):
-        return format_number(dimension.options[0]), format_number(dimension.options[-1])
-    return format_number(dimension.low), format_number(dimension.high) + (
-        ", log" if dimension.log else ""
-    )
-
-
-def _wrapped(name: str) -> str:
-    return name.replace(".", ".\n") if len(name) > 13 else name

@@ -16,7 +16,8 @@ from ..snapshot import Sweep, mean
 from ..tables import Trial
 from .scores import at_edge
 
-SHOWN = 10
+SHOWN = 10  # trials in the table of the best
+COHORTS = 200  # cohorts in the table
 STATUSES = {
     "done": "completed",
     "stopped": "stopped by halving",
@@ -71,6 +72,7 @@ def main_numbers(sweep: Sweep) -> list[tuple[str, str, str]]:
         sure = f"95 % interval, {count(mean.n, 'seed')}" if mean.half is not None else "one seed"
         remark = f"trial {sweep.best.number}; {sure}"
         shown.append((str(mean), f"best {label(sweep.metric)}", remark))
+        shown += [*_gain(sweep, sweep.best), *_on_test(sweep)]
     shown.append((f"{len(sweep.trials):,}", "trials", whole or "none yet"))
     shown.append((duration(seconds), "of computing", parts))
     if seconds > 0:
@@ -80,10 +82,42 @@ def main_numbers(sweep: Sweep) -> list[tuple[str, str, str]]:
     return shown
 
 
+def _gain(sweep: Sweep, best: Trial) -> list[tuple[str, str, str]]:
+    """Return the gain over the configuration's defaults as a card; none if they did not run."""
+    start = sweep.defaults
+    if start is None:
+        return []
+    name = f"trial {start.number}, the defaults"
+    if start.number not in sweep.compared:
+        return [(NONE, "gain over the defaults", f"{name}: {STATUSES[start.status]}")]
+    before, after = sweep.scores[start.number].mean, sweep.scores[best.number].mean
+    gain = after - before if sweep.maximize else before - after
+    share = f", {100 * gain / abs(before):.0f} % of it" if before else ""
+    return [
+        (
+            format_number(gain, 3),
+            "gain over the defaults",
+            f"{name}: {format_number(before)}{share}",
+        )
+    ]
+
+
+def _on_test(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Return the metric of the chosen trial on the test rows as a card; none if it is unknown."""
+    test = sweep.facts.get("test")
+    if not test:
+        return []
+    name = sweep.metric.removeprefix("validation_")
+    name = name if name in test["scores"] else next(iter(test["scores"]), name)
+    each = test["scores"].get(name)
+    remark = f"trial {test['trial']}, once, on {count(test['rows'], 'row')} that chose nothing"
+    return [(str(seed_mean(each)), f"test {label(name)}", remark)] if each else []
+
+
 def _best_trials(sweep: Sweep) -> str:
     """Return the table of the first trials of the ranking."""
     trials = sweep.ranking[:SHOWN]
-    used = [name for name in sweep.dimensions if any(name in trial.values for trial in trials)]
+    used = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
     rows = []
     for rank, trial in enumerate(trials, 1):
         score = sweep.scores[trial.number]
@@ -184,6 +218,36 @@ def seed_mean(each: Sequence[float]) -> SeedMean:
     return SeedMean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
 
 
+def trials(sweep: Sweep, embedded: int) -> str:
+    """Return the section with the table of all trials, which the script fills.
+
+    Args:
+        sweep: the sweep.
+        embedded: the number of trials in the page.
+    """
+    left_out = ""
+    if embedded < len(sweep.trials):
+        left_out = (
+            f" The page has {embedded:,} of {count(len(sweep.trials), 'trial')}: half of them the "
+            "best, half an even sample of the others. "
+            "<code>jaxnn sweep export FOLDER csv TARGET</code> writes all."
+        )
+    return page.section(
+        "trials",
+        "All trials",
+        page.note(
+            "A click on a title sorts. A filter is a range (<code>0.001..0.01</code>), a bound "
+            "(<code>&gt;=3</code>), options (<code>relu|gelu</code>), or a part of the text; it "
+            f"applies to all plots. A click on a row marks the trial in them.{left_out}",
+            "caption",
+        ),
+        '<div class="wide"><table id="every"></table></div>'
+        '<button type="button" id="more" hidden></button>'
+        "<noscript><p>The table and the plots need JavaScript, which this page contains.</p>"
+        "</noscript>",
+    )
+
+
 def programs(sweep: Sweep) -> str:
     """Return the section of the groups: their programs, and the times to compile and to run."""
     rows = []
@@ -215,6 +279,17 @@ def programs(sweep: Sweep) -> str:
         ),
         page.html_table(heads, rows, range(2, len(heads))),
     ]
+    if any(cohort.finished for cohort in sweep.cohorts):
+        parts += [
+            page.heading("Timeline"),
+            page.plot(
+                "timeline",
+                "A bar is a cohort of lanes, with their number, in the colors of the groups; "
+                "orange: compiling. A bar without a number measured how to run a group. Bars below "
+                "each other ran at the same time. Dotted: an interruption, whose time is cut.",
+            ),
+            page.collapsed(f"All {count(len(sweep.cohorts), 'cohort')}", _cohorts(sweep)),
+        ]
     if reasons := sweep.facts.get("traced"):
         static = [(name, why) for name, why in reasons.items() if why != "traced"]
         traced = ", ".join(name for name, why in reasons.items() if why == "traced") or "none"
@@ -230,6 +305,25 @@ def programs(sweep: Sweep) -> str:
     return page.section("programs", "Compiled programs", *parts)
 
 
+def _cohorts(sweep: Sweep) -> str:
+    """Return the table of the first cohorts."""
+    heads = ["cohort", "group", "lanes", "epochs", "compiling", "running"]
+    rows = [
+        [
+            f"{c.id}",
+            c.group,
+            f"{len(c.lanes):,}",
+            f"{c.epoch_from + 1} to {c.epoch_to}",
+            duration(c.compile_seconds),
+            duration(c.seconds - c.compile_seconds),
+        ]
+        for c in sweep.cohorts[:COHORTS]
+    ]
+    more = len(sweep.cohorts) - COHORTS
+    note = page.note(f"and {more:,} more", "caption") if more > 0 else ""
+    return page.html_table(heads, rows, (0, 2, 3, 4, 5)) + note
+
+
 def settings(sweep: Sweep) -> str:
     """Return the section of the settings: the space, how it was searched, the configuration."""
     space = [(name, type(d).__name__, str(d)) for name, d in sweep.dimensions.items()]
@@ -239,7 +333,7 @@ def settings(sweep: Sweep) -> str:
         "seeds per trial": sweep.seeds,
         "epochs": sweep.epochs,
         "rungs": ", ".join(map(str, sweep.rungs)) if len(sweep.rungs) > 1 else "none",
-        **{k: v for k, v in sweep.facts.items() if k not in ("traced", "sources")},
+        **{k: v for k, v in sweep.facts.items() if k not in ("traced", "sources", "kept", "test")},
     }
     return page.section(
         "settings",

@@ -1,13 +1,13 @@
 """The number of trials at each rung, and the regions in which trials diverge or fail."""
 
 import bisect
+import itertools
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ...html import charts, page
+from ...html import page
 from ...html.page import NONE, count, escaped, format_number, label, shorts, shown
 from ..dimensions import Choice, Grid
 from ..ranges import Int, LogUniform, Uniform
@@ -15,7 +15,7 @@ from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 BINS = 5  # parts of a range
-COMMON = 10  # distinct errors in the table
+COMMON = 10  # causes in the table
 
 
 def survival(sweep: Sweep) -> str:
@@ -39,21 +39,19 @@ def survival(sweep: Sweep) -> str:
         "median": "median there",
         "best": "best there",
     }
-    cells = [[shown(row[key]) for key in heads] for row in rows]
+    most = max(row["reached"] for row in rows) or 1
+    cells = [[*(shown(row[key]) for key in heads), _bar(row, most)] for row in rows]
     return page.section(
         "rungs",
         title,
-        charts.chart(
-            "rungs", "Trials by rung", lambda f: _draw_survivors(f, rows), 0.34 * len(rows) + 0.6,
-            "How many trials reached each rung, and how many of them continued: the best by then.",
-        ),
-        page.html_table([*heads.values()], cells, range(len(heads))),
+        page.html_table([*heads.values(), "continued of all"], cells, range(len(heads)), "bars"),
         page.note(
-            f"Median and best: {escaped(label(sweep.metric))} of all trials that reached the rung. "
-            "Lost: diverged or failed since the rung before.",
+            "How many trials reached each rung (pale), and how many of them continued (dark): the "
+            f"best by then. Median and best: {escaped(label(sweep.metric))} of all trials that "
+            "reached the rung. Lost: diverged or failed since the rung before.",
             "caption",
         ),
-    )  # fmt: skip
+    )
 
 
 def survivors(sweep: Sweep) -> list[dict[str, Any]]:
@@ -85,16 +83,11 @@ def _last_epoch(sweep: Sweep, trial: Trial) -> int:
     return min((max(one, default=0) for one in finite), default=0)
 
 
-def _draw_survivors(figure: Any, rows: list[dict[str, Any]]) -> None:
-    """Draw a bar per rung; its dark part continued."""
-    reached = [row["reached"] for row in rows]
-    on = [row["reached"] - row["stopped"] for row in rows]
-    texts = [
-        f"{n:,}" + (f", {m:,} continue" if m < n else "") for n, m in zip(reached, on, strict=True)
-    ]
-    names = [f"epoch {row['epoch']}" for row in rows]
-    layers = [(charts.LEVELS[1], reached), (charts.CURVE, on)]
-    charts.bars(figure.subplots(), names, layers, texts, "trials", max(reached) or 1)
+def _bar(row: dict[str, Any], most: int) -> page.Markup:
+    """Return a bar for a rung; its dark part continued."""
+    reached, on = row["reached"], row["reached"] - row["stopped"]
+    text = f"{reached:,}" + (f", {on:,} continued" if on < reached else "")
+    return page.bar(text, [("band", reached / most), ("curve", on / most)])
 
 
 def failures(sweep: Sweep) -> str:
@@ -109,68 +102,43 @@ def failures(sweep: Sweep) -> str:
             f"end, that is not finite) and {statuses['failed']:,} failed (raised an error), of "
             f"{count(len(sweep.trials) - statuses['asked'], 'trial')} that ran."
         ),
-        charts.chart(
-            "failures", "Share of failures by parameter", lambda f: _draw_failures(f, sweep),
-            1.75 * charts.rows_of(len(sweep.dimensions)) + 0.2,
-            "The share of trials that diverged or failed in each part of the range of a parameter, "
-            "with their number above each bar. A high bar shows where not to search.",
+        page.note(
+            "The share of trials that diverged or failed in each part of the range of a parameter. "
+            "A long bar shows where not to search.",
+            "caption",
         ),
-    ]  # fmt: skip
-    if errors := [trial for trial in sweep.trials if trial.error]:
-        first, text = errors[0].number, (errors[0].error or "")[-4000:]
-        parts += [
-            page.html_table(["error", "trials", "such as"], _error_rows(errors), [1]),
-            page.collapsed(f"The traceback of trial {first}", f"<pre>{escaped(text)}</pre>"),
-        ]
+        f'<div class="grid">{"".join(_failure_table(sweep, name) for name in sweep.ordered)}</div>',
+    ]
+    if sweep.causes:
+        first = sweep.trials[sweep.causes[0][2][0]]
+        parts.append(page.html_table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
+        if first.error:
+            text = page.command(first.error[-4000:])
+            parts.append(page.collapsed(f"The error of trial {first.number}", text))
     return page.section("failures", title, *parts)
 
 
-def _error_rows(trials: Sequence[Trial]) -> list[list[str]]:
-    """Return each distinct error, the number of its trials, and some of them."""
-    found: dict[str, list[int]] = {}
-    for trial in trials:
-        found.setdefault(_error_line(trial.error or "")[:300], []).append(trial.number)
-    common = sorted(found.items(), key=lambda item: -len(item[1]))[:COMMON]
+def _cause_rows(sweep: Sweep) -> list[list[str]]:
+    """Return each cause, its status, the number of its trials, and some of them."""
     return [
-        [text, f"{len(n):,}", ", ".join(map(str, n[:5])) + (" …" if len(n) > 5 else "")]
-        for text, n in common
+        [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
+        for status, cause, n in sweep.causes[:COMMON]
     ]
 
 
-def _error_line(error: str) -> str:
-    """Return the line of a traceback that names the error, the first after its last frame."""
-    lines = [line for line in error.splitlines() if line.strip()]
-    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
-    after = lines[frames[-1] + 1 :] if frames else []
-    return (after or lines[-1:] or [""])[0].strip()
+def _failure_table(sweep: Sweep, name: str) -> str:
+    """Return a table for a parameter: the share of failures in each part of its range."""
+    lost, ran, parts = failure_counts(sweep, name)
+    most = max((bad / all_ for bad, all_ in zip(lost, ran, strict=True) if all_), default=0) or 1
+    rows = [
+        [part, page.bar(f"{bad} of {all_}", [("bad", bad / all_ / most)]) if all_ else NONE]
+        for part, bad, all_ in zip(parts, lost, ran, strict=True)
+    ]
+    return page.html_table(["value", "lost"], rows, [0], "bars", shorts(sweep.dimensions)[name])
 
 
-def _draw_failures(figure: Any, sweep: Sweep) -> None:
-    """Draw a panel per parameter: the share of failures in each part of its range."""
-    short, most = shorts(sweep.dimensions), 0.0
-    found = charts.panels(figure, len(short), sharey=True)
-    for index, (panel, name) in enumerate(zip(found, short, strict=True)):
-        lost, ran, ticks = failure_counts(sweep, name)
-        shares = [100 * bad / all_ if all_ else 0.0 for bad, all_ in zip(lost, ran, strict=True)]
-        most = max(most, *shares)
-        panel.bar(range(len(shares)), shares, width=0.86, color=charts.BAD, alpha=0.85)
-        for at, share in enumerate(shares):
-            text = f"{lost[at]}/{ran[at]}" if ran[at] else NONE
-            panel.text(at, share, text, ha="center", va="bottom", fontsize=6.5, color=charts.SOFT)
-        panel.set_xticks(*ticks)
-        panel.set_xlim(-0.6, len(ran) - 0.4)
-        panel.grid(axis="x", visible=False)
-        panel.set_title(short[name] + (" (log)" if sweep.dimensions[name].log else ""))
-        if index % charts.COLUMNS == 0:
-            panel.set_ylabel("lost, %")
-    found[0].set_ylim(0, 1.2 * most)
-    charts.set_ticks(found[0].yaxis, charts.linear_ticks(0, min(100, 1.2 * most)))
-
-
-def failure_counts(
-    sweep: Sweep, name: str
-) -> tuple[list[int], list[int], tuple[list[float], list[str]]]:
-    """Return by parts of a range: trials lost, trials that ran, and positions and texts of ticks.
+def failure_counts(sweep: Sweep, name: str) -> tuple[list[int], list[int], list[str]]:
+    """Return by parts of a range: trials lost, trials that ran, and the names of the parts.
 
     Each option, and each of few integers, is a part; other ranges have equal parts on their axis.
     """
@@ -189,11 +157,12 @@ def failure_counts(
         dimension = (LogUniform if dimension.log else Uniform)(dimension.low, dimension.high)
     if options is not None:
         size, where = len(options), [options.index(value) for value, _ in values]
-        ticks = [float(i) for i in range(size)], [format_number(option) for option in options]
+        parts = [format_number(option) for option in options]
     else:
         size, edges = BINS, [dimension.at(i / BINS) for i in range(BINS + 1)]
         where = [min(max(bisect.bisect(edges, value) - 1, 0), size - 1) for value, _ in values]
-        ticks = [i - 0.5 for i in range(size + 1)], [format_number(edge, 2) for edge in edges]
+        ends = [format_number(edge, 2) for edge in edges]
+        parts = [f"{a} to {b}" for a, b in itertools.pairwise(ends)]
     ran = Counter(where)
     lost = Counter(at for at, (_, broken) in zip(where, values, strict=True) if broken)
-    return [lost[i] for i in range(size)], [ran[i] for i in range(size)], ticks
+    return [lost[i] for i in range(size)], [ran[i] for i in range(size)], parts

@@ -1,0 +1,280 @@
+"""Worker processes on this machine, which divide its cores.
+
+A worker is a new Python process, not a fork. It reads calls from a pipe, and ends when its parent
+does. If it dies during a call, the call is repeated in a new one.
+"""
+
+import io
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from typing import Any
+
+from ..installation import required
+from .base import TRIES, Pool, retried, worker_died
+
+GRACE = 10.0  # seconds for a worker to end by itself
+
+
+class Processes(Pool):
+    """Worker processes on this machine, each with a share of its cores.
+
+    Args:
+        workers: The number of processes. Default: None, one per core.
+
+    >>> divided([0, 1, 2, 3, 4], 2), divided([0, 1], 3)
+    ([[0, 1, 2], [3, 4]], [[0], [1], [0]])
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        super().__init__()
+        cores = available()
+        self._all = [_Worker(share) for share in divided(cores, workers or len(cores))]
+        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._all:
+            self._free.put(worker)
+        self._threads = ThreadPoolExecutor(len(self._all), thread_name_prefix="processes")
+        self._given_up = threading.Event()
+
+    @property
+    def workers(self) -> int:
+        """The number of processes."""
+        return len(self._all)
+
+    def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """Return the future of a call that a free worker runs.
+
+        Raises:
+            ValueError: The call cannot be sent to another process.
+        """
+        message = packed((fn, args, kwargs))
+        call = lambda: self._call(message)  # noqa: E731
+        return self._threads.submit(retried, call, TRIES, self._given_up.is_set)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, wait for the submitted ones or cancel them, and stop the workers.
+
+        Args:
+            wait: Whether to wait for calls that run; otherwise their workers are killed. Default:
+                True.
+            cancel_futures: Whether to cancel calls that have not begun. Default: False.
+        """
+        if not wait:
+            self._given_up.set()
+            for worker in self._all:
+                worker.kill()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._threads.shutdown()
+        for worker in self._all:
+            worker.stop()
+
+    def _call(self, message: bytes) -> Any:
+        worker = self._free.get()  # there is one for each thread
+        try:
+            if not self._given_up.is_set():
+                worker.start()
+            if self._given_up.is_set():  # also if it is set while the worker starts
+                raise RuntimeError("the workers are being stopped")
+            return worker.call(message)
+        except RuntimeError as error:
+            if not self._given_up.is_set():
+                raise
+            worker.kill()
+            raise BrokenExecutor(str(error)) from error
+        finally:
+            self._free.put(worker)
+
+
+class _Worker:
+    """A worker process, which starts at its first call and again after it died."""
+
+    starting = threading.Lock()
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        self._cores = cores
+        self._process: Any = None
+        self._connection: Any = None
+
+    def call(self, message: bytes) -> Any:
+        """Return the result of a call; raise BrokenExecutor if the process dies."""
+        try:
+            self._connection.send_bytes(message)
+            succeeded, result = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            code = self._exit_code()
+            raise BrokenExecutor(f"a worker process died with exit code {code}") from error
+        if succeeded:
+            return result
+        if worker_died(result):  # what the call raised looks like a dead worker
+            raise RuntimeError(f"the call raised {result!r}") from result
+        raise result
+
+    def start(self) -> None:
+        """Start the process unless it runs."""
+        if self._process is not None and self._process.is_alive():
+            return
+        self.stop()
+        context = multiprocessing.get_context("spawn")
+        with self.starting:
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=serve, args=(theirs, self._cores), daemon=True)
+            self._process.start()
+            theirs.close()  # so that the pipe ends with the process
+        try:
+            self._connection.recv_bytes()
+        except (EOFError, OSError):
+            raise RuntimeError(
+                f"a worker process ended with exit code {self._exit_code()} before it was "
+                "ready; it imports the program that was started, so a script that sweeps must "
+                'do it inside `if __name__ == "__main__":`'
+            ) from None
+
+    def _exit_code(self) -> int | None:
+        """Return the exit code of a process that is ending."""
+        self._process.join(GRACE)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End the process at once; a call that is running raises BrokenExecutor."""
+        if self._process is not None:
+            self._process.kill()
+
+    def stop(self) -> None:
+        """Let the process end, or end it if it does not."""
+        if self._process is None:
+            return
+        self._connection.close()
+        self._process.join(GRACE)
+        self.kill()
+        self._process.join()
+        self._process.close()
+        self._process = None
+
+
+def available() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def divided(cores: Sequence[int], workers: int) -> list[list[int]]:
+    """Return the cores of each worker: equal shares, or one each if there are more workers.
+
+    Args:
+        cores: The numbers of the cores.
+        workers: The number of workers.
+    """
+    if workers >= len(cores):
+        return [[cores[index % len(cores)]] for index in range(workers)]
+    size, more = divmod(len(cores), workers)
+    ends = [size * (index + 1) + min(index + 1, more) for index in range(workers)]
+    return [list(cores[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def serve(connection: Any, cores: Sequence[int]) -> None:
+    """Run the calls that come through a pipe, until it ends. This is a worker process.
+
+    Args:
+        connection: The pipe.
+        cores: The cores that the process may use; XLA starts a thread for each.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    # Otherwise the first process reserves most of the memory of a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    connection.send_bytes(b"ready")
+    functions: dict[bytes, Any] = {}
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:
+            return
+        try:
+            fn, args, kwargs = _Loader(message, functions).load()
+            reply: tuple[bool, Any] = True, fn(*args, **kwargs)
+        except Exception as error:
+            error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+            reply = False, error
+        try:
+            contents = pickle.dumps(reply)
+        except Exception as error:
+            text = f"{reply[1]!r:.200} cannot be sent from a worker process: {error!r:.200}"
+            contents = pickle.dumps((False, RuntimeError(text)))
+        try:
+            connection.send_bytes(contents)
+        except OSError:  # the parent is dead
+            return
+
+
+def packed(call: Any) -> bytes:
+    """Return a call as bytes: functions of modules by name, those of a notebook by value.
+
+    Args:
+        call: The function and its arguments.
+
+    Raises:
+        ValueError: It contains what cannot be sent, and cloudpickle is not installed.
+    """
+    main = sys.modules["__main__"]
+    imported = hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
+    try:
+        if imported:
+            return pickle.dumps(call)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        pass  # a lambda or a local function
+    what = "functions outside of modules are sent to worker processes by"
+    cloudpickle = required("cloudpickle", what, "cloudpickle", "dask")
+    pickler: type[Any] = type("ByValue", (_ByValue, cloudpickle.CloudPickler), {})
+    contents = io.BytesIO()
+    try:
+        pickler(contents).dump(call)
+    except Exception as error:
+        raise ValueError(
+            f"a call cannot be sent to a worker process ({error}): write what it needs into a "
+            'module, or sweep with executor="local"'
+        ) from error
+    return contents.getvalue()
+
+
+class _ByValue:
+    """Sends each function of a notebook as a separate part, so that it arrives as one object.
+
+    Cohorts with the same function then share the programs that a worker compiled.
+    """
+
+    def persistent_id(self, obj: Any) -> bytes | None:
+        """Return a function of a notebook as bytes."""
+        if isinstance(obj, types.FunctionType) and obj.__module__ == "__main__":
+            import cloudpickle
+
+            return cloudpickle.dumps(obj)
+        return None
+
+
+class _Loader(pickle.Unpickler):
+    """Reads what the parent process sent.
+
+    Args:
+        message: What `packed` returned.
+        functions: The functions that were received before, by their bytes.
+    """
+
+    def __init__(self, message: bytes, functions: dict[bytes, Any]) -> None:
+        super().__init__(io.BytesIO(message))
+        self._functions = functions
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the function of these bytes, the same object each time."""
+        if pid not in self._functions:
+            self._functions[pid] = pickle.loads(pid)
+        return self._functions[pid]

@@ -1,0 +1,118 @@
+"""The cache of multi-head attention: keys, values, and their positions, for decoding in chunks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import State
+from ..core.declarations import Variable
+from ..fields import is_traced
+from ..functional.attention import attend
+from ..functional.checking import check_range
+from ..functional.gradients import broken_rows, finite_rows
+from ..functional.linear import floating_type
+from ..functional.segments import (
+    Count,
+    PackedPositions,
+    continued_segments,
+    packed_mask,
+    packed_positions,
+    write_chunk,
+    write_ring,
+)
+from ..initializers import zeros
+
+
+def cache_variables(layer: Any, x: Any) -> dict[str, Any]:
+    """Declare keys, values, and their positions.
+
+    Args:
+        layer: `MultiHeadAttention` with a cache.
+        x: Input (..., T, n).
+    """
+    batch, dtype, n = x.shape[:-2], floating_type(x), x.shape[-1]
+    slots = (*batch, min(layer.cache, layer.window or layer.cache))
+    heads = (*slots, layer._num_kv_heads)
+    return {
+        "keys": Variable((*heads, layer._head_dim(n)), zeros(), dtype),
+        "values": Variable((*heads, layer._value_dim(n)), zeros(), dtype),
+        "position": Variable(slots, zeros(), "int32"),
+        "sequence": Variable(slots, zeros(), "int32"),
+        "count": {name: Variable(batch, zeros(), "int32") for name in Count._fields},
+        "written": Variable(batch if _is_ring(layer) else (), zeros(), "int32"),
+    }
+
+
+def attend_cached(
+    layer: Any,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: Any,
+    state: State,
+    options: dict[str, Any],
+) -> tuple[jax.Array, State]:
+    """Attend to the cached keys and those of this chunk; return the output and the cache.
+
+    Args:
+        layer: `MultiHeadAttention` with a cache.
+        q: Queries (..., T, heads, d) of the chunk, before the rotary embedding.
+        k: Keys (..., T, kv_heads, d) of the chunk, likewise.
+        v: Values (..., T, kv_heads, e) of the chunk.
+        segment_ids: Integers (..., T), or None to continue the last sequences.
+        state: The cache.
+        options: Further arguments of `functional.attention.attend`.
+    """
+    *batch, length = q.shape[:-2]
+    # The mask excludes NaN in keys from the scores, but not NaN in values from the sums.
+    v, broken = finite_rows(v)
+    k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
+    count, written = Count(**state["count"]), state["written"]
+    segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
+    found, count = packed_positions(segment_ids, count)
+    q, k = (layer._turned(a, found.position, length) for a in (q, k))
+    chunk = {"keys": k, "values": v, **found._asdict()}
+    cache = {name: state[name] for name in chunk}
+    if _is_ring(layer):
+        joined = {
+            name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
+            for name, slots in cache.items()
+        }
+        cache, written = write_ring(cache, chunk, segment_ids != 0, written)
+    else:
+        _check_room(layer, written, length)
+        last, room = written + length - 1, layer.cache
+        check_range(last, room, f"position {{value}} is past a cache of {room}")
+        joined = cache = write_chunk(cache, chunk, written, len(batch))
+        written = written + length
+    keys = PackedPositions(joined["sequence"], joined["position"])
+    mask = packed_mask(found, keys, causal=True, window=layer.window)[..., None, :, :]
+    query, key = found.position[..., None, :, None], keys.position[..., None, None, :]
+    allowed, options["score_mod"] = layer._mods(query, key)
+    y = attend(
+        q,
+        joined["keys"],
+        joined["values"],
+        mask if allowed is None else mask & allowed,
+        layer._with_alibi(None, found.position, keys.position, q.ndim),
+        **options,
+    )
+    if not _is_ring(layer):
+        y = jnp.where(written > layer.cache, jnp.asarray(jnp.nan, y.dtype), y)
+    return y, cache | {"count": count._asdict(), "written": written}
+
+
+def _is_ring(layer: Any) -> bool:
+    return layer.window is not None and layer.window < layer.cache
+
+
+def _check_room(layer: Any, written: Any, length: int) -> None:
+    known = 0 if is_traced(written) else int(written)
+    if known + length > layer.cache:
+        raise ValueError(
+            f"the cache of {layer.cache} positions holds {known}, so {length} more do not fit; "
+            "write for example "
+            f"nn.with_cache(net, length={max(2 * layer.cache, known + length)}), "
+            "or start with a new state"
+        )

@@ -1,0 +1,215 @@
+"""Patches: elements of windows as channels, and back; the inverse of max pooling."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..core.layer import Primitive
+from ..explain.text import describe
+from ..functional.convolution import per_axis
+from ..functional.windows import POOLING, Padding, PerAxis, Windows, lowest, windows
+from ..validation import positive, tuple_of
+from .checks import check_multiples, check_rank, check_window, sizes
+
+
+def unfold(
+    x: jax.Array,
+    kernel_size: PerAxis,
+    stride: PerAxis = 1,
+    padding: Padding = "valid",
+    dilation: PerAxis = 1,
+) -> jax.Array:
+    """Return the elements of each window as channels, padded by zeros.
+
+    Args:
+        x: Array of shape `(..., *axes, n)`.
+        kernel_size: Number of elements of a window along each axis.
+        stride: Step between windows. Default: 1.
+        padding: Zeros on both sides of each axis. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+
+    Returns:
+        Array of shape `(..., *windows, n * prod(kernel_size))`. The channels are ordered by that of
+        x, and then by the place in the window, as in torch.nn.Unfold.
+
+    >>> import jax.numpy as jnp
+    >>> unfold(jnp.array([[1], [2], [3]]), 2).tolist()
+    [[1, 2], [2, 3]]
+    """
+    found = windows(x.shape, kernel_size, stride, padding, dilation, False)
+    y = jnp.stack([part for _, part in _slices(x, found, 0)], -1)
+    return y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
+
+
+def _slices(x: jax.Array, found: dict[int, Windows], outside: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each place in a window, and the elements of all windows there, in order."""
+    padding = [(0, 0)] * x.ndim
+    for axis, along in found.items():
+        padding[axis] = along.cover
+    x = jnp.pad(x, padding, constant_values=outside)
+    for place in np.ndindex(*(along.kernel for along in found.values())):
+        part = x
+        for (axis, along), i in zip(found.items(), place, strict=True):
+            start = i * along.dilation
+            stop = start + (len(along.starts) - 1) * along.stride + 1
+            part = jax.lax.slice_in_dim(part, start, stop, along.stride, axis % x.ndim)
+        yield place, part
+
+
+class Unfold(Primitive):
+    """The elements of each window as channels, as torch.nn.Unfold (im2col).
+
+    x has shape `(..., *axes, n)` and y `(..., *windows, n * prod(kernel_size))`, in the type of x.
+    The channels are ordered by that of x, and then by the place in the window. There are no
+    parameters.
+
+    Args:
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows. Default: 1.
+        padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+
+    Raises:
+        ValueError: If a window is larger than the padded input.
+
+    >>> import jax.numpy as jnp
+    >>> Unfold((4, 4), stride=4).apply({}, jnp.zeros((2, 32, 32, 3))).shape
+    (2, 8, 8, 48)
+    """
+
+    kernel_size: Annotated[PerAxis, sizes()]
+    stride: PerAxis = 1
+    padding: Padding = "valid"
+    dilation: PerAxis = 1
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        check_window(self, POOLING)
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return the elements of each window."""
+        check_rank(x, len(per_axis(self.kernel_size, 1)) + 1, "(..., *axes, channels)")
+        return unfold(x, self.kernel_size, self.stride, self.padding, self.dilation)
+
+
+class Fold(Primitive):
+    """The sum of overlapping windows, as torch.nn.Fold (col2im): the transpose of `Unfold`.
+
+    x has shape `(..., *windows, n * prod(kernel_size))` and y `(..., *output_size, n)`, in the type
+    of x. Elements that no window covers are 0. There are no parameters.
+
+    Args:
+        output_size: Size of each axis of y; an int is one axis.
+        kernel_size: Size of the window along each axis.
+        stride: Step between windows. Default: 1.
+        padding: Zeros on both sides that `Unfold` has added. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+
+    Raises:
+        ValueError: If the number of channels is not a multiple of the elements of a window, or if
+            x does not have as many windows.
+
+    >>> import jax.numpy as jnp
+    >>> Fold(3, 2).apply({}, jnp.array([[1.0, 2.0], [10.0, 20.0]])).ravel().tolist()
+    [1.0, 12.0, 20.0]
+    """
+
+    output_size: Annotated[PerAxis, sizes()]
+    kernel_size: Annotated[PerAxis, sizes()]
+    stride: PerAxis = 1
+    padding: Padding = "valid"
+    dilation: PerAxis = 1
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        sizes(check_window(self, POOLING))(self.output_size, "Fold.output_size")
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return the sum of the windows."""
+        axes = len(per_axis(self.kernel_size, 1))
+        check_rank(x, axes + 1, "(..., *windows, channels)")
+        kernel = math.prod(per_axis(self.kernel_size, axes))
+        check_multiples(x, "channels", x.shape[-1:], (kernel,), "change kernel_size")
+        batch = x.shape[: x.ndim - 1 - axes]
+        shape = (*batch, *per_axis(self.output_size, axes), x.shape[-1] // kernel)
+
+        def spread(y: jax.Array) -> jax.Array:
+            return unfold(y, self.kernel_size, self.stride, self.padding, self.dilation)
+
+        whole = jax.ShapeDtypeStruct(shape, x.dtype)
+        wanted = jax.eval_shape(spread, whole).shape
+        if wanted != x.shape:
+            raise ValueError(
+                f"expected windows of shape {wanted} for {self!r}, got {describe(x)}; change "
+                "output_size"
+            )
+        return jax.linear_transpose(spread, whole)(x)[0]
+
+
+class MaxUnpool(Primitive):
+    """The inverse of max pooling: maxima at their places, and zeros elsewhere.
+
+    Inputs are maxima y and indices, both `(..., *windows, n)`, as `MaxPool(return_indices=True)`
+    returns them; the output is `(..., *output_size, n)`, in the type of y. An index is the place in
+    the flattened axes, as in torch.nn.MaxUnpool1d to MaxUnpool3d. If several maxima have the same
+    place, the output is one of them.
+
+    Args:
+        output_size: Size of each axis of the output, that of the input of the max pooling.
+
+    >>> import jax.numpy as jnp
+    >>> MaxUnpool((4,)).apply({}, jnp.array([[5.0], [7.0]]), jnp.array([[1], [2]])).ravel().tolist()
+    [0.0, 5.0, 7.0, 0.0]
+    """
+
+    output_size: Annotated[
+        tuple[int, ...],
+        tuple_of(positive, "a tuple of an int >= 1 for each axis").such(
+            hint="write nn.MaxUnpool((28, 28))"
+        ),
+    ]
+
+    def forward(self, params: Any, y: jax.Array, indices: jax.Array) -> jax.Array:
+        """Return the maxima at their places."""
+        axes = len(self.output_size)
+        check_rank(y, axes + 1, "(..., *windows, channels)")
+        if y.shape != getattr(indices, "shape", None):
+            raise ValueError(
+                f"expected indices of the shape of the maxima, {y.shape}, got {describe(indices)}; "
+                "write y, indices = nn.MaxPool(2, return_indices=True)(x)"
+            )
+        batch, n = y.shape[: y.ndim - 1 - axes], y.shape[-1]
+        rows, places = (
+            jnp.moveaxis(a.reshape(*batch, -1, n) if a.size else a.reshape(*batch, 0, n), -1, -2)
+            for a in (y, indices)
+        )
+        size = math.prod(self.output_size)
+        flat = jnp.zeros((math.prod(rows.shape[:-1]), size), y.dtype)
+        each = [a.reshape(-1, a.shape[-1]) for a in (rows, places)]
+        put = jax.vmap(lambda out, row, place: out.at[place].set(row, mode="drop"))
+        found = put(flat, *each).reshape(*batch, n, size)
+        return jnp.moveaxis(found, -2, -1).reshape(*batch, *self.output_size, n)
+
+
+def max_pool_indices(x: jax.Array, found: dict[int, Windows]) -> jax.Array:
+    """Return the place of the first maximum of each window in the flattened axes, int32."""
+    best, chosen = None, jnp.zeros((), jnp.int32)
+    for place, part in _slices(x, found, lowest(x.dtype)):
+        index: Any = 0
+        for (axis, along), i in zip(found.items(), place, strict=True):
+            position = along.starts + i * along.dilation
+            inside = np.clip(position, 0, along.length - 1)
+            shape = [1] * x.ndim
+            shape[axis] = -1
+            index = index * along.length + inside.reshape(shape)
+        index = jnp.broadcast_to(jnp.asarray(index, jnp.int32), part.shape)
+        if best is None:
+            best, chosen = part, index
+        else:
+            more = (part > best) | (jnp.isnan(part) & ~jnp.isnan(best))
+            best, chosen = jnp.where(more, part, best), jnp.where(more, index, chosen)
+    return chosen

@@ -275,7 +275,10 @@ class Planner:
     @property
     def keep(self) -> Keep:
         """Which trials are kept."""
-        return Keep(self.settings.keep, self.metric, self.maximize, self.settings.score)
+        several = len(self.objectives) > 1 or self.constraints
+        # the front is known at the end, so every trial may be the best
+        count = self.settings.trials if several and self.settings.keep else self.settings.keep
+        return Keep(count, self.metric, self.maximize, self.settings.score)
 
     def _problem(self) -> str:
         """Return why the settings do not fit the experiment and its space; "" if they do."""

@@ -111,7 +111,8 @@ def run(
               satisfy them rank first, others by how far they are beyond. Default: none.
             - `score`: The score of a trial: "last", the value after the last epoch; "best", the
               best value; or "mean:5", the mean over the last 5 epochs. Default: "last".
-            - `keep`: Number of best trials whose final states are kept. Default: 1.
+            - `keep`: Number of best trials whose final states are kept; with several objectives or
+              constraints, those of all trials are, unless it is 0. Default: 1.
             - `patience`: Stop a trial after this number of epochs without a better metric: the one
               given here, otherwise the one that a single run monitors. Default: None, never.
             - `halving`: "none", "successive", "hyperband", or "population". Default: "none".

@@ -133,7 +133,8 @@ class Settings:
     """The score of a trial: the last value of the metric, the best one, or mean:5 for the mean over
     the last 5 epochs."""
     keep: Annotated[int, natural] = 1
-    """Number of best trials whose weights are kept."""
+    """Number of best trials whose weights are kept; with several objectives or constraints, those
+    of all trials are, unless it is 0."""
     patience: Annotated[int | None, None | positive] = None
     """Stop a trial after this number of epochs without a better metric, as in a single run."""
     halving: Literal["none", "successive", "hyperband", "population"] = "none"

@@ -15,6 +15,7 @@ from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.external import searcher
 from jaxnn.sweep.objectives import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.report.front import front
 from jaxnn.sweep.search import Observation
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.training import training_of
@@ -198,6 +199,8 @@ def test_a_sweep_has_a_front_and_feasible_trials_first():
             constraints={"bytes": "<= 1240"}, **options,
         )  # fmt: skip
         result = sweep.open(f"{folder}/sweep", quick.EXPERIMENT)
+        page = front(result.sweep)
+        assert result.best.state.params["0"]["w"].shape[1] == result.best.values["model.width"]
     sizes = [one.costs["parameters"] for one in result.trials]
     assert sizes == [75 * one.values["model.width"] + 10 for one in result.trials]
     points = [(-(one.score or 0.0), size) for one, size in zip(result.trials, sizes, strict=True)]
@@ -205,8 +208,18 @@ def test_a_sweep_has_a_front_and_feasible_trials_first():
     assert [one.number for one in result.ranking] == ranked(points, far)
     assert result.best.number == result.front[0].number
     feasible = [i for i, violated in enumerate(far) if not violated]
-    front = fronts([points[i] for i in feasible])
+    numbers = fronts([points[i] for i in feasible])
     assert {one.number for one in result.front} == {
-        i for i, number in zip(feasible, front, strict=True) if number == 0
+        i for i, number in zip(feasible, numbers, strict=True) if number == 0
     }
     assert any(far)
+    assert page.count("<circle") == 8
+    assert page.count('fill="currentColor" stroke=') == len(result.front)
+    assert "more validation accuracy and less parameters, with bytes &lt;= 1240." in page
+
+
+def test_one_metric_and_one_bound_may_be_texts():
+    given = Settings(maximize="accuracy", constraints={"bytes": "<= 3", "loss": ">= 0"})  # type: ignore[arg-type]
+    assert (given.maximize, given.constraints) == (("accuracy",), ("bytes <= 3", "loss >= 0"))
+    assert given == Settings(maximize=("accuracy",), constraints=("bytes <= 3", "loss >= 0"))
+    assert Settings(metric="loss", minimize=("bytes",)).chosen == {"loss": None, "bytes": False}

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.explain.display import Node, page
+from jaxnn.explain.display import TreeNode, page
 from jaxnn.sweep import Result
 from tests.sweep.made_up import made_up
 
@@ -45,11 +45,11 @@ def test_a_network_is_a_tree_of_its_paths():
 
 
 def test_a_large_tree_is_folded_by_levels():
-    leaves = tuple(Node(str(i)) for i in range(10))
-    tree = Node("root", "", "", tuple(Node(f"n{i}", "", "", leaves) for i in range(5)))
+    leaves = tuple(TreeNode(str(i)) for i in range(10))
+    tree = TreeNode("root", "", "", tuple(TreeNode(f"n{i}", "", "", leaves) for i in range(5)))
     _, folded = lines(page(tree))
     assert folded == [False, *[True] * 5]  # 5 lines fit, 50 more do not
-    wide = Node("root", "", "", tuple(Node(f"n{i}") for i in range(100)))
+    wide = TreeNode("root", "", "", tuple(TreeNode(f"n{i}") for i in range(100)))
     assert lines(page(wide))[1] == [False]  # the root is never folded
 
 

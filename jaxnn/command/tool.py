@@ -82,6 +82,8 @@ def top(folder: Path) -> None:
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):
+            if sweep.facts.get("ended"):
+                return
             command = command_to_resume(folder, sweep.experiment)
             print(f"no driver is running: continue it with {command}")
             return
@@ -114,7 +116,7 @@ def report_command(folder: Path) -> None:
         print(write_report(ledger))
 
 
-def export_command(
+def export_trials_command(
     folder: Path,
     kind: Literal["csv", "parquet", "optuna", "tensorboard", "mlflow", "wandb"],
     target: Path,
@@ -153,6 +155,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "top": top,
     "show": show,
     "report": report_command,
-    "export": export_command,
+    "export": export_trials_command,
     "retry": retry,
 }

@@ -18,13 +18,8 @@ import jax
 
 from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
-from ..explain import display
-from ..explain.definition_errors import (
-    REQUESTS,
-    RESERVED_NAMES,
-    check_forward,
-    check_reserved_names,
-)
+from ..explain import definition_errors, display
+from ..explain.definition_errors import REQUESTS, RESERVED_NAMES
 from ..explain.text import Mismatch, drawing, located, read_early
 from ..explain.tracebacks import entry
 from ..fields import code, is_traced
@@ -74,8 +69,8 @@ class Layer(Value):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         jax.tree_util.register_static(cls)
-        check_reserved_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
-        check_forward(cls, cls._skip, cls._requests)
+        definition_errors.check_reserved_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
+        definition_errors.check_forward(cls, cls._skip, cls._requests)
 
     # What fields annotated bool accept: users of other libraries write Dense(784, 128).
     _flag = flag.such(hint="the number of input features is inferred from the input")
@@ -114,7 +109,6 @@ class Layer(Value):
         key = as_key(key)  # first: net.init(x, key) then reports that x is not a key
         return draw(self.spec(*inputs, **named), key)
 
-    @entry
     def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:
         """Return the state before the first step: nested dicts of arrays, `{}` if there is none.
 
@@ -221,14 +215,11 @@ class Layer(Value):
             raise ValueError(text) from None
         return outcome.output if state is None else (outcome.output, outcome.state)
 
-    @entry
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
 
-    def _repr_html_(self) -> str:
-        """Return a folded tree, for notebooks."""
-        return display.page(display.of_layer(self))
+    _repr_html_ = display.network_html  # what a notebook shows
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and other methods.
@@ -454,8 +445,7 @@ class Primitive(Layer):
         memo = vars(self).setdefault("_declarations", {}) if arrays else {}
         place = tree, [(x.shape, x.dtype) for x in leaves if arrays]
         function = getattr(method, "__func__", method)
-        found = memo.get(function)
-        if found is None or found[0] != place:
+        if (found := memo.get(function)) is None or found[0] != place:
             inputs, named = abstract((inputs, named))
             takes = signature(function, 1)
             positional = inputs if takes.variadic else inputs[: takes.positional]

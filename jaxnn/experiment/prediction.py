@@ -43,15 +43,12 @@ def scores_text(scores: Mapping[str, float], intervals: Mapping[str, Interval] =
     >>> scores_text({"accuracy": 0.931, "loss": 0.25}, {"loss": Interval(0.2, 0.31, "bootstrap")})
     'accuracy 0.931, loss 0.25 (0.2 to 0.31)'
     """
-    return ", ".join(
-        f"{name} {number:.4g}"
-        + (
-            f" ({intervals[name].low:.4g} to {intervals[name].high:.4g})"
-            if name in intervals
-            else ""
-        )
-        for name, number in scores.items()
-    )
+    texts = []
+    for name, number in scores.items():
+        found = intervals.get(name)
+        more = f" ({found.low:.4g} to {found.high:.4g})" if found else ""
+        texts.append(f"{name} {number:.4g}{more}")
+    return ", ".join(texts)
 
 
 def print_scores(one: Configured, state: Any, folder: Path) -> None:

@@ -107,7 +107,7 @@ def run(
     if one.data.dataset is not None:
         result["test_rows"] = row_count(one.data.dataset.test)
     result["training_seconds"] = round(seconds, 2)
-    about = environment(one)
+    about = run_environment(one)
     result |= about
     run_folder.write_run_file(folder, run_folder.RESULT, run_folder.to_json(result))
     if weights is not None:
@@ -259,7 +259,7 @@ def _attempted(what: str, folder: Path) -> Iterator[None]:
         )
 
 
-def environment(one: Configured) -> dict[str, Any]:
+def run_environment(one: Configured) -> dict[str, Any]:
     """Return what the results of a run depend on besides its configuration, as plain data."""
     data: dict[str, Any] = {"description": str(one.data)}
     if one.data.dataset is not None:

@@ -1,7 +1,7 @@
 """What notebooks show: networks and states as folded trees of plain HTML, in the notebook's colors.
 
-A `Node` is a line of text with the nodes below it. `page` folds the nodes that would make the tree
-longer than a screen; a click opens them. The page needs no script, so it works in static pages too.
+A `TreeNode` is a line of text with the nodes below it. `page` folds the nodes that would make the
+tree longer than a screen; a click opens them. It needs no script, so it works in static pages too.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ STYLE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
+class TreeNode:
     """A line of a tree: a name in bold, a text, remarks, and the nodes below it."""
 
     name: str
     text: str = ""
     remarks: str = ""
-    below: tuple["Node", ...] = ()
+    below: tuple["TreeNode", ...] = ()
 
 
-def page(root: Node) -> str:
+def page(root: TreeNode) -> str:
     """Return a tree as HTML.
 
-    >>> page(Node("net", "Dense(<3>)")).endswith('<div><b>net</b> Dense(&lt;3&gt;)</div></div>')
+    >>> page(TreeNode("net", "Dense(<3>)")).endswith('<div><b>net</b> Dense(&lt;3&gt;)</div></div>')
     True
     """
     opened, row, room = set(), [root], LINES
@@ -50,7 +50,7 @@ def page(root: Node) -> str:
     return f'{STYLE}<div class="jaxnn-tree">{"".join(_lines(root, opened))}</div>'
 
 
-def _lines(node: Node, opened: set[int]) -> Iterator[str]:
+def _lines(node: TreeNode, opened: set[int]) -> Iterator[str]:
     """Yield the HTML of a node and of those below it."""
     parts = (node.name and f"<b>{_escaped(node.name)}</b>", _escaped(node.text))
     line = " ".join(filter(None, (*parts, node.remarks and f"<i>{_escaped(node.remarks)}</i>")))
@@ -67,7 +67,7 @@ def _escaped(text: str) -> str:
     return html.escape(text if len(text) <= 300 else f"{text:.300}…")
 
 
-def of_layer(layer: Any, name: str = "") -> Node:
+def of_layer(layer: Any, name: str = "") -> TreeNode:
     """Return the tree of a network: each layer in short, and its children by path.
 
     Args:
@@ -75,18 +75,23 @@ def of_layer(layer: Any, name: str = "") -> Node:
         name: Last segment of its path. Default: "".
     """
     if layer is None:
-        return Node(name, "None")
+        return TreeNode(name, "None")
     children = layer._children()
     while is_value(children):  # a wrapper adds no level to paths
         children = children._children()
-    return Node(name, short(layer), "", tuple(_layers_in(children)))
+    return TreeNode(name, short(layer), "", tuple(_layers_in(children)))
 
 
-def _layers_in(children: Any) -> Iterator[Node]:
+def network_html(layer: Any) -> str:
+    """Return the tree of a network as HTML."""
+    return page(of_layer(layer))
+
+
+def _layers_in(children: Any) -> Iterator[TreeNode]:
     """Yield the nodes of children in dicts and tuples."""
     for name, child in children.items() if isinstance(children, dict) else enumerate(children):
         if isinstance(child, dict | tuple):
-            yield Node(str(name), "", "", tuple(_layers_in(child)))
+            yield TreeNode(str(name), "", "", tuple(_layers_in(child)))
         else:
             yield of_layer(child, str(name))
 
@@ -124,7 +129,7 @@ def _holds_layer(item: Any) -> bool:
     return hasattr(type(item), "_children")
 
 
-def of_tree(tree: Any, name: str = "", remarks: str = "") -> Node:
+def of_tree(tree: Any, name: str = "", remarks: str = "") -> TreeNode:
     """Return a pytree with its arrays as types and shapes, and small numbers as they are.
 
     Args:
@@ -133,7 +138,7 @@ def of_tree(tree: Any, name: str = "", remarks: str = "") -> Node:
         remarks: Of the whole. Default: "", the number of elements of its arrays.
     """
     if is_array(tree):
-        return Node(name, _array(tree))
+        return TreeNode(name, _array(tree))
     if isinstance(tree, dict):
         items = list(tree.items())
     elif hasattr(tree, "_fields"):
@@ -141,11 +146,11 @@ def of_tree(tree: Any, name: str = "", remarks: str = "") -> Node:
     elif isinstance(tree, tuple | list):
         items = list(enumerate(tree))
     else:
-        return Node(name, code(tree))
+        return TreeNode(name, code(tree))
     kind = type(tree).__name__ if hasattr(tree, "_fields") else ""
     many = sum(leaf.size for leaf in jax.tree.leaves(tree) if is_array(leaf))
     remarks = remarks or (f"{many:,} numbers" if many else "empty")
-    return Node(name, kind, remarks, tuple(of_tree(item, str(key)) for key, item in items))
+    return TreeNode(name, kind, remarks, tuple(of_tree(item, str(key)) for key, item in items))
 
 
 def _array(array: Any) -> str:

@@ -252,7 +252,7 @@ class Summary(table.Table):
         notes = "".join(f"<div>{html.escape(f'{a}: {b}')}</div>" for a, b in self._table()[1])
         return display.page(self._node("", self.total)) + notes
 
-    def _node(self, path: str, row: Row) -> display.Node:
+    def _node(self, path: str, row: Row) -> display.TreeNode:
         """Return the tree at a path: the layer, its own parameters, and the layers below it."""
         below = path and f"{path}/"
         rows = {
@@ -266,8 +266,10 @@ class Summary(table.Table):
             f"{row.state:,} of state" if row.state else "",
             f"{table.decimal(row.flops).strip()} FLOPs" if row.flops else "",
         ]
-        own = (display.Node(name, table.shape(describe(leaf))) for name, leaf in row.shapes.items())
-        return display.Node(
+        own = (
+            display.TreeNode(name, table.shape(describe(leaf))) for name, leaf in row.shapes.items()
+        )
+        return display.TreeNode(
             path.rpartition("/")[2], row.layer, " · ".join(filter(None, facts)),
             (*own, *(self._node(*one) for one in rows.items())),
         )  # fmt: skip

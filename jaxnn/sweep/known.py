@@ -22,7 +22,7 @@ from ..html.page import count
 from ..train.metrics import badness
 from .ledger import Ledger
 from .ranges import Int
-from .search import Observation, distinct, identity
+from .search import Observation, distinct, trial_key
 from .snapshot import Sweep, read
 from .space import Space, Values
 from .swept import SweptField
@@ -64,11 +64,11 @@ class Known:
         """
         if not self.tries:
             return []
-        done = Counter(identity(trial.values) for trial in trials)
+        done = Counter(trial_key(trial.values) for trial in trials)
         found = []
         for values in self.tries:
-            if done[identity(values)] > 0:
-                done[identity(values)] -= 1
+            if done[trial_key(values)] > 0:
+                done[trial_key(values)] -= 1
             else:
                 found.append(values)
         return found
@@ -76,23 +76,37 @@ class Known:
     @functools.cached_property
     def given(self) -> set[Any]:
         """The identities of the configurations to try first."""
-        return {identity(values) for values in self.tries}
+        return {trial_key(values) for values in self.tries}
 
     def observations(
-        self, trials: Sequence[Trial], scores: Sequence[float | None]
+        self,
+        trials: Sequence[Trial],
+        scores: Sequence[float | None],
+        several: Sequence[tuple[float, ...] | None] = (),
+        violations: Sequence[float] = (),
     ) -> list[Observation]:
         """Return what the search learns from: earlier sweeps, then the trials.
 
         Args:
             trials: The trials.
             scores: The score of each; smaller is better.
+            several: The scores of several objectives of each; () for one, None for a trial that
+                lacks one. Default: one objective.
+            violations: How far each violates the constraints. Default: they all satisfy them.
         """
         own = [
-            trial.number >= self.begin and identity(trial.values) not in self.given
+            trial.number >= self.begin and trial_key(trial.values) not in self.given
             for trial in trials
         ]
-        rows = zip(trials, scores, own, strict=True)
-        return [*self.earlier, *(Observation(t.values, s, t.round, own) for t, s, own in rows)]
+        several, violations = several or [()] * len(own), violations or [0.0] * len(own)
+        rows = zip(trials, scores, own, several, violations, strict=True)
+        return [
+            *self.earlier,
+            *(
+                Observation(t.values, None if all_ is None else s, t.round, own, all_ or (), far)
+                for t, s, own, all_, far in rows
+            ),
+        ]
 
 
 def _frozen(values: Mapping[str, Any]) -> Values:

@@ -96,19 +96,25 @@ def run(
         **settings: The settings of a new sweep:
 
             - `trials`: Configurations to try. Default: 64; with `search="none"`, those given.
-            - `search`: "random", "grid", "sobol", "tpe", "cmaes", or "gp"; "none", to try only what
-              is given; a sampler of Optuna, or its name; or an object with `ask(count)` and
-              `tell(values, score)`, see `sweep.AskTell`. Default: "random".
+            - `search`: "random", "grid", "sobol", "tpe", "cmaes", "gp", or "nsga2"; "none", to try
+              only what is given; a sampler of Optuna, or its name; or an object with `ask(count)`
+              and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
             - `folds`: Folds of the rows for training and validation, on each of which a
               configuration is validated; its score is their mean. Default: 1, none.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, the validation accuracy, or the validation loss.
-            - `maximize`: The same, if larger is better.
-            - `minimize`: The same, if smaller is better.
+            - `maximize`: The same, if larger is better; or a tuple of several. Several metrics,
+              also of `minimize`, give a Pareto front, `result.front`; `result.best` is the trial of
+              the front that is nearest to the best of each, scaled to the front.
+            - `minimize`: The same, if smaller is better; also "parameters", "bytes", "flops" (of a
+              training step for each row), and "seconds" of training, whatever the program reports.
+            - `constraints`: Bounds on metrics, such as `{"parameters": "<= 1e6"}`; trials that
+              satisfy them rank first, others by how far they are beyond. Default: none.
             - `score`: The score of a trial: "last", the value after the last epoch; "best", the
               best value; or "mean:5", the mean over the last 5 epochs. Default: "last".
-            - `keep`: Number of best trials whose final states are kept. Default: 1.
+            - `keep`: Number of best trials whose final states are kept; with several objectives or
+              constraints, those of all trials are, unless it is 0. Default: 1.
             - `patience`: Stop a trial after this number of epochs without a better metric: the one
               given here, otherwise the one that a single run monitors. Default: None, never.
             - `halving`: "none", "successive", "hyperband", or "population". Default: "none".

@@ -30,6 +30,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .dimensions import Choice, Dimension, Grid
+from .objectives import constrained
 from .ranges import Int
 from .space import Space, Values
 
@@ -50,12 +51,21 @@ class Observation(NamedTuple):
             diverged, or has not ended.
         round: The round in which it was asked. Default: 0. None for a trial of an earlier sweep.
         own: Whether this search chose it. Default: True.
+        scores: The scores of all objectives, the first of which is `score`. Default: (), of one.
+        violation: How far it violates the constraints, in total. Default: 0, it satisfies them.
     """
 
     values: Values
     score: float | None
     round: int | None = 0
     own: bool = True
+    scores: tuple[float, ...] = ()
+    violation: float = 0.0
+
+    @property
+    def told(self) -> Any:
+        """The score, or a tuple of the scores of several objectives."""
+        return self.scores or self.score
 
     @property
     def is_scored(self) -> bool:
@@ -118,7 +128,7 @@ class GridSearch(Search):
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""
         known = tried(history)
-        points = (point for point in self.space.grid(self.points) if identity(point) not in known)
+        points = (point for point in self.space.grid(self.points) if trial_key(point) not in known)
         return list(itertools.islice(points, count))
 
 
@@ -202,9 +212,11 @@ class CMAESSearch(SobolSearch):
         rng = np.random.default_rng(self.seed)
         strategy = self._first(size, earlier, rng)
         for start in range(0, len(trials) - size + 1, size):
+            some = trials[start : start + size]
+            scores = constrained([one.score for one in some], [one.violation for one in some])
             generation = [
-                (self.space.to_unit(one.values, rng), one.score if one.is_scored else math.inf)
-                for one in trials[start : start + size]
+                (self.space.to_unit(one.values, rng), score if one.is_scored else math.inf)
+                for one, score in zip(some, scores, strict=True)
             ]
             if all(score == math.inf for _, score in generation):
                 continue  # their order has no meaning
@@ -250,14 +262,14 @@ DRAWS = 100
 """How often a sample is drawn again until it is a new one, if the space has more points."""
 
 
-def identity(values: Values) -> frozenset[Any]:
+def trial_key(values: Values) -> frozenset[Any]:
     """Return a key that is equal for equal trials only: 1 is neither True nor 1.0."""
     return frozenset((name, type(value), value) for name, value in values.items())
 
 
 def tried(history: Sequence[Observation]) -> set[Any]:
     """Return the identities of the trials of this sweep."""
-    return {identity(one.values) for one in history if one.round is not None}
+    return {trial_key(one.values) for one in history if one.round is not None}
 
 
 def asked_before(history: Sequence[Observation]) -> int:
@@ -269,7 +281,7 @@ def distinct(trials: Sequence[Values], known: set[Any]) -> list[Values]:
     """Return the trials that are not known, each once, and add them to what is known."""
     found = []
     for values in trials:
-        if (key := identity(values)) not in known:
+        if (key := trial_key(values)) not in known:
             known.add(key)
             found.append(values)
     return found

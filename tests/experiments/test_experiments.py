@@ -1,8 +1,12 @@
 """Each experiment from its command line to its pictures, and the results its header promises."""
 
 import dataclasses
+import html
 import importlib
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -46,6 +50,24 @@ def mean_scores(name, **changes):
     return {metric: np.mean([one[metric] for one in scores]) for metric in scores[0]}
 
 
+def check_environment(result, page, one):
+    """The result states what it depends on and its intervals, and the report shows them."""
+    call = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    found = subprocess.run(call, capture_output=True, text=True)
+    commit = found.stdout.strip() if found.returncode == 0 else None
+    assert (result["commit"] or "").partition(",")[0] == (commit or "")
+    assert result["command"].startswith("python ") and result["cores"] == os.cpu_count()
+    dataset = one.data.dataset
+    rows = {f"{part}_rows": len(getattr(dataset, part).y)
+            for part in ("train", "validation", "test")}  # fmt: skip
+    assert result["data"] == {"name": dataset.name, **rows, "source": dataset.source}
+    assert result["versions"]["jax"] == jax.__version__ and result["processor"]
+    assert (commit or "") in page and html.escape(dataset.source) in page
+    for name, interval in result["test_intervals"].items():
+        assert interval["low"] <= result["test"][name] <= interval["high"]
+    assert set(result["test_intervals"]) == set(result["test"])
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path, capsys):
     made, folder = experiment_of(name), tmp_path / "run"
@@ -54,7 +76,9 @@ def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path,
     assert all(file.read_bytes()[1:4] == b"PNG" for file in folder.glob("*.png"))
     plain = json.loads((folder / "config.json").read_text())
     assert from_plain(made.config, plain["config"]) == made.config(epochs=1, seed=3)
-    result = json.loads((folder / "result.json").read_text())["test"]
+    whole = json.loads((folder / "result.json").read_text())
+    check_environment(whole, (folder / "report.html").read_text(), rows_of(name)[0])
+    result = whole["test"]
     capsys.readouterr()
     assert main(made, ["predict", str(folder)]) == 0
     text = capsys.readouterr().out

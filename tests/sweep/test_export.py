@@ -168,6 +168,7 @@ def test_tensorboard_gets_scores_groups_and_times(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, about MLflow
 def test_mlflow_opens_its_storage(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     export_sweep(TIMED, "mlflow", tmp_path / "mlflow.db")

@@ -145,7 +145,7 @@ class Result:
         return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
 
 
-def tested(result: Result, ledger: Ledger) -> Result:
+def with_test_scores(result: Result, ledger: Ledger) -> Result:
     """Return the result with the scores of the best trial on the test rows, which are recorded.
 
     They are computed only if the data have test rows, the trial was kept, and they are not known.

@@ -33,7 +33,7 @@ from ..validation import function
 from .driver import drive
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .results import Result, tested
+from .results import Result, with_test_scores
 from .settings import OBJECT, Settings
 from .snapshot import read
 from .storage import FILE
@@ -159,7 +159,7 @@ def run(
     ...         lambda config: Descent(config.rate), config=Config, minimize="loss",
     ...         space={"rate": sweep.Grid(0.25, 0.5, 0.75)}, search="grid", trials=3, exact=True,
     ...         folder=f"{folder}/descent", progress=False)
-    >>> result.best.config, float(result.best.state)
+    ...     result.best.config, float(result.best.state)
     (Config(rate=0.5, steps=2), 0.0)
     """
     made, base = _as_experiment(experiment, config, space, data)
@@ -180,14 +180,14 @@ def run(
         with Ledger.open(folder, write=True) as ledger:
             resumed(made, ledger, base, settings, force, tries, folders)
             drive(made, ledger, executor, workers, progress, search)
-            return tested(Result(read(ledger), made), ledger)
+            return with_test_scores(Result(read(ledger), made), ledger)
     begin = made.config() if base is None else base
     planner, known = planned(made, begin, settings, search, tries, folders)
     for note in known["notes"] if progress else ():
         print(f"note: {note}", file=sys.stderr)
     with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
         drive(made, ledger, executor, workers, progress, search)
-        return tested(Result(read(ledger), made), ledger)
+        return with_test_scores(Result(read(ledger), made), ledger)
 
 
 # The experiment of a function

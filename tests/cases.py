@@ -223,7 +223,7 @@ CASES = [
     Case("TimeEmbedding", nn.TimeEmbedding(4), (floats(3),)),
     Case("EmbeddingBag", nn.EmbeddingBag(5, 3, "max", padding=2), (tokens(2, 3),)),
     Case("EmbeddingBag, packed", nn.EmbeddingBag(5, 3, bags=2), (tokens(3), None, tokens(3))),
-    Case("PReLU per feature", nn.PReLU(per_feature=True), X),
+    Case("PReLU per feature", nn.PReLU(axis=-1), X),
     Case("LearnedArray", nn.LearnedArray((2, 3), w_init=nn.normal(1.0)), ()),
     Case("Flatten", nn.Flatten(), (floats(2, 3, 2),)),
     Case("Reshape", nn.Reshape((2, -1)), X),

@@ -1,7 +1,7 @@
 """docs/counterparts.csv: names of other libraries, and what to write here instead.
 
-flax and optax are always imported. torch and keras take seconds, so their names are looked up by
-the slow tests, if they are installed.
+flax, optax, equinox, and haiku are always imported. torch and keras take seconds, so their names
+are looked up by the slow tests, if they are installed.
 """
 
 import csv
@@ -43,7 +43,7 @@ def names_of(library):
 def test_the_table_is_large_and_has_each_name_once():
     names = [row["name"] for row in ROWS]
     assert len(names) >= 200 and sorted(set(names)) == sorted(names)
-    for library in ("torch", "keras", "flax", "optax"):
+    for library in ("torch", "keras", "flax", "optax", "equinox", "haiku"):
         assert len(names_of(library)) >= 14, library
     assert all(set(row) == {"name", "counterpart", "note"} for row in ROWS)
 
@@ -82,9 +82,26 @@ def test_a_name_that_does_not_exist_is_found_out():
         found("nn.importlib")
 
 
-@pytest.mark.parametrize("library", ["flax", "optax"])
-def test_every_name_exists_in_flax_and_optax(library):
+@pytest.mark.parametrize("library", ["flax", "optax", "equinox", "haiku"])
+def test_every_name_exists_in_libraries_of_jax(library):
     assert [name for name in names_of(library) if not exists(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [
+        ("flax.linen", "Module"),
+        ("flax.nnx", "Module"),
+        ("equinox.nn", "equinox.Module"),
+        ("haiku", "Module"),
+    ],
+)
+def test_every_layer_of_these_libraries_is_in_the_table(path, base):
+    module = importlib.import_module(path)
+    kind = pkgutil.resolve_name(base.replace(".", ":")) if "." in base else getattr(module, base)
+    layers = {f"{path}.{name}" for name, item in vars(module).items()
+              if inspect.isclass(item) and issubclass(item, kind) and name[0] != "_"}  # fmt: skip
+    assert len(layers) > 25 and sorted(layers - set(names_of(path.split(".")[0]))) == []
 
 
 @pytest.mark.slow

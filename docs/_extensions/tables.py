@@ -1,10 +1,11 @@
-"""Write the tables of names in other libraries and their counterparts, from `counterparts.csv`."""
+"""Write the tables of counterparts in other libraries, from `counterparts.csv`, and of all errors."""
 
+import ast
 import csv
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "keras", "flax", "optax")
+LIBRARIES = ("torch", "keras", "flax", "optax", "equinox", "haiku")
 PACKAGES = {"nn": "jaxnn"} | {
     name: f"jaxnn.{name}"
     for name in ("train", "data", "models", "parallel", "inspect", "interop", "sweep", "experiment")
@@ -28,17 +29,58 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def text_of(node: ast.expr | None) -> str:
+    """Return a literal text with `...` for its values; "" for any other expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(one) or "..." for one in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return "".join(text_of(one) or "..." for one in (node.left, node.right))
+    return ""
+
+
+def errors(package: Path) -> list[tuple[str, str]]:
+    """Return the kind and the text of each error that a package raises with a literal text."""
+    found = {}
+    for file in sorted(package.rglob("*.py")) if package.is_dir() else [package]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                text, kind = text_of(node.exc.args[0]), ast.unparse(node.exc.func)
+                if len(text.replace("...", "").split()) > 2:
+                    found[text] = kind
+    return [(kind, text) for text, kind in found.items()]
+
+
+def error_table(source: Path) -> str:
+    """Return all errors of a source tree as tables in markdown, one for each package."""
+    lines = []
+    for package in sorted(source.iterdir()):
+        if package.name.startswith("_") or not (rows := errors(package)):
+            continue
+        lines += ["", f"### {package.stem}", "", "| error | text |", "|---|---|"]
+        for kind, text in rows:
+            shown = " ".join(text.replace("|", "\\|").replace("`", "'").split())
+            lines.append(f"| `{kind}` | `{shown}` |")
+    return "\n".join([*lines, ""])
+
+
 def write(app: Any) -> None:
-    """Write one table for each library below `tables/`."""
+    """Write one table for each library, and that of errors, below `tables/`."""
     source, folder = Path(app.srcdir), Path(app.srcdir) / "tables"
     folder.mkdir(exist_ok=True)
     with (source / "counterparts.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for library in LIBRARIES:
         own = [row for row in rows if row["name"].split(".")[0] == library]
-        place, text = folder / f"{library}.md", table(own)
-        if not place.exists() or place.read_text() != text:
-            place.write_text(text)
+        update(folder / f"{library}.md", table(own))
+    update(folder / "errors.md", error_table(source.parent / "jaxnn"))
+
+
+def update(place: Path, text: str) -> None:
+    """Write a file unless it has this text, so that pages that include it stay up to date."""
+    if not place.exists() or place.read_text() != text:
+        place.write_text(text)
 
 
 def setup(app: Any) -> dict[str, Any]:

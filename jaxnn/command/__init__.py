@@ -1,4 +1,4 @@
-"""The command lines: of an experiment (`python -m experiments.NAME`), and `jaxnn sweep`.
+"""The command lines: of an experiment (`python -m experiments.NAME`), and `jaxnn`.
 
 An experiment's module ends with `main(EXPERIMENT)`.
 """

@@ -1,5 +1,7 @@
-"""`jaxnn sweep`: inspect the folder of a sweep of any experiment.
+"""`jaxnn`: write an experiment, and inspect the folder of a sweep of any experiment.
 
+jaxnn new digits.py                      write the first experiment, as your own file
+jaxnn new --list                         list further examples; jaxnn new FILE --from NAME
 jaxnn sweep top FOLDER                   show the progress of a running sweep
 jaxnn sweep show FOLDER                  show its best trials and its failures
 jaxnn sweep report FOLDER                write its report again
@@ -27,6 +29,7 @@ from ..sweep.snapshot import described, read
 from ..sweep.storage import LedgerError, command_to_resume, damaged, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__
+from .new import new
 from .parsing import execute, import_tyro, refuse
 
 SECONDS = 1.0  # between two updates of a running sweep
@@ -44,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] == "new":
+        return execute({"new": new}, "new", words[1:])
     if words and words[0] not in ("sweep", "-h", "--help", "--version"):
-        return refuse(f"there is no command {words[0]!r}; write jaxnn sweep", 2)
+        return refuse(f"there is no command {words[0]!r}; write jaxnn new or jaxnn sweep", 2)
     text = f"jaxnn {__version__}" if words == ["--version"] else __doc__
     if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):
         return execute({"help": print}, "help", text)
@@ -77,6 +82,8 @@ def top(folder: Path) -> None:
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):
+            if sweep.facts.get("ended"):
+                return
             command = command_to_resume(folder, sweep.experiment)
             print(f"no driver is running: continue it with {command}")
             return
@@ -109,7 +116,7 @@ def report_command(folder: Path) -> None:
         print(write_report(ledger))
 
 
-def export_command(
+def export_trials_command(
     folder: Path,
     kind: Literal["csv", "parquet", "optuna", "tensorboard", "mlflow", "wandb"],
     target: Path,
@@ -148,6 +155,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "top": top,
     "show": show,
     "report": report_command,
-    "export": export_command,
+    "export": export_trials_command,
     "retry": retry,
 }

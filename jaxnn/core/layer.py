@@ -18,6 +18,7 @@ import jax
 
 from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
+from ..explain import display
 from ..explain.definition_errors import (
     REQUESTS,
     RESERVED_NAMES,
@@ -25,6 +26,7 @@ from ..explain.definition_errors import (
     check_reserved_names,
 )
 from ..explain.text import Mismatch, drawing, located, read_early
+from ..explain.tracebacks import entry
 from ..fields import code, is_traced
 from ..initializers import constant
 from ..keys import as_key
@@ -82,6 +84,7 @@ class Layer(Value):
     _skip = 1
     _requests = REQUESTS
 
+    @entry
     def spec(self, *inputs: Any, **named: Any) -> Any:
         """Return the declared parameters: a tree of `Param`, with the structure of the parameters.
 
@@ -93,6 +96,7 @@ class Layer(Value):
         """
         return self._declaration("forward", inputs, named).params
 
+    @entry
     def init(self, key: jax.Array, *inputs: Any, **named: Any) -> Any:
         """Return new parameters: a plain pytree of arrays, drawn from `key`.
 
@@ -110,6 +114,7 @@ class Layer(Value):
         key = as_key(key)  # first: net.init(x, key) then reports that x is not a key
         return draw(self.spec(*inputs, **named), key)
 
+    @entry
     def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:
         """Return the state before the first step: nested dicts of arrays, `{}` if there is none.
 
@@ -158,6 +163,7 @@ class Layer(Value):
         **named: Any,
     ) -> tuple[Any, State]: ...
 
+    @entry
     def apply(
         self,
         params: Any,
@@ -215,9 +221,14 @@ class Layer(Value):
             raise ValueError(text) from None
         return outcome.output if state is None else (outcome.output, outcome.state)
 
+    @entry
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
+
+    def _repr_html_(self) -> str:
+        """Return a folded tree, for notebooks."""
+        return display.page(display.of_layer(self))
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and other methods.

@@ -9,12 +9,12 @@ from .. import train
 from ..data import Standardizer
 from ..files.reading import printable
 from ..html import charts
+from ..train.history import panels_of
 from .experiment import Configured
 from .prediction import bits_of, class_names, is_of_classes
-from .report import draw_panels, panels_of
 
-BLUE, ORANGE, GRAY = "#2166ac", "#d55e00", "#5b6675"  # those of the report in light mode
-DOTS: Any = {"color": BLUE, "alpha": 0.7, "s": 22, "edgecolors": "none"}
+DOTS: Any = {"color": charts.CURVE, "alpha": 0.7, "s": 16, "edgecolors": "none"}
+MOST_DOTS = 2000  # that are drawn as shapes; more are a picture
 
 
 def drawings(
@@ -59,16 +59,15 @@ def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, name
     return worst_profiles(z, y, predictions, names, features)
 
 
+@charts.styled
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
     """Return a panel for each metric: its curves on the training and the validation data."""
-    found = panels_of(history)
-    columns, rows = min(charts.COLUMNS, len(found)), charts.rows_of(len(found))
-    figure = charts.figure(4.2 * columns, 3.2 * rows)
-    draw_panels(figure, history, found, (BLUE, ORANGE))
+    figure = train.History([dict(record) for record in history]).plot()
     figure.suptitle("Learning curves")
     return figure
 
 
+@charts.styled
 def confusion_counts(y: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Any:
     """Return the number of examples of each true class (rows) by predicted class (columns).
 
@@ -81,19 +80,28 @@ def confusion_counts(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (y, predicted), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = max(4.2, 0.55 * len(names) + 1.2) + 0.08 * max(0, max(map(len, names)) - 8)
-    title = f"Confusion matrix\n{(y != predicted).sum():,} of {len(y):,} test examples wrong"
+    side = max(3.4, 0.36 * len(names) + 1) + 0.08 * max(0, max(map(len, names)) - 8)
+    title = f"{(y != predicted).sum():,} of {len(y):,} test examples wrong"
     figure, (panel,) = _figure(side, side, title)
     panel.grid(visible=False)
-    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        wrong = row != column and count
+    from matplotlib.patches import Rectangle
+
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        share = float(shares[row, column])
+        level = int(share * (len(charts.LEVELS) - 0.01))
+        panel.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, color=charts.LEVELS[level], linewidth=0)
+        )
         panel.text(
-            column, row, str(count) if count or row == column else "·", ha="center", va="center",
-            color="white" if shares[row, column] > 0.5 else ORANGE if wrong else GRAY,
-            fontweight="bold" if wrong else "normal",
+            column, row, str(counts[row, column]), ha="center", va="center",
+            color=charts.PAPER if share > 0.5 else charts.INK,
+            fontweight="bold" if row != column else "normal",
         )  # fmt: skip
-    panel.set_xticks(range(len(names)), names)
+    panel.set_xlim(-0.5, len(names) - 0.5)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_aspect("equal")
+    long = max(map(len, names)) > 3
+    panel.set_xticks(range(len(names)), names, rotation=90 if long and len(names) > 3 else 0)
     panel.set_yticks(range(len(names)), names)
     panel.set_xlabel("predicted class")
     panel.set_ylabel("true class")
@@ -102,6 +110,7 @@ def confusion_counts(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     return figure
 
 
+@charts.styled
 def worst_images(
     images: np.ndarray, y: np.ndarray, probabilities: np.ndarray, names: Sequence[str]
 ) -> Any:
@@ -114,18 +123,21 @@ def worst_images(
         names: the names of the classes, by label.
     """
     chosen, title = worst(y, probabilities, most=24)
-    columns = min(6, len(chosen))
-    height = 1.95 * -(-len(chosen) // columns) + 0.6
-    figure = charts.figure(max(1.55 * columns, 6), height)
+    columns = min(4, len(chosen))
+    figure = charts.figure(4.8, 1.5 * -(-len(chosen) // columns) + 0.5)
     figure.suptitle(f"{title}\nthe least probability for the true class first")
     darkest = max(charts.drawable(float(images.max())), 1e-6)
     for panel, row in zip(charts.panels(figure, len(chosen), columns), chosen, strict=True):
         panel.axis("off")
-        panel.imshow(_clipped(images[row]), cmap="gray_r", vmin=0, vmax=darkest)
+        # The pixels themselves, which a browser enlarges.
+        panel.imshow(
+            _clipped(images[row]), cmap="gray_r", vmin=0, vmax=darkest, interpolation="none"
+        )
         _set_verdict(panel, int(y[row]), probabilities[row], names)
     return figure
 
 
+@charts.styled
 def worst_profiles(
     z: np.ndarray,
     y: np.ndarray,
@@ -151,7 +163,7 @@ def worst_profiles(
     places, rows = np.arange(curves.shape[1]), curves.shape[2]
     height = 0.17 * len(titles) if is_row else 2.2 * rows
     figure, panels = _figure(
-        2.2 * len(chosen) + 2.6, height + 2, title, rows, len(chosen), sharex=True, sharey="row"
+        1.3 * len(chosen) + 1.6, height + 1.6, title, rows, len(chosen), sharex=True, sharey="row"
     )
     for index, panel in enumerate(panels):
         line, column = divmod(index, len(chosen))
@@ -161,9 +173,9 @@ def worst_profiles(
             text = f"mean of {_shown(names[int(kind)])} test examples"
             panel.plot(*((mean, places) if is_row else (places, mean)), label=text)
         this = (across[row], places) if is_row else (places, across[row])
-        panel.plot(*this, label="this example", color="black")
+        panel.plot(*this, label="this example", color=charts.INK)
         if is_row:
-            panel.set_yticks(places, titles, fontsize=7)
+            panel.set_yticks(places, titles)
             panel.set_ylim(len(titles) - 0.5, -0.5)
         elif column == 0:
             panel.set_ylabel(titles[line])
@@ -174,10 +186,11 @@ def worst_profiles(
             panel.set_xlabel(text)
     handles, labels = panels[0].get_legend_handles_labels()
     columns = len(labels) if len(chosen) > 2 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     return figure
 
 
+@charts.styled
 def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
     """Return the mean loss at each position of a window, in bits: the effect of longer context.
 
@@ -187,9 +200,9 @@ def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
     """
     bits = np.nanmean(bits_of(probabilities, y), 0)
     title = f"Bits per token by position, on {y.size:,} test tokens"
-    figure, (panel,) = _figure(6.4, 4.2, title)
-    panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
-    panel.axhline(bits.mean(), color=GRAY, linewidth=1, label=f"mean {bits.mean():.3f}")
+    figure, (panel,) = _figure(4.8, 3.2, title)
+    panel.plot(np.arange(1, len(bits) + 1), bits, color=charts.CURVE, label="at this position")
+    panel.axhline(bits.mean(), color=charts.SOFT, linewidth=1, label=f"mean {bits.mean():.3f}")
     panel.set_xscale("log")
     panel.set_xlabel("tokens of context")
     panel.set_ylabel("bits per token")
@@ -198,6 +211,7 @@ def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
     return figure
 
 
+@charts.styled
 def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     """Return predicted by true numbers, a dot per example.
 
@@ -209,11 +223,11 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
     r2, *errors = (float(f(predicted, y)) for f in (train.r2, train.rmse, train.mae))
     rmse, mae = (f"{error:.1f}" if 1 <= error < 1e6 else f"{error:.3g}" for error in errors)
     title = f"Predicted and true on {len(y):,} test examples\nR² {r2:.3f}, RMSE {rmse}, MAE {mae}"
-    figure, (panel,) = _figure(5.2, 5.2, title)
+    figure, (panel,) = _figure(4.4, 4.4, title)
     y, predicted = _clipped(y), _clipped(predicted)
     ends = [float(f((*y, *predicted))) for f in (min, max)]
-    panel.plot(ends, ends, color=GRAY, linewidth=1, label="predicted = true")
-    panel.scatter(y, predicted, **DOTS)
+    panel.plot(ends, ends, color=charts.SOFT, linewidth=1, label="predicted = true")
+    panel.scatter(y, predicted, rasterized=len(y) > MOST_DOTS, **DOTS)
     panel.set_aspect("equal")
     panel.set_xlabel(f"true {_shown(quantity)}")
     panel.set_ylabel(f"predicted {_shown(quantity)}")
@@ -221,6 +235,7 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
     return figure
 
 
+@charts.styled
 def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     """Return the errors by predicted number, and their histogram; a trend is missed by the fit.
 
@@ -234,14 +249,15 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     if max(len(mean), len(std)) > 12:
         mean, std = f"{errors.mean():+.3g}", f"{errors.std():.3g}"
     title = f"Residuals: mean {mean}, standard deviation {std}"
-    figure, (panel, side) = _figure(7.6, 4.2, title, 1, 2, sharey=True, width_ratios=(3, 1))
-    panel.scatter(predicted, errors, **DOTS)
+    figure, (panel, side) = _figure(4.8, 3.2, title, 1, 2, sharey=True, width_ratios=(3, 1))
+    panel.scatter(predicted, errors, rasterized=len(errors) > MOST_DOTS, **DOTS)
     panel.set_xlabel(f"predicted {_shown(quantity)}")
     panel.set_ylabel("error: predicted - true")
-    side.hist(errors[np.isfinite(errors)], bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
+    style: Any = {"orientation": "horizontal", "color": charts.CURVE, "alpha": 0.7}
+    side.hist(errors[np.isfinite(errors)], bins=20, **style)
     side.set_xlabel("test examples")
     for one in (panel, side):
-        one.axhline(0, color=GRAY, linewidth=1)
+        one.axhline(0, color=charts.SOFT, linewidth=1)
     return figure
 
 
@@ -270,8 +286,8 @@ def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarr
 
 
 def _shown(name: str) -> str:
-    """Return a name that matplotlib shows as it is: text between dollar signs would be math."""
-    return printable(str(name), 32).replace("$", r"\$")
+    """Return a name that matplotlib shows as it is."""
+    return printable(str(name), 32)
 
 
 def _clipped(numbers: np.ndarray) -> np.ndarray:
@@ -285,7 +301,7 @@ def _set_verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Seque
     share = probabilities[guess]
     percent = "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
     text = f"true {_shown(names[truth])}\npredicted {_shown(names[guess])} ({percent})"
-    panel.set_title(text, fontsize=9)
+    panel.set_title(text, fontsize=7, loc="center")
 
 
 def _figure(
@@ -295,7 +311,4 @@ def _figure(
     figure = charts.figure(width, height)
     figure.suptitle(title)
     panels = charts.panels(figure, rows * columns, columns, **options)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
     return figure, panels

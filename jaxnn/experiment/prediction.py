@@ -16,6 +16,7 @@ from ..files.reading import FileError, check_regular, quoted, read_bytes
 from ..html.page import aligned_columns
 from ..validation import one_of
 from .experiment import Configured
+from .intervals import Interval
 
 LARGEST = 2**30  # bytes of a file with inputs
 SHOWN = 10  # rows that are printed
@@ -36,13 +37,21 @@ def scores_of(one: Configured, state: Any, rows: Any) -> dict[str, float]:
     return {name: found[name] for name in sorted(found, key=lambda n: (n == "loss", n != metric))}
 
 
-def scores_text(scores: Mapping[str, float]) -> str:
-    """Return scores on one line.
+def scores_text(scores: Mapping[str, float], intervals: Mapping[str, Interval] = {}) -> str:
+    """Return scores on one line, each with its 95 % interval, if it has one.
 
-    >>> scores_text({"accuracy": 0.931, "loss": 0.25})
-    'accuracy 0.931, loss 0.25'
+    >>> scores_text({"accuracy": 0.931, "loss": 0.25}, {"loss": Interval(0.2, 0.31, "bootstrap")})
+    'accuracy 0.931, loss 0.25 (0.2 to 0.31)'
     """
-    return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
+    return ", ".join(
+        f"{name} {number:.4g}"
+        + (
+            f" ({intervals[name].low:.4g} to {intervals[name].high:.4g})"
+            if name in intervals
+            else ""
+        )
+        for name, number in scores.items()
+    )
 
 
 def print_scores(one: Configured, state: Any, folder: Path) -> None:

@@ -14,6 +14,7 @@ import ast
 import functools
 import hashlib
 import importlib.machinery
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -193,6 +194,27 @@ def _file_of(name: str) -> str | None:
         file = getattr(module, "__file__", None)
         return file if isinstance(file, str) and file.endswith(".py") else None
     return _found(name, tuple(sys.path))
+
+
+def commit_of(experiment: Experiment[Any]) -> str | None:
+    """Return the commit of the experiment's repository, and whether files changed since.
+
+    It is None outside a git repository, or without git.
+    """
+    file = _file_of(module_of(experiment))
+
+    def git(*arguments: str) -> str:
+        call = ["git", "-C", str(Path(str(file)).parent), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    if file is None:
+        return None
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}, with later changes" if changes else commit
 
 
 def module_of(experiment: Experiment[Any]) -> str:

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import os
 import platform
+import shlex
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,21 +18,24 @@ import optax
 
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
+from ..explain.tracebacks import entry
 from ..files.reading import listed, printable
 from ..files.writing import replace_file
 from ..html import charts
 from ..train.hooks.measurement import rates_of
 from ..train.logging import finite_or_text
 from ..version import __version__
-from . import pictures, prediction, run_folder
+from . import pictures, prediction, run_folder, sources
 from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
+from .intervals import intervals_of
 from .report import run_report as report_of
 
 ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
 Record = dict[str, Any]
 
 
+@entry
 def run(
     experiment: Experiment[Any],
     config: Any = None,
@@ -90,24 +95,26 @@ def run(
     weights = run_folder.weights_of(one, state)
     if weights is not None:
         run_folder.write_run_file(folder, run_folder.WEIGHTS, weights)
-    scores, predictions = _on_test_rows(one, state, folder)
+    scores, intervals, predictions = _on_test_rows(one, state, folder)
     result: Record = {
         "experiment": experiment.name,
         "record": _plain(_metrics(history[-1])),
         "test": _plain(scores),
+        "test_intervals": {name: each._asdict() for name, each in intervals.items()},
     }
     if one.network is not None:
         result["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if one.data.dataset is not None:
         result["test_rows"] = row_count(one.data.dataset.test)
     result["training_seconds"] = round(seconds, 2)
-    result |= {"device": jax.devices()[0].device_kind, "versions": versions()}
+    about = environment(one)
+    result |= about
     run_folder.write_run_file(folder, run_folder.RESULT, run_folder.to_json(result))
     if weights is not None:
         shutil.rmtree(folder / run_folder.CHECKPOINTS, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
         if scores:
-            text = prediction.scores_text(scores)
+            text = prediction.scores_text(scores, intervals)
             print(f"\ntest: {text} on {result['test_rows']:,} rows")
     if experiment.finish is not None:
         with _attempted("the experiment's function finish", folder):
@@ -121,7 +128,8 @@ def run(
     if (step := history[-1]["step"]) < one.ends[-1]:
         remarks.append(f"It stopped early, after {step:,} of {one.ends[-1]:,} steps.")
     drawn = _draw(one, folder, history, predictions)
-    _report(one, folder, history, drawn, scores=scores, summary=summary, remarks=remarks)
+    more = {"scores": scores, "intervals": intervals, "summary": summary, "remarks": remarks}
+    _report(one, folder, history, drawn, environment=about, **more)
     return scores or history[-1]
 
 
@@ -188,38 +196,40 @@ def _plain(numbers: Mapping[str, Any]) -> Record:
     return {k: v if isinstance(v, int) else finite_or_text(v) for k, v in numbers.items()}
 
 
-def _on_test_rows(one: Configured, state: Any, folder: Path) -> tuple[dict[str, float], Any]:
-    """Return scores and predictions of the test rows of a `data.Dataset`."""
-    scores, predictions = {}, None
+def _on_test_rows(one: Configured, state: Any, folder: Path) -> tuple[dict[str, float], Any, Any]:
+    """Return scores, their intervals, and predictions of the test rows of a `data.Dataset`."""
+    scores, intervals, predictions = {}, {}, None
     if one.data.dataset is not None and one.evaluates:
         rows = (*one.data.dataset.test,)
         with _attempted("evaluating the test rows", folder):
             scores = prediction.scores_of(one, state, rows)
+        with _attempted("the intervals of the scores", folder):
+            intervals = intervals_of(one, state, rows, scores)
         if one.task is not None:
             with _attempted("predicting the test rows", folder):
                 predictions = prediction.predicted(one, state, rows[0])
-    return scores, predictions
+    return scores, intervals, predictions
 
 
 def _draw(
     one: Configured, folder: Path, history: Sequence[Record], predictions: Any
-) -> dict[str, bytes]:
+) -> dict[str, Any]:
     """Write the pictures of a run, and return those that its report does not draw itself."""
     drawn = {}
     for name, draw in pictures.drawings(one, history, predictions).items():
         with _attempted(f"the picture {name}", folder):
-            drawn[name] = charts.png(draw())
-            replace_file(folder / name, drawn[name])
+            figure = draw()
+            replace_file(folder / name, charts.png(figure))
+            drawn[name] = figure
     drawn.pop("learning_curves.png", None)
     return drawn
 
 
 def _report(
-    one: Configured, folder: Path, history: Sequence[Record], drawn: dict[str, bytes], **parts: Any
+    one: Configured, folder: Path, history: Sequence[Record], drawn: dict[str, Any], **parts: Any
 ) -> None:
     """Write the report of a run, with further parts of it as arguments."""
     metric, maximize = one.experiment.ranked
-    device = jax.devices()[0].device_kind
     with _attempted("report.html", folder):
         text = report_of(
             folder.name,
@@ -229,7 +239,6 @@ def _report(
             metric=metric,
             maximize=maximize,
             pictures=drawn,
-            environment={"device": device, "system": platform.platform(), **versions()},
             **parts,
         )
         replace_file(folder / "report.html", text.encode())
@@ -248,6 +257,38 @@ def _attempted(what: str, folder: Path) -> Iterator[None]:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def environment(one: Configured) -> dict[str, Any]:
+    """Return what the results of a run depend on besides its configuration, as plain data."""
+    data: dict[str, Any] = {"description": str(one.data)}
+    if one.data.dataset is not None:
+        parts = ("train", "validation", "test")
+        data = {"name": one.data.dataset.name} | {
+            f"{part}_rows": row_count(getattr(one.data.dataset, part)) for part in parts
+        }
+        data |= {"source": one.data.dataset.source}
+    devices = jax.devices()
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "commit": sources.commit_of(one.experiment),
+        "data": data,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "versions": versions(),
+    }
+
+
+def _processor() -> str:
+    """Return the name of the processor; of its kind if the system does not name it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -48,8 +48,7 @@ def fresh(target: Path) -> Iterator[Path]:
     """
     if target.exists() or target.is_symlink():
         raise FileExistsError(
-            f"{target} exists already, and an export never overwrites "
-            "anything: name another place, or remove it"
+            f"{target} exists already, and is never overwritten: name another place, or remove it"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.with_name(f".{target.name}-{secrets.token_hex(4)}")

@@ -381,8 +381,13 @@ def _sees_broken(broken: jax.Array, length: int, causal: bool, window: int | Non
     The keys visible to a query are consecutive, so counts replace a (T, S) mask.
     """
     query = jnp.arange(length)
-    last = query if causal or window is None else query + window - 1
-    first = jnp.zeros_like(query) if window is None else jnp.maximum(query - window + 1, 0)
+    if window is None:  # causal: from the first broken key on
+        front = (1,) * (broken.ndim - 2)
+        at = jnp.where(broken, jnp.arange(broken.shape[-2]).reshape(*front, -1, 1), length)
+        first = jnp.min(at, -2, keepdims=True, initial=length)
+        return (query.reshape(*front, -1, 1) >= first)[..., None]
+    last = query if causal else query + window - 1
+    first = jnp.maximum(query - window + 1, 0)
     counts = jnp.cumsum(broken, -2, dtype=jnp.int32)
     counts = jnp.concatenate([jnp.zeros_like(counts[..., :1, :]), counts], -2)
     until, before = (jnp.take(counts, i, -2, mode="clip") for i in (last + 1, first))

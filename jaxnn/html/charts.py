@@ -1,30 +1,29 @@
 """Charts for a page: small SVG files of matplotlib in the colors of the page.
 
-Colors are names here (`INK`, `BEST`, `LEVELS[i]`): the style sheet of the page defines how each
-looks in light and dark mode. While a chart is drawn they are placeholders, which become CSS
-variables at the end.
+Figures are drawn in the colors of light mode (`INK`, `BEST`, `LEVELS[i]`). In the page each becomes
+a CSS variable, for which the style sheet has a color in dark mode too.
 """
 
+import functools
 import importlib.util
 import io
 import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ..installation import missing
 from . import page
 from .page import escaped, format_number
 
-# Names of CSS variables; the index of a color is its placeholder.
-COLORS = (
-    "ink", "soft", "line", "paper", "best", "band", "curve", "bad",
-    "level0", "level1", "level2", "level3", "level4", "level5", "level6",
-)  # fmt: skip
+VARIABLES = {light: f"var(--{name})" for name, (light, _) in page.COLORS.items()}
 INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
-    f"#fe{index:02x}01" for index in range(len(COLORS))
-)
+    page.COLORS[name][0]
+    for name in ("ink", "soft", "line", "paper", "best", "band", "curve", "bad",
+                 *(f"level{i}" for i in range(7)))
+)  # fmt: skip
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 FARTHEST = 1e100  # matplotlib overflows with larger numbers, and those closer to 0 than its inverse
 WIDTH = 9.6  # inches across the page
 COLUMNS = 3  # panels next to each other
@@ -68,13 +67,39 @@ def check_library() -> None:
 def figure(width: float, height: float) -> Any:
     """Return an empty figure of matplotlib, in inches, without any global state of pyplot."""
     check_library()
+    return _figure_class()(figsize=(width, height), layout="constrained")
+
+
+@functools.cache
+def _figure_class() -> Any:
+    """Return the class of figures, which notebooks show as pictures."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    # Without pyplot, a notebook has no picture of a figure of matplotlib.
+    return type("Figure", (Figure,), {"_repr_png_": png})
+
+
+def styled(draw: Draw) -> Draw:
+    """Return a function that draws, in the style of the page."""
+
+    @functools.wraps(draw)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check_library()
+        import matplotlib
+
+        with matplotlib.rc_context(SETTINGS):
+            return draw(*args, **kwargs)
+
+    return cast(Draw, call)
 
 
 def chart(
-    key: str, label: str, draw: Callable[[Any], None], height: float, caption: str = ""
+    key: str,
+    label: str,
+    draw: Callable[[Any], None],
+    height: float,
+    caption: str = "",
+    width: float = WIDTH,
 ) -> str:
     """Return a figure of a page with what `draw` draws, and a caption.
 
@@ -82,22 +107,38 @@ def chart(
         key: the name of the figure, unique in the page.
         label: a description for screen readers.
         draw: draws into an empty figure.
-        height: in inches; the width is that of the page.
+        height: in inches.
         caption: HTML. Default: "".
+        width: in inches. Default: that of the page.
     """
-    check_library()
-    import matplotlib
 
+    @styled
+    def drawn() -> Any:
+        empty = figure(width, height)
+        draw(empty)
+        return empty
+
+    return page.captioned(svg(drawn(), key, label), caption)
+
+
+@styled
+def svg(figure: Any, key: str, label: str) -> str:
+    """Return a figure as SVG for a page, in its colors.
+
+    Args:
+        figure: what a `styled` function drew.
+        key: the name of the figure, unique in the page.
+        label: a description for screen readers.
+    """
     file = io.StringIO()
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        drawn = figure(WIDTH, height)
-        draw(drawn)
+    with warnings.catch_warnings():
         # A browser shows the text in its own fonts.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-        drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return page.captioned(_themed(file.getvalue(), key, label), caption)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return _themed(file.getvalue(), key, label)
 
 
+@styled
 def png(figure: Any) -> bytes:
     """Return a figure as a PNG file with 150 dots per inch.
 
@@ -118,7 +159,14 @@ def _themed(drawn: str, key: str, label: str) -> str:
     for useless in (r"<metadata>.*?</metadata>", r"<style .*?</style>", r"<!--.*?-->"):
         body = re.sub(useless, "", body, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', body)
-    opening = f'<svg role="img" aria-label="{escaped(label)}" {view.group() if view else ""}>'
+    # A point is about a pixel, so that text of 8 points is readable on a telephone, and not huge on
+    # a large screen; what is wider than the screen scrolls.
+    points = float(view.group().split()[2]) if view else 72 * WIDTH
+    size = f"min-width:{0.95 * points:.0f}px;max-width:{1.5 * points:.0f}px"
+    opening = (
+        f'<svg role="img" aria-label="{escaped(label)}" style="{size}" '
+        f"{view.group() if view else ''}>"
+    )
     body = re.sub(r">\s+<", "><", opening + body[body.index(">") + 1 :])
     # Only tags are changed: a text may look like a color, a path, or an attribute.
     return re.sub(r"<[^>]*>", lambda tag: _tag(tag.group(), key), body)
@@ -133,9 +181,12 @@ def _tag(tag: str, key: str) -> str:
     tag = re.sub(r"\n(?=[MLQCz\"])", "", tag).replace("\n", " ")
     tag = re.sub(r' id="(?![mpC][0-9a-f]{6,})[^"]*"', "", tag)
     tag = re.sub(r'( id="|href="#|url\(#)([mpC][0-9a-f]{6,})', rf"\1{key}-\2", tag)
+    if tag.startswith("<image"):
+        tag = re.sub(r' id="[^"]*"', "", tag).replace("xlink:href", "href")
+        return tag.replace("<image", '<image class="pixels"')
     tag = tag.replace("xlink:href", "href").replace("; stroke-linejoin: miter", "")
     tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
-    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLORS[int(m[1], 16)]})", tag)
+    return re.sub(r"#[0-9a-f]{6}\b", lambda m: VARIABLES.get(m.group(), m.group()), tag)
 
 
 # Panels and their axes.

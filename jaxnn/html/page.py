@@ -222,7 +222,8 @@ def heading(text: str) -> str:
 
 def captioned(drawn: str, caption: str = "") -> str:
     """Return a figure: a drawing with its caption, both HTML."""
-    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f"<figure>{drawn}{below}</figure>"
 
 
 def note(text: str, kind: str = "") -> str:
@@ -311,10 +312,9 @@ def cards(shown: Iterable[tuple[str, str, str]]) -> str:
     return f'<div class="cards">{cells}</div>'
 
 
-def picture(png: bytes, label: str) -> str:
-    """Return a PNG picture, which the page itself contains."""
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{escaped(label)}" src="data:image/png;base64,{data}">'
+def row(*parts: str) -> str:
+    """Return figures next to each other, and below each other on a narrow screen."""
+    return f'<div class="row">{"".join(parts)}</div>'
 
 
 def command(line: str) -> str:

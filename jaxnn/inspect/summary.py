@@ -9,6 +9,7 @@ FLOPs belong.
 """
 
 import dataclasses
+import html
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -19,13 +20,15 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome, placeholder_key
-from ..core.composite import holds_layer, intercept
+from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
-from ..core.layer import Layer, Primitive
-from ..core.values import fields
+from ..core.layer import Layer
+from ..explain import display
+from ..explain.display import short
 from ..explain.text import describe
-from ..fields import code, is_traced
-from ..tree import inside, layers
+from ..explain.tracebacks import entry
+from ..html.page import count
+from ..tree import layers
 from ..validation import Accepts, instance, natural
 from . import table
 
@@ -202,6 +205,7 @@ class Row:
         state: Number of elements of its state. Default: 0.
         state_bytes: Size of its state in bytes. Default: 0.
         flops: Floating-point operations of all its calls. Default: 0.
+        shapes: Shapes and types of the parameters that the layer itself owns, by name. Default: {}.
     """
 
     layer: str
@@ -211,11 +215,12 @@ class Row:
     state: int = 0
     state_bytes: int = 0
     flops: int = 0
+    shapes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary(table.Table):
-    """Rows of layers by path. `str` returns a text table; notebooks show an HTML table.
+    """Rows of layers by path. `str` returns a text table; notebooks show a folded tree.
 
     Args:
         rows: Rows by path, in the order of the network.
@@ -243,7 +248,32 @@ class Summary(table.Table):
             ("FLOPs", f"{self.total.flops:,} in one forward pass of {self.inputs}"),
         ]
 
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<div>{html.escape(f'{a}: {b}')}</div>" for a, b in self._table()[1])
+        return display.page(self._node("", self.total)) + notes
 
+    def _node(self, path: str, row: Row) -> display.Node:
+        """Return the tree at a path: the layer, its own parameters, and the layers below it."""
+        below = path and f"{path}/"
+        rows = {
+            one: item
+            for one, item in self.rows.items()
+            if one.startswith(below) and "/" not in one[len(below) :]
+        }
+        facts = [
+            "" if row.output is None else table.shape(describe(row.output)),
+            count(row.parameters, "parameter"),
+            f"{row.state:,} of state" if row.state else "",
+            f"{table.decimal(row.flops).strip()} FLOPs" if row.flops else "",
+        ]
+        own = (display.Node(name, table.shape(describe(leaf))) for name, leaf in row.shapes.items())
+        return display.Node(
+            path.rpartition("/")[2], row.layer, " · ".join(filter(None, facts)),
+            (*own, *(self._node(*one) for one in rows.items())),
+        )  # fmt: skip
+
+
+@entry
 def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) -> Summary:
     """Return a row for every layer of `net`: output, parameters, state, and FLOPs.
 
@@ -284,13 +314,17 @@ def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) ->
     (None | natural)(depth, "summary.depth", "it is a number of path segments")
     shown = dict(places(net))
     outputs, amounts = _traced(net, list(shown), inputs, named)
+    shapes: dict[paths.Path, dict[str, Any]] = {path: {} for path in shown}
+    for path, leaf in paths.walk(net.spec(*inputs, **named)):
+        if path[:-1] in shapes:
+            shapes[path[:-1]][path[-1]] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     counts = {path: dict.fromkeys(_COUNTS, 0) for path in shown}
     for path, name, amount in amounts:
         for end in range(len(path) + 1):
             if path[:end] in counts:
                 counts[path[:end]][name] += amount
     rows = {
-        paths.text(path): Row(layer, outputs.get(path), **counts[path])
+        paths.text(path): Row(layer, outputs.get(path), **counts[path], shapes=shapes[path])
         for path, layer in shown.items()
         if depth is None or len(path) <= depth
     }
@@ -385,28 +419,3 @@ def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:
     for path, shown in found.items():
         below = {one[: len(path) + 1] for one in found if one[: len(path)] == path != one}
         yield path, shown or f"{len(below)} layers"
-
-
-def short(layer: Any) -> str:
-    """Return a layer without its children: `MultiHeadAttention(num_heads=8)`.
-
-    Args:
-        layer: The layer.
-
-    >>> import jaxnn as nn
-    >>> short(nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(4))), 3)), short(nn.Dense(4, bias=False))
-    ('Repeat(Residual(Sequential), n=3)', 'Dense(4, bias=False)')
-    """
-    if isinstance(layer, Primitive):
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(layer))
-    settings = [
-        f"{field.name}={code(item)}"
-        for field in fields(layer)
-        if not holds_layer(item := getattr(layer, field.name))
-        and item != ()
-        and (is_traced(item) or item != field.default)
-    ]
-    if inner := inside(layer):
-        settings = [short(inner), *settings]
-    name = type(layer).__qualname__.rpartition(".")[2]
-    return f"{name}({', '.join(settings)})" if settings else name

@@ -138,7 +138,7 @@ def _bilinear(layer: Any, source: SourceArrays) -> dict[str, Any]:
 def _prelu(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.PReLU: one weight, or one for each channel."""
     weight = source("weight")
-    return {"alpha": weight if layer.per_feature else fitted(weight, (1,), "weight")[0]}
+    return {"alpha": weight if layer.axis is not None else fitted(weight, (1,), "weight")[0]}
 
 
 def _attention(layer: Any, source: SourceArrays) -> dict[str, Any]:

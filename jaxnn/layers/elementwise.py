@@ -3,7 +3,7 @@
 Activations without parameters are plain functions: use `jax.nn.relu` as a layer.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ from ..core.layer import Primitive
 from ..functional.gradients import shared_product
 from ..functional.linear import to_compute_type
 from ..initializers import InitFn, constant, zeros
-from .checks import check_rank
+from .checks import axis_or_axes, check_rank, distinct_axes
 
 
 class PReLU(Primitive):
     """Parametric ReLU: `y = x` if x >= 0, otherwise `y = alpha * x`, with a learned alpha.
 
-    x and y have any shape. The parameter is alpha, of shape () or (n,).
+    x and y have any shape. The parameter is alpha, with the sizes of the axes of `axis`.
 
     Args:
-        per_feature: Whether alpha has one number for each of the n features of the last axis.
-            Default: False.
+        axis: Axis or axes of x that alpha has: -1 for a number per feature, (1, 2, 3) for one per
+            element of an image, as in keras. Default: None, one number.
         alpha_init: Initializer of alpha. Default: `constant(0.25)`.
 
     Reference: He et al., Delving deep into rectifiers, 2015.
@@ -34,19 +34,25 @@ class PReLU(Primitive):
     [-0.25, 2.0]
     """
 
-    per_feature: bool = False
+    axis: Annotated[int | tuple[int, ...] | None, None | axis_or_axes] = None
     alpha_init: InitFn = constant(0.25)
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare the slopes."""
-        check_rank(x, int(self.per_feature), "(..., features)")
-        return {"alpha": Param(x.shape[-1:] if self.per_feature else (), self.alpha_init)}
+        check_rank(x, 0, "(...)")
+        return {"alpha": Param(tuple(x.shape[i] for i in self._axes(x)), self.alpha_init)}
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x with its negative part scaled."""
         alpha = params["alpha"]
         x, _ = to_compute_type(x, alpha)
-        return jnp.where(x >= 0, x, shared_product(x, alpha))
+        axes = self._axes(x)
+        first = min(axes, default=x.ndim)
+        sizes = [x.shape[i] if i in axes else 1 for i in range(first, x.ndim)]
+        return jnp.where(x >= 0, x, shared_product(x, alpha.reshape(sizes)))
+
+    def _axes(self, x: Any) -> tuple[int, ...]:
+        return () if self.axis is None else tuple(sorted(distinct_axes(x, self.axis)))
 
 
 class LayerScale(Primitive):

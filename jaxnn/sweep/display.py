@@ -15,11 +15,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..files.reading import LONGEST, printable
-from ..html.page import aligned_columns, count, duration, format_number, shorts
+from ..html import charts
+from ..html.page import aligned_columns, count, duration, format_number, label, shorts
+from ..train.history import table_html
 from ..train.hooks.progress import in_notebook
 from .ledger import Ledger
 from .progress import SweepProgress, Watch
 from .report.result import seed_mean
+from .report.scores import known_best, score_axis
 from .snapshot import Sweep
 
 LISTED = 5  # trials in the table at the end
@@ -161,6 +164,55 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
         means = ", ".join(f"{name} {seed_mean(each)}" for name, each in test["scores"].items())
         notes.append(f"Trial {test['trial']} on {count(test['rows'], 'test row')}: {means}")
     return "\n".join([*shown, *(printable(one, LONGEST) for one in notes)])
+
+
+def best_trials_html(sweep: Sweep, listed: int = LISTED) -> str:
+    """Return the best trials as a table of HTML that needs no style sheet.
+
+    Args:
+        sweep: the sweep.
+        listed: the number of trials. Default: `LISTED`.
+    """
+    trials = sweep.ranking[:listed]
+    names = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
+    rows = [
+        [str(trial.number), str(seed_mean(sweep.scores[trial.number].each))]
+        + [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
+        for trial in trials
+    ]
+    heads = ["trial", printable(sweep.metric, 60), *shorts(names).values()]
+    causes = sum(len(numbers) for _, _, numbers in sweep.causes)
+    failed = f", {causes:,} failed or diverged" if causes else ""
+    head = html.escape(f"{sweep.name}: {count(len(sweep.trials), 'trial')}{failed}")
+    return f"<div>{head}</div>{table_html(heads, rows)}"
+
+
+@charts.styled
+def score_figure(sweep: Sweep) -> Any:
+    """Return a figure of the scores that are compared, and of the best so far: by trials and by
+    seconds of computing."""
+    figure = charts.figure(charts.WIDTH, 2.9)
+    left, right = figure.subplots(1, 2, sharey=True)
+    finalists = sorted(trial.number for trial in sweep.finalists)
+    means = [sweep.scores[number].mean for number in finalists]
+    best = [means[0]]
+    for mean in means[1:]:
+        best.append(mean if sweep.better(mean, best[-1]) else best[-1])
+    left.plot(finalists, means, ".", color=charts.CURVE, label="a trial")
+    left.step(finalists, best, where="post", color=charts.BEST, label="the best so far")
+    seconds, scores, _ = zip(*known_best(sweep), strict=True)
+    right.step(seconds, scores, where="post", marker=".", color=charts.BEST)
+    axis = score_axis(sweep)
+    if axis.log:
+        left.set_yscale("log")
+    room = 0 if axis.log else 0.05 * (axis.high - axis.low)
+    left.set_ylim(axis.low - room, axis.high + room)
+    better = "more" if sweep.maximize else "less"
+    left.set_title(f"{label(sweep.metric)} ({better} is better)")
+    left.set_xlabel("trial")
+    right.set_xlabel("seconds of computing, including compiling")
+    left.legend()
+    return figure
 
 
 def _wrapped(text: str, columns: int) -> list[str]:

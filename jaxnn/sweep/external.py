@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 from ..installation import install
 from ..validation import one_of
 from .known import valued
-from .samplers import GPSearch, OptunaSampler, TPESearch, named
+from .samplers import GPSearch, OptunaSampler, TPESearch, sampler_named
 from .search import (
     CMAESSearch,
     GridSearch,
@@ -30,7 +30,7 @@ from .search import (
     Search,
     SobolSearch,
     distinct,
-    identity,
+    trial_key,
 )
 from .settings import OBJECT
 from .space import Space, Values
@@ -100,9 +100,9 @@ class External(Search):
         if isinstance(search, str):
             # a population as large as a round
             search = (
-                named("NSGAIISampler", seed, population_size=32)
+                sampler_named("NSGAIISampler", seed, population_size=32)
                 if search == "nsga2"
-                else named(search, seed)
+                else sampler_named(search, seed)
             )
         if callable(getattr(search, "sample_independent", None)):
             found = cls(space, seed, given=search, label=label, objectives=objectives)
@@ -185,7 +185,7 @@ class _Replay:
 
     def _check(self, round: int | None, asked: list[Values], own: list[Values]) -> None:
         """Raise ValueError unless a round that is replayed begins as the recorded one."""
-        known = {identity(values) for values in self._past}
+        known = {trial_key(values) for values in self._past}
         new = distinct(asked, set(known))
         if asked == own or new == own[: len(new)]:
             return
@@ -201,13 +201,13 @@ class _Replay:
         self, trials: list[Observation], asked: list[Values], history: Sequence[Observation]
     ) -> None:
         """Give the copy the scores of a round: once for each trial that it asked, or more."""
-        scores = {identity(one.values): one for one in reversed(history)}
-        left = Counter(identity(one.values) for one in trials)
+        scores = {trial_key(one.values): one for one in reversed(history)}
+        left = Counter(trial_key(one.values) for one in trials)
         for values in asked:
-            if left[identity(values)] > 0:
-                left[identity(values)] -= 1
+            if left[trial_key(values)] > 0:
+                left[trial_key(values)] -= 1
             else:  # it was tried before
-                trials = [*trials, scores.get(identity(values), Observation(values, None))]
+                trials = [*trials, scores.get(trial_key(values), Observation(values, None))]
         for one in trials:
             score = one.told if one.is_scored else None
             if isinstance(self._state, OptunaSampler):

@@ -22,7 +22,7 @@ from ..html.page import count
 from ..train.metrics import badness
 from .ledger import Ledger
 from .ranges import Int
-from .search import Observation, distinct, identity
+from .search import Observation, distinct, trial_key
 from .snapshot import Sweep, read
 from .space import Space, Values
 from .swept import SweptField
@@ -64,11 +64,11 @@ class Known:
         """
         if not self.tries:
             return []
-        done = Counter(identity(trial.values) for trial in trials)
+        done = Counter(trial_key(trial.values) for trial in trials)
         found = []
         for values in self.tries:
-            if done[identity(values)] > 0:
-                done[identity(values)] -= 1
+            if done[trial_key(values)] > 0:
+                done[trial_key(values)] -= 1
             else:
                 found.append(values)
         return found
@@ -76,7 +76,7 @@ class Known:
     @functools.cached_property
     def given(self) -> set[Any]:
         """The identities of the configurations to try first."""
-        return {identity(values) for values in self.tries}
+        return {trial_key(values) for values in self.tries}
 
     def observations(
         self,
@@ -95,7 +95,7 @@ class Known:
             violations: How far each violates the constraints. Default: they all satisfy them.
         """
         own = [
-            trial.number >= self.begin and identity(trial.values) not in self.given
+            trial.number >= self.begin and trial_key(trial.values) not in self.given
             for trial in trials
         ]
         several, violations = several or [()] * len(own), violations or [0.0] * len(own)

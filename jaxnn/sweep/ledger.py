@@ -526,6 +526,7 @@ class Ledger:
                 "UPDATE trials SET status = 'asked', rung = NULL, error = NULL WHERE number = ?",
                 keys,
             )
+            db.execute("DELETE FROM meta WHERE key = 'ended'")
             unused = tables.release(db)
         storage.remove_states(self.folder, unused)
 

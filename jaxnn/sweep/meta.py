@@ -24,7 +24,7 @@ from ..html.page import count
 from .known import Known, default_try, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
-from .search import distinct, identity
+from .search import distinct, trial_key
 from .settings import CHANGEABLE, OBJECT, Settings
 from .snapshot import read
 from .storage import command_to_resume
@@ -114,8 +114,8 @@ def resumed(
     asked = tries_of(space, config, tries, new.repeat)
     if new.defaults and not old.defaults:
         asked += default_try(space, config)[0]
-    added = distinct(asked, set() if new.repeat else {identity(t.values) for t in trials})
-    added = [values for values in added if identity(values) not in known.given]
+    added = distinct(asked, set() if new.repeat else {trial_key(t.values) for t in trials})
+    added = [values for values in added if trial_key(values) not in known.given]
     if new.search == "none" and "trials" not in settings:
         more = len(trials) + len(known.waiting(trials)) + len(added)
         new = dataclasses.replace(new, trials=max(old.trials, more))

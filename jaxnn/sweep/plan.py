@@ -21,7 +21,7 @@ from .external import searcher
 from .objectives import CONFIGURED, Objective
 from .probe import Probe, Timing, probe
 from .score import Keep
-from .search import Search, identity
+from .search import Search, trial_key
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
@@ -139,8 +139,8 @@ class Planner:
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
         if size + len(tries) <= settings.trials or not size:
             return ""
-        grid = {identity(point) for point in self.space.grid(settings.points)}
-        others = len([values for values in tries if identity(values) not in grid])
+        grid = {trial_key(point) for point in self.space.grid(settings.points)}
+        others = len([values for values in tries if trial_key(values) not in grid])
         if size + others <= settings.trials:
             return ""
         return (

@@ -18,7 +18,7 @@ from ..experiment.prediction import scores_of
 from ..train import Hook
 from ..train.program import with_keys, without_keys
 from ..validation import integer
-from .display import best_trials
+from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
 from .objectives import CONFIGURED
@@ -120,6 +120,25 @@ class Result:
     def report(self) -> Path:
         """Write `report.html` into the folder of the sweep, and return its path."""
         return write_report(self.sweep)
+
+    def plot(self) -> Any:
+        """Return a figure of the scores of all trials and the best so far, by trials and by time.
+
+        Notebooks show it; `result.plot().savefig("scores.png")` writes a file.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            ValueError: No trial has a score yet.
+            ImportError: matplotlib is not installed.
+        """
+        self.best  # noqa: B018, which raises if no trial has a score
+        return score_figure(self.sweep)
+
+    def _repr_html_(self) -> str:
+        """Return the best trials as a table, and how the others ended, for notebooks."""
+        return best_trials_html(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""

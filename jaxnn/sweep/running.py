@@ -27,6 +27,7 @@ from typing import Any
 from ..executors import check_name
 from ..experiment.experiment import Experiment, Loaded
 from ..explain.text import suggestion
+from ..explain.tracebacks import entry
 from ..train import Program
 from ..validation import function
 from .driver import drive
@@ -40,6 +41,7 @@ from .storage import FILE
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
 
+@entry
 def run(
     experiment: Experiment[Any] | Callable[..., Program],
     *,

@@ -18,7 +18,7 @@ from ..installation import required
 from .dimensions import Choice, Dimension, Grid
 from .objectives import ranked
 from .ranges import Int, LogNormal, Normal
-from .search import PROPOSALS, STARTUP, Observation, SobolSearch, identity
+from .search import PROPOSALS, STARTUP, Observation, SobolSearch, trial_key
 from .space import Space, Values
 
 TPE_HISTORY = 1000
@@ -162,7 +162,7 @@ class OptunaSampler:
             if self.space.active(name, values):
                 values[name] = back(suggest(trial, name, distribution))
         if self.space.allows(values):
-            self._asked.setdefault(identity(values), []).append(trial)
+            self._asked.setdefault(trial_key(values), []).append(trial)
         else:
             self._study.tell(trial, state=optuna_library().trial.TrialState.FAIL)
         return values
@@ -180,7 +180,7 @@ class OptunaSampler:
             violation: How far the trial violates the constraints. A sampler that knows no
                 constraints gets the trial as failed. Default: 0.
         """
-        library, asked = optuna_library(), self._asked.get(identity(values))
+        library, asked = optuna_library(), self._asked.get(trial_key(values))
         if violation and not self._bounded:
             score = None
         scores = None if score is None else score if isinstance(score, tuple) else (score,)
@@ -207,7 +207,7 @@ def violation_of(trial: Any) -> tuple[float]:
     return (trial.user_attrs.get("violation", 0.0),)
 
 
-def named(name: str, seed: int, **options: Any) -> Any:
+def sampler_named(name: str, seed: int, **options: Any) -> Any:
     """Return a sampler of Optuna by its name, with further options."""
     samplers = optuna_library().samplers
     known = [one for one in dir(samplers) if one.endswith("Sampler") and one != "BaseSampler"]

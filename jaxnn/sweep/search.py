@@ -128,7 +128,7 @@ class GridSearch(Search):
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""
         known = tried(history)
-        points = (point for point in self.space.grid(self.points) if identity(point) not in known)
+        points = (point for point in self.space.grid(self.points) if trial_key(point) not in known)
         return list(itertools.islice(points, count))
 
 
@@ -262,14 +262,14 @@ DRAWS = 100
 """How often a sample is drawn again until it is a new one, if the space has more points."""
 
 
-def identity(values: Values) -> frozenset[Any]:
+def trial_key(values: Values) -> frozenset[Any]:
     """Return a key that is equal for equal trials only: 1 is neither True nor 1.0."""
     return frozenset((name, type(value), value) for name, value in values.items())
 
 
 def tried(history: Sequence[Observation]) -> set[Any]:
     """Return the identities of the trials of this sweep."""
-    return {identity(one.values) for one in history if one.round is not None}
+    return {trial_key(one.values) for one in history if one.round is not None}
 
 
 def asked_before(history: Sequence[Observation]) -> int:
@@ -281,7 +281,7 @@ def distinct(trials: Sequence[Values], known: set[Any]) -> list[Values]:
     """Return the trials that are not known, each once, and add them to what is known."""
     found = []
     for values in trials:
-        if (key := identity(values)) not in known:
+        if (key := trial_key(values)) not in known:
             known.add(key)
             found.append(values)
     return found

@@ -19,6 +19,7 @@ from .evaluation import evaluate, predict
 from .fit import fit
 from .for_network import for_network
 from .gradient_step import apply_if_finite, dynamic_loss_scale
+from .history import History
 from .hooks.checkpoints import Checkpoints
 from .hooks.hook import Hook, RollBack, Stop
 from .hooks.log import Log
@@ -73,6 +74,7 @@ __all__ = [
     "Every",
     "GaussianRegression",
     "Hinge",
+    "History",
     "Hook",
     "InfoNCE",
     "Interrupted",

@@ -16,6 +16,7 @@ from ..data.augmented import Augmented
 from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
+from ..explain.tracebacks import entry
 from ..keys import as_key, kept_key, kept_words
 from ..validation import Accepts, positive
 from .metrics import check_metrics
@@ -26,6 +27,7 @@ from .step import SINGLE_DEVICE, remembered
 SIZE = 1024  # rows of a piece
 
 
+@entry
 def evaluate(
     program: Program,
     state: Any,
@@ -77,6 +79,7 @@ def evaluated(
     )
 
 
+@entry
 def predict(
     program: Program,
     state: Any,

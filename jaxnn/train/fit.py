@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from ..explain.tracebacks import entry
+from .history import History
 from .hooks.hook import Hook, as_hooks, ordered
 from .hooks.measurement import Evaluate
 from .hooks.progress import Progress
@@ -15,6 +17,7 @@ from .run import Run
 from .step import SINGLE_DEVICE
 
 
+@entry
 def fit(
     program: Program,
     data: Any = None,
@@ -29,7 +32,7 @@ def fit(
     state: Any = None,
     placement: Any = SINGLE_DEVICE,
     progress: bool = True,
-) -> tuple[Any, list[dict[str, float]]]:
+) -> tuple[Any, History]:
     """Train a program, and return its final state and its history.
 
     This function consumes `train.run` with the same arguments, and adds three hooks by default:
@@ -53,7 +56,7 @@ def fit(
             Default: True.
 
     Returns:
-        The final state, and a dict for each record.
+        The final state, and the history: a list with a dict for each record, and a method `plot`.
 
     Raises:
         TypeError, ValueError: As for `train.run`.
@@ -76,7 +79,7 @@ def fit(
     run = Run(program, data, key, *length, hooks, every, state, placement)
     for _ in run.events():
         pass
-    return run.state, [dict(record) for record in run.history]
+    return run.state, History(dict(record) for record in run.history)
 
 
 def _with_defaults(hooks: list[Hook], validation: Any, progress: bool) -> list[Hook]:

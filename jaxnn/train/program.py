@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import State
+from ..explain import display
 from ..explain.text import brief
 from ..fields import is_traced
 from ..fingerprint import CODE, fingerprint
@@ -72,6 +73,10 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: jax.Array
     key: jax.Array
+
+    def _repr_html_(self) -> str:
+        """Return a folded tree with shapes, for notebooks."""
+        return display.page(display.of_tree(self))
 
 
 def state_key(key: jax.Array) -> jax.Array:

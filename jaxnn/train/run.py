@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..explain.tracebacks import entry, entry_iterator
 from ..keys import as_key, kept_words
 from ..validation import natural
 from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
@@ -376,6 +377,7 @@ class Run:
         return Event(self, record, is_record)
 
 
+@entry
 def run(
     program: Program,
     data: Any = None,
@@ -432,4 +434,5 @@ def run(
     4 0.0625 0.1875
     """
     length = batch_size, epochs, steps
-    return Run(program, data, key, *length, hooks, every, state, placement).events()
+    events = Run(program, data, key, *length, hooks, every, state, placement).events()
+    return entry_iterator(events)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ..data.check import saturated_batch
+from ..explain.tracebacks import entry
 from ..random import is_outside
 from ..validation import require
 from .metrics import check_metrics, without_collected
@@ -136,6 +137,7 @@ class Step:
         self._static = jax.tree.structure(program), code_of(program), placement
         self._compiled: Any = None
 
+    @entry
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         """Return the state after the step, and the metrics of the batch.
 

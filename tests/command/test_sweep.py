@@ -657,7 +657,7 @@ def test_misspellings_get_suggestions(capsys, monkeypatch, nothing_computed):
         ("--trails", "--trials"),
         ("--metrc", "--metric"),
         ("--max-grups", "--max-groups"),
-        ("--optimizer.learning-rat", "--optimizer.learning-rate"),
+        ("--model.widt", "--model.width"),
     ):
         status, _, error = said(capsys, "sweep", wrong, "3")
         assert status == 2

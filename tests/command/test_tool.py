@@ -138,7 +138,10 @@ def test_help_and_misspellings(capsys):
     assert main(["sweep", "tpo"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'tpo'; did you mean 'top'?\n"
     assert main(["swep"]) == 2
-    assert capsys.readouterr().err == "error: there is no command 'swep'; write jaxnn sweep\n"
+    assert (
+        capsys.readouterr().err
+        == "error: there is no command 'swep'; write jaxnn new or jaxnn sweep\n"
+    )
 
 
 def test_a_folder_without_a_sweep(tmp_path, capsys):

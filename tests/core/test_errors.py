@@ -771,7 +771,7 @@ def test_a_rate_outside(rate):
             "LayerNorm.scale must be True or False, got 64; the number of input",
         ),
         (lambda: nn.RMSNorm(64), "RMSNorm.scale must be True or False, got 64"),
-        (lambda: nn.PReLU(64), "PReLU.per_feature must be True or False, got 64"),
+        (lambda: nn.PReLU(0.1), "PReLU.axis must be None or an axis or a tuple of axes, such as"),
         (lambda: nn.Dense(3, 5), "Dense.bias must be True or False, got 5"),
         (lambda: nn.BatchNorm(64), "BatchNorm.momentum must be the weight of the old statistics"),
         (

@@ -1,6 +1,7 @@
 """Augmentation of images and spectrograms: against PIL, colorsys, and scipy, and by the formula."""
 
 import colorsys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxnn.data import image_transforms
 from tests.fixtures.image_transforms import FACTOR, FILE
 
 KEY = jax.random.key(0)
-IMAGES = np.random.default_rng(0).random((6, 7, 9, 3)).astype(np.float32)
+IMAGES: Any = np.random.default_rng(0).random((6, 7, 9, 3)).astype(np.float32)
 
 
 def test_operations_as_pil():
@@ -26,8 +27,9 @@ def test_operations_as_pil():
 
     @jax.jit
     def run(x):
+        sign = jnp.float32(1)
         return {
-            name: image_transforms._OPERATIONS[name](x, jnp.float32(strengths.get(name, 0)), 1)
+            name: image_transforms._OPERATIONS[name](x, jnp.float32(strengths.get(name, 0)), sign)
             for name in stored
         }
 
@@ -49,7 +51,7 @@ def test_an_affine_map_as_scipy():
     turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / scale
     matrix = np.array([[1, 0], [-np.tan(shear), 1]]) @ turned
     center = np.array([3.0, 4.0])
-    offset = center - matrix @ (center + np.array([down, right]))
+    offset: Any = center - matrix @ (center + np.array([down, right]))
     for i in range(3):
         expected = scipy.ndimage.affine_transform(
             IMAGES[0, ..., i], matrix, offset, order=1, mode="constant"
@@ -117,7 +119,7 @@ def test_nothing_is_changed_without_strength_and_rows_are_independent():
     ("call", "text"),
     [
         (lambda: data.color_jitter(KEY, IMAGES[..., :1]), r"images must be \(B, H, W, 3\), got"),
-        (lambda: data.rand_augment(KEY, np.zeros((1, 4, 4, 3), np.uint8)), "must be floats, got"),
+        (lambda: data.rand_augment(KEY, jnp.zeros((1, 4, 4, 3), jnp.uint8)), "must be floats, got"),
         (lambda: data.color_jitter(KEY, IMAGES, hue=0.7), r"hue must be a number from 0 to 0\.5"),
         (lambda: data.random_affine(KEY, IMAGES, scale=(0, 1)), r"write scale=\(0\.9, 1\.1\)"),
         (lambda: data.spec_augment(KEY, IMAGES), r"spectrograms must be \(B, T, F\)"),

@@ -1,6 +1,5 @@
 """The report of a run: what it says of made-up numbers, and that a browser shows it."""
 
-import base64
 import html
 import re
 import shutil
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from jaxnn.experiment.intervals import Interval
 from jaxnn.experiment.pictures import confusion_counts, residuals, worst_profiles
 from jaxnn.experiment.report import run_report
 from jaxnn.html.charts import png
@@ -33,7 +33,7 @@ TIMINGS = [
     {"epoch": n, "step": 27 * n, "seconds": 1.5 * n, "examples_per_second": 1000.0 + n}
     for n in range(1, 12)
 ]
-PNG = png(Figure(figsize=(2, 1)))
+FIGURE = Figure(figsize=(2, 1))
 CONFIG = {"type": "Experiment", "optimizer": {"type": "AdamW", "learning_rate": 0.001}, "seed": 0}
 
 
@@ -42,7 +42,7 @@ def made(**changes):
         "timings": TIMINGS,
         "config": CONFIG,
         "scores": {"accuracy": 0.931, "loss": 0.25},
-        "pictures": {"worst_mistakes.png": PNG},
+        "pictures": {"worst_mistakes.png": FIGURE},
         "summary": "path  shape\nlayer0/w  (2, 3)",
         "environment": {"device": "cpu", "versions": {"jax": "0.10.2"}},
         "remarks": ["stopped early at epoch 11"],
@@ -92,9 +92,18 @@ def test_every_curve_is_drawn(shown):
     assert "mathdefault" not in shown  # which a browser does not read
 
 
-def test_the_picture_is_the_file(shown):
-    (held,) = re.findall(r'src="data:image/png;base64,([^"]*)"', shown)
-    assert base64.b64decode(held) == PNG
+def test_a_picture_is_drawn_in_the_colors_of_the_page():
+    figure = confusion_counts(np.array([0, 1, 1]), np.array([0, 1, 0]), ["no", "yes"])
+    page = made(pictures={"confusion_matrix.png": figure})
+    (drawing,) = re.findall('<svg role="img" aria-label="confusion matrix".*?</svg>', page)
+    assert re.findall(">(no|yes|1)</text>", drawing) == ["no", "yes", "no", "yes", "1", "1", "1"]
+    tags = "".join(re.findall("<[^>]*>", drawing))
+    assert "var(--level6)" in tags and "var(--ink)" in tags and not re.search("#[0-9a-f]{6}", tags)
+
+
+def test_an_interval_is_shown_with_its_method():
+    page = made(intervals={"accuracy": Interval(0.9123, 0.9456, "Wilson")})
+    assert "0.912 to 0.946 (95 %, Wilson)" in page and "bootstrap over rows" in page
 
 
 def test_the_same_values_give_the_same_text(shown):
@@ -112,7 +121,7 @@ def test_names_are_shown_as_they_are():
     bad = "<script>alert(1)</script>"
     page = made(config={bad: bad}, remarks=[bad], summary=bad, environment={bad: bad})
     record = {"epoch": 1, "step": 1, bad: 1.0, "<script>": 1.0}
-    page += run_report(bad, [record], scores={bad: 1.0}, pictures={f"{bad}.png": b""})
+    page += run_report(bad, [record], scores={bad: 1.0}, pictures={f"{bad}.png": FIGURE})
     assert "<script" not in page and text_of(page).count("alert(1)") >= 9
 
 
@@ -171,7 +180,7 @@ def test_a_browser_shows_it_without_a_complaint(shown, tmp_path, dark):
 # Any text, any number.
 
 EVIL: tuple[str, ...] = (
-    "red", "#fe0001", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
+    "red", "#2166ac", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
     "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "", "日本",
 )  # fmt: skip
 
@@ -186,12 +195,12 @@ def test_a_report_shows_any_text():
     page = run_report(
         EVIL[3], records, scores=dict.fromkeys(EVIL, 0.5), config=texts, environment=texts,
         remarks=EVIL, summary="".join(EVIL),
-        pictures={f"{name}.png": PNG for name in EVIL},
+        pictures={f"{name}.png": FIGURE for name in EVIL},
     )  # fmt: skip
     assert "<script" not in page
     assert page.encode()
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
-    assert ">#fe0001<" in page  # in a drawing, where colors are replaced
+    assert ">#2166ac<" in page  # in a drawing, where colors are replaced
     assert "\x1b" not in page
     assert "\u202e" not in page
     assert ">日本<" in page  # without a warning that a font lacks it

@@ -10,7 +10,7 @@ import sqlite3
 NASTY = (
     None, True, -1, 0, 10**18, 2**63, 10**400, 1e308, -1e308, 5e-324, 1e999, math.nan, "",
     "x" * 5000, "\x1b[31mred\x1b[0m", "\u202egnp", "\ud800", "a\nb", "<script>", "$x$", "../../x",
-    "#fe0001",
+    "#2166ac",
     "[/red]", [], {}, [[]], [1, "a"], {"type": "Nothing"}, {"type": []},
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ AUTOENCODER = nn.Sequential(
     relu=jax.nn.relu,
     flatten=nn.Flatten(),
     norm=nn.BatchNorm(),
-    prelu=nn.PReLU(per_feature=True),
+    prelu=nn.PReLU(axis=-1),
     encode=nn.Dense(5),
     tanh=jnp.tanh,
     decode=nn.Dense(24),

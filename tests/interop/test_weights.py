@@ -241,7 +241,7 @@ def test_images_of_keras():
     net = nn.Sequential(
         conv=nn.Conv(4, (3, 3)),
         norm=nn.BatchNorm(eps=1e-3),
-        prelu=nn.PReLU(per_feature=True),
+        prelu=nn.PReLU(axis=-1),
         depthwise=nn.DepthwiseConv((3, 3), multiplier=2),
         groups=nn.GroupNorm(4),
         transpose=nn.ConvTranspose(3, (2, 2), stride=2, padding="valid"),
@@ -628,7 +628,7 @@ def test_axes_are_split_or_joined_in_their_order_alone():
     variables = attention.init(jax.random.key(0), sequence)
     with pytest.raises(ValueError, match=r"query/kernel is \(6, 2, 3\), and \(6, 3, 2\) for"):
         interop.from_flax(nn.MultiHeadAttention(3), variables, sequence)
-    net = nn.PReLU(per_feature=True)  # one slope for each place, where one for each feature is due
+    net = nn.PReLU(axis=-1)  # one slope for each place, where one for each feature is due
     with pytest.raises(ValueError, match=r"alpha is \(2, 2, 1\), and \(1, 1, 4\) for this"):
         interop.from_keras(net, {"alpha": np.zeros((2, 2, 1))}, np.zeros((1, 2, 2, 4)))
     with pytest.raises(ValueError, match=r"params/w: wanted \(4, 3\), got \(3, 4\)"):

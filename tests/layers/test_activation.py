@@ -33,7 +33,7 @@ def test_one_slope_a_feature_as_equinox():
         peer = eqx.nn.PReLU()
         return eqx.tree_at(lambda p: p.negative_slope, peer, params["alpha"])(x)
 
-    net = nn.PReLU(per_feature=True)
+    net = nn.PReLU(axis=-1)
     assert_agree(net.apply, theirs, {"alpha": normals(1, 4)}, normals(0, 2, 3, 4))
     # At zero the slope is 1 or alpha; here, as in the formula, 1.
     np.testing.assert_array_equal(
@@ -105,3 +105,13 @@ def test_the_gelu_named_for_torch_is_exact():
     expected = [a * (1 + math.erf(a / math.sqrt(2))) / 2 for a in x]
     found = functools.partial(jax.nn.gelu, approximate=False)(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_prelu_of_each_element_by_the_formula():
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("f")
+    alpha = np.random.default_rng(1).normal(size=(5, 4)).astype("f")
+    net, images = nn.PReLU(axis=(1, 3)), np.stack([x, -x])
+    assert jax.tree.map(np.shape, net.init(jax.random.key(0), images)) == {"alpha": (5, 4)}
+    found = jax.jit(lambda a, x: net.apply({"alpha": a}, x))(alpha, images)
+    expected = np.where(images >= 0, images, images * alpha[None, :, None])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

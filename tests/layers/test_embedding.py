@@ -270,6 +270,6 @@ def test_a_row_of_weight_zero_has_no_effect():
 
 def test_rows_longer_than_max_norm_are_shortened_as_in_torch():
     a = stored("max norm")
-    net, ids = nn.Embedding(3, 4, max_norm=1.5), jnp.array([[0, 2], [1, 2]])
+    net, ids = nn.Embedding(6, 4, max_norm=1.9), jnp.array([[0, 2, 5], [1, 3, 4]])
     found = jax.jit(lambda w: net.apply({"w": w}, ids))(a["w"])
     np.testing.assert_allclose(found, a["y"], rtol=1e-6)

@@ -13,7 +13,7 @@ from tests.fixtures.layers import stored
 from tests.layers.agreement import KEY
 from tests.near import assert_near
 
-MODES = {
+MODES: dict[str, Any] = {
     "nearest": "nearest_floor",
     "nearest-exact": "nearest",
     "bilinear": "linear",

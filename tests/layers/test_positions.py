@@ -214,7 +214,7 @@ def test_embeddings_of_times_and_coordinates_by_the_formula():
     np.testing.assert_allclose(found, expected, atol=1e-4)  # angles of 900 in float32
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     w = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
-    turns = 2 * np.pi * (np.float64(x) @ np.float64(w))
+    turns = 2 * np.pi * np.dot(x.astype(np.float64), w.astype(np.float64))
     expected = np.concatenate([np.cos(turns), np.sin(turns)], -1)
     found = jax.jit(lambda w, x: nn.FourierFeatures(8).apply({"w": w}, x))(w, x)
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -168,6 +168,7 @@ def test_tensorboard_gets_scores_groups_and_times(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, about MLflow
 def test_mlflow_opens_its_storage(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     export_sweep(TIMED, "mlflow", tmp_path / "mlflow.db")
@@ -200,8 +201,8 @@ def test_nothing_is_written_over(tmp_path):
     with pytest.raises(FileExistsError) as error:
         export_sweep(SWEEP, "csv", tmp_path / "trials.csv")
     assert str(error.value) == (
-        f"{tmp_path / 'trials-results.csv'} exists already, and an export never overwrites "
-        "anything: name another place, or remove it"
+        f"{tmp_path / 'trials-results.csv'} exists already, and is never overwritten: "
+        "name another place, or remove it"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["trials-results.csv"]
 

@@ -10,7 +10,7 @@ from jaxnn.experiment import SGD
 from jaxnn.sweep import Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep.external import searcher
 from jaxnn.sweep.samplers import OptunaSampler
-from jaxnn.sweep.search import Observation, identity, new_trials, size_of
+from jaxnn.sweep.search import Observation, new_trials, size_of, trial_key
 
 SPACE = Space(SGD, {"learning_rate": LogUniform(1e-4, 1.0), "momentum": Choice(0.0, 0.5, 0.9)})
 FINITE = Space(SGD, {"learning_rate": Grid(0.1, 0.2), "momentum": Choice(0.5, 0.9)})
@@ -152,8 +152,8 @@ def test_a_failed_trial_and_one_of_another_search_reach_the_study():
 @pytest.mark.parametrize("search", ["random", "sobol", "tpe", "grid", "cmaes", nsga()])
 def test_a_finite_space_is_tried_to_its_last_point_and_no_further(search):
     history = history_of(searcher(search, FINITE), 4, count=3)
-    points = {identity(point) for point in FINITE.grid(10)}
-    assert {identity(one.values) for one in history} == points
+    points = {trial_key(point) for point in FINITE.grid(10)}
+    assert {trial_key(one.values) for one in history} == points
     assert len(history) == len(points) == size_of(FINITE) == 4
 
 
@@ -166,7 +166,7 @@ def test_trials_are_repeated_on_request_only():
     shifted = [one._replace(own=False) for one in again]
     new = new_trials(searcher("random", endless), 8, 1, shifted)  # draws the same samples again
     assert len(new) == 8
-    assert not {identity(v) for v in new} & {identity(one.values) for one in again}
+    assert not {trial_key(v) for v in new} & {trial_key(one.values) for one in again}
 
 
 def test_a_search_that_begins_later_begins_with_its_first_point():

@@ -75,7 +75,7 @@ def test_the_score_is_that_of_cross_validation(tmp_path, by):
             np.mean((ROWS[held] - trial.values["scale"] * ROWS[taught].mean()) ** 2)
             for held, taught in zip(halves.held, halves.taught, strict=True)
         ]
-        np.testing.assert_allclose(trial.score, np.mean(errors), rtol=1e-5)
+        np.testing.assert_allclose(trial.score or 0.0, np.mean(errors), rtol=1e-5)
         np.testing.assert_allclose(result.sweep.scores[trial.number].each, errors, rtol=1e-5)
         np.testing.assert_allclose(
             trial.load(seed=3).state,
@@ -129,8 +129,8 @@ class Targets(Mean):
 
 def parts(config):
     columns = np.zeros((8, 1), "f")
-    examples = [data.Examples(columns, ROWS[at : at + 8]) for at in (0, 8, 15)]
-    return data.Dataset("rows", *examples)
+    first, second, third = (data.Examples(columns, ROWS[at : at + 8]) for at in (0, 8, 15))
+    return data.Dataset("rows", first, second, third)
 
 
 def test_the_best_trial_is_evaluated_once_on_the_test_rows(tmp_path, monkeypatch):

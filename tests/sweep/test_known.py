@@ -178,7 +178,7 @@ def test_a_space_that_is_used_up_ends_the_sweep(tmp_path, capsys):
     result = run(tmp_path / "a", few, trials=24, progress=True)
     assert [trial.values["scale"] for trial in result.trials] == [1.0, 0.5]
     assert "It ended: all 2 configurations of the space were tried" in repr(result)
-    assert capsys.readouterr().out.splitlines()[-1].startswith("trials 2 of 2, ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 of 2 trials: 2 done")
     again = run(tmp_path / "b", few, trials=6, repeat=True)
     assert len(again.trials) == 6
 
@@ -396,7 +396,7 @@ def test_the_command_line_has_all_of_them(tmp_path, capsys, monkeypatch):
         capsys, "resume", folder, "--trials", 8, "--search", "tpe", "--budget.target", "-1"
     )
     assert status == 0
-    assert "trials 8 of 8" in out
+    assert "8 of 8 trials: 8 done" in out
     opened = sweep.open(folder)
     assert opened.sweep.facts["searches"] == [["random", 0], ["tpe", 6]]
     assert opened.sweep.facts["settings"]["budget"]["time"] == 7200.0  # the other limit stays

@@ -174,7 +174,7 @@ def test_the_weights_of_a_population_are_kept(tmp_path):
     )
     assert result.sweep.changed
     for trial in result.trials:
-        np.testing.assert_allclose(abs(trial.state - 1.0), trial.score, rtol=1e-6)
+        np.testing.assert_allclose(abs(trial.state - 1.0), trial.score or 0.0, rtol=1e-6)
 
 
 def test_a_lane_stops_as_a_single_run_and_leaves_the_batch(tmp_path, monkeypatch):

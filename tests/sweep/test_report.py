@@ -475,7 +475,7 @@ def picture_of(file):
 # Any text, any number.
 
 EVIL = (
-    "red", "#fe0001", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
+    "red", "#2166ac", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
     "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "",
 )  # fmt: skip
 

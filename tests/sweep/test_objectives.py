@@ -200,7 +200,7 @@ def test_a_sweep_has_a_front_and_feasible_trials_first():
         )  # fmt: skip
         result = sweep.open(f"{folder}/sweep", quick.EXPERIMENT)
         page = front(result.sweep)
-        assert result.best.state.params["0"]["w"].shape[1] == result.best.values["model.width"]
+        assert result.best.state.params[0]["w"].shape[1] == result.best.values["model.width"]
     sizes = [one.costs["parameters"] for one in result.trials]
     assert sizes == [75 * one.values["model.width"] + 10 for one in result.trials]
     points = [(-(one.score or 0.0), size) for one, size in zip(result.trials, sizes, strict=True)]

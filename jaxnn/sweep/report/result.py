@@ -138,8 +138,8 @@ def _best_trials(sweep: Sweep) -> str:
     caption = (
         f"{_order_of(sweep)} first, after the last epoch of trials that completed ({length}). "
         f"{interval} The first trial was selected as the best of "
-        f"{count(len(sweep.finalists), 'trial')} by this number, so expect a slightly worse one on "
-        "new data."
+        f"{count(len(sweep.finalists), 'trial')} by this number, so expect a slightly worse one "
+        "on new data."
     )
     table = page.html_table(heads, rows, set(range(len(heads))) - options, "best")
     return table + page.note(caption, "caption")

@@ -19,6 +19,7 @@ from ..html.page import duration
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .known import Known
+from .objectives import Objective, constrained, violation
 from .plan import Grouped
 from .score import mean, score_of
 from .search import Observation
@@ -54,6 +55,9 @@ class History:
         space: The search space.
         known: What is known besides the trials. Default: nothing.
         seconds: The wall time that training took so far. Default: 0.
+        objectives: All metrics that trials are compared by, the first of which is `metric`.
+            Default: none, only that one.
+        known_metrics: Metrics of the configuration and of its training, by trial. Default: none.
     """
 
     trials: Sequence[Trial]
@@ -68,6 +72,8 @@ class History:
     space: Space
     known: Known = NOTHING
     seconds: float = 0.0
+    objectives: Sequence[Objective] = ()
+    known_metrics: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
@@ -169,7 +175,15 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
         count = min(settings.bracket(index, None, history.epochs).count, left)
         waiting = history.known.waiting(trials)[:count]
         scores = [_score(history, t, settings) for t in trials]
-        observations = history.known.observations(trials, scores)
+        observations = history.known.observations(
+            trials,
+            scores,
+            [
+                _all_scores(history, t, score, settings)
+                for t, score in zip(trials, scores, strict=True)
+            ],
+            _violations(history, trials, settings),
+        )
         observations += [Observation(values, None, index, own=False) for values in waiting]
         return Ask(index, waiting, count - len(waiting), observations)
     index = min(open_rounds)
@@ -184,7 +198,10 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
             return Train(rung, parts, last)
         if last:
             break
-        scores = [_score(history, trials[n], settings, (begin, end)) for n in members]
+        scores = constrained(
+            [_score(history, trials[n], settings, (begin, end)) for n in members],
+            _violations(history, [trials[n] for n in members], settings, end),
+        )
         changes: list[Change] = []
         if settings.halving == "population":
             if all(change.epoch != end for change in history.changes):
@@ -218,6 +235,8 @@ def used_up(history: History, settings: Settings) -> str:
     if budget.target is None and budget.patience is None:
         return ""
     done = [trial for trial in history.trials if trial.status == "done"]
+    far = _violations(history, done, settings)
+    done = [trial for trial, violated in zip(done, far, strict=True) if not violated]
     scores = {trial.number: _score(history, trial, settings) for trial in done}
     ranked = sorted((score, number) for number, score in scores.items() if score is not None)
     if not ranked:
@@ -302,6 +321,48 @@ def _score(
         each.append(score_of(values, settings.score, history.maximize) if whole else math.nan)
     score = badness(mean(each), history.maximize)
     return score if math.isfinite(score) else None
+
+
+def _value(
+    history: History, metric: str, number: int, settings: Settings, epoch: int | None = None
+) -> float | None:
+    """Return a metric of a trial at its end or at an epoch, the mean over its seeds; or None."""
+    curves = [curve for curve in history.curve(metric, number).values() if curve]
+    if not curves:
+        return history.known_metrics.get(number, {}).get(metric)
+    if len(curves) < settings.repeats:
+        return None
+    return float(np.mean([curve.get(epoch or max(curve), math.nan) for curve in curves]))
+
+
+def _all_scores(
+    history: History, trial: Trial, score: float | None, settings: Settings
+) -> tuple[float, ...] | None:
+    """Return the scores of several objectives; () for one, None if the trial lacks one."""
+    if len(history.objectives) < 2:
+        return ()
+    others = [
+        (_value(history, metric, trial.number, settings), maximize)
+        for metric, maximize in history.objectives[1:]
+    ]
+    found = [score, *(None if v is None else badness(v, up) for v, up in others)]
+    whole = all(one is not None and math.isfinite(one) for one in found)
+    return tuple(map(float, found)) if whole else None  # type: ignore[arg-type]
+
+
+def _violations(
+    history: History, trials: Sequence[Trial], settings: Settings, epoch: int | None = None
+) -> list[float]:
+    """Return how far trials violate the constraints, at their end or at an epoch."""
+    bounds = settings.bounds
+    return [
+        violation(
+            bounds, {b.metric: _value(history, b.metric, t.number, settings, epoch) for b in bounds}
+        )
+        if bounds
+        else 0.0
+        for t in trials
+    ]
 
 
 def _diverged(history: History, number: int, epochs: tuple[int, int]) -> bool:

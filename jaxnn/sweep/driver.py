@@ -48,6 +48,7 @@ from .decision import (
 from .display import watched
 from .known import Known
 from .ledger import Ledger
+from .objectives import known_metrics
 from .plan import LANES, Grouped, Member, Planner, by_structure
 from .progress import Reporter, SweepProgress, Watch
 from .search import new_trials, size_of
@@ -141,7 +142,8 @@ class Driver:
         """Return what is committed now."""
         planner, trials = self.planner, self.ledger.trials()
         curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
-        for name in {planner.metric, *LOSSES}:
+        bounded = {bound.metric for bound in planner.constraints}
+        for name in {*(one.metric for one in planner.objectives), *bounded, *LOSSES}:
             by_trial = curves.setdefault(name, {})
             for trial, seed, epoch, _, value in self.ledger.results(name):
                 by_trial.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
@@ -160,6 +162,10 @@ class Driver:
             space=planner.space,
             known=self.known,
             seconds=self.reporter.seconds,
+            objectives=planner.objectives,
+            known_metrics=known_metrics(trials, self.ledger.groups(), self.ledger.cohorts())
+            if len(planner.objectives) > 1 or bounded
+            else {},
         )
 
     def _member(self, trial: Trial) -> Member:
@@ -242,12 +248,23 @@ class Driver:
             "cohort": grouped.cohort,
             "timings": [t._asdict() | {"way": str(t.way)} for t in timings],
             "seconds": time.perf_counter() - began,
+            "metrics": self._account(member, some[0]),
             "finished": time.time(),
         }
         static, compiling = dict(member.structure.static), sum(t.compile_seconds for t in timings)
         self.ledger.add_group(
             Group(member.structure.name, static, way.by, way.width, way.devices, probe, compiling)
         )
+
+    def _account(self, member: Member, values: Values) -> dict[str, float]:
+        """Return the metrics of a group that follow from its structure."""
+        planner, structure = self.planner, member.structure
+        named = {one.metric for one in (*planner.objectives, *planner.constraints)}
+        try:
+            training = structure.training({name: values[name] for name in structure.traced})
+            return training.account(flops="flops" in named)
+        except Exception:  # whatever the program raises: its trials fail with that error
+            return {}
 
     def _call(self, function: Callable[..., Any], argument: Any) -> Any:
         """Return the result of a call on a worker."""

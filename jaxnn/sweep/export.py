@@ -59,6 +59,8 @@ def trial_rows(sweep: Sweep) -> list[Row]:
     """
     curves = sweep.curves.get(sweep.metric, {})
     every = sorted({seed for seeds in curves.values() for seed in seeds})
+    compared = [*sweep.objectives, *sweep.constraints]
+    others = dict.fromkeys(one.metric for one in compared if one.metric != sweep.metric)
     rows = []
     for trial in sweep.trials:
         score = sweep.scores.get(trial.number)
@@ -73,6 +75,7 @@ def trial_rows(sweep: Sweep) -> list[Row]:
             "group": trial.group,
             "epochs": score.epoch if score else None,
             sweep.metric: score.mean if score else None,
+            **{one: sweep.measured(trial.number, one) for one in others},
             **{f"{sweep.metric}[{seed}]": each.get(seed) for seed in every},
             **{name: trial.values.get(name) for name in sweep.dimensions},
             "error": trial.error,

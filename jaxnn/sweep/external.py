@@ -51,13 +51,14 @@ class AskTell(Protocol):
         """
         ...
 
-    def tell(self, values: Mapping[str, Any], score: float | None) -> None:
+    def tell(self, values: Mapping[str, Any], score: Any) -> None:
         """Receive the score of a trial after its round.
 
         Args:
             values: The values of a trial: one that was asked, a configuration that was given, or a
                 trial of an earlier sweep.
-            score: Its score, smaller is better; None if it failed or diverged.
+            score: Its score, smaller is better, with several objectives a tuple of them; None if
+                it failed, diverged, or violates a constraint.
         """
         ...
 
@@ -72,21 +73,24 @@ class External(Search):
         points: Not used.
         given: The object, which is not changed.
         label: How the ledger names it.
+        objectives: Number of objectives. Default: 1.
     """
 
     given: Any = None
     label: str = ""
+    objectives: int = 1
     name: ClassVar[str] = "external"
     _replay: "list[_Replay]" = dataclasses.field(default_factory=list, init=False, compare=False)
 
     @classmethod
-    def of(cls, search: Any, space: Space, seed: int) -> "External":
+    def of(cls, search: Any, space: Space, seed: int, objectives: int = 1) -> "External":
         """Return the search of an Optuna sampler, its name, or an object with `ask` and `tell`.
 
         Args:
             search: The sampler, its name, or the object.
             space: The search space.
             seed: Seed of a sampler that is named.
+            objectives: Number of objectives. Default: 1.
 
         Raises:
             ValueError: There is no such sampler, or it has no seed.
@@ -94,9 +98,14 @@ class External(Search):
         """
         label = search if isinstance(search, str) else f"{OBJECT}{type(search).__name__}"
         if isinstance(search, str):
-            search = sampler_named(search, seed)
+            # a population as large as a round
+            search = (
+                sampler_named("NSGAIISampler", seed, population_size=32)
+                if search == "nsga2"
+                else sampler_named(search, seed)
+            )
         if callable(getattr(search, "sample_independent", None)):
-            found = cls(space, seed, given=search, label=label)
+            found = cls(space, seed, given=search, label=label, objectives=objectives)
             first, again = (found.copied().ask(1) for _ in range(2))
             if first != again:
                 raise ValueError(
@@ -111,12 +120,14 @@ class External(Search):
                 "search must be a name, an Optuna sampler, or an object with the methods "
                 f"ask(count) and tell(values, score), got {search!r:.80}"
             )
-        return cls(space, seed, given=search, label=label)
+        return cls(space, seed, given=search, label=label, objectives=objectives)
 
     def copied(self) -> Any:
         """Return a copy of the object; a sampler of Optuna gets `ask` and `tell`."""
         state = copy.deepcopy(self.given)
-        return state if hasattr(state, "tell") else OptunaSampler(self.space, state)
+        return (
+            state if hasattr(state, "tell") else OptunaSampler(self.space, state, self.objectives)
+        )
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials; they may repeat earlier ones.
@@ -198,7 +209,11 @@ class _Replay:
             else:  # it was tried before
                 trials = [*trials, scores.get(trial_key(values), Observation(values, None))]
         for one in trials:
-            self._state.tell(dict(one.values), one.score if one.is_scored else None)
+            score = one.told if one.is_scored else None
+            if isinstance(self._state, OptunaSampler):
+                self._state.tell(one.values, score, one.violation)
+            else:
+                self._state.tell(dict(one.values), None if one.violation else score)
 
 
 SEARCHES: dict[str, type[Search]] = {
@@ -207,15 +222,18 @@ SEARCHES: dict[str, type[Search]] = {
 }
 
 
-def searcher(search: Any, space: Space, *, seed: int = 0, points: int = 5) -> Search:
+def searcher(
+    search: Any, space: Space, *, seed: int = 0, points: int = 5, objectives: int = 1
+) -> Search:
     """Return the search of a name, or of an object, over a space.
 
     Args:
-        search: "random", "grid", "sobol", "none", "tpe", "cmaes", or "gp"; the name of an Optuna
-            sampler; such a sampler; or an `external.AskTell`.
+        search: "random", "grid", "sobol", "none", "tpe", "cmaes", "gp", or "nsga2"; the name of an
+            Optuna sampler; such a sampler; or an `external.AskTell`.
         space: The search space.
         seed: Seed of all random choices. Default: 0.
         points: Points per range in a grid. Default: 5.
+        objectives: Number of objectives. Default: 1.
 
     Raises:
         ValueError: The name is unknown, or a sampler has no seed.
@@ -233,9 +251,9 @@ def searcher(search: Any, space: Space, *, seed: int = 0, points: int = 5) -> Se
             f"the search of this sweep is an {search}, which Python code passed: continue it with "
             "sweep.run(..., search=..., folder=...), or with another search, such as tpe"
         )
-    if not isinstance(search, str) or search.endswith("Sampler"):
-        return External.of(search, space, seed)
-    one_of(*SEARCHES)(search, "search")
+    if not isinstance(search, str) or search.endswith("Sampler") or search == "nsga2":
+        return External.of(search, space, seed, objectives)
+    one_of(*SEARCHES, "nsga2")(search, "search")
     for module in SEARCHES[search].needs:
         try:
             importlib.import_module(module)

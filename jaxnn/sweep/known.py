@@ -79,20 +79,34 @@ class Known:
         return {trial_key(values) for values in self.tries}
 
     def observations(
-        self, trials: Sequence[Trial], scores: Sequence[float | None]
+        self,
+        trials: Sequence[Trial],
+        scores: Sequence[float | None],
+        several: Sequence[tuple[float, ...] | None] = (),
+        violations: Sequence[float] = (),
     ) -> list[Observation]:
         """Return what the search learns from: earlier sweeps, then the trials.
 
         Args:
             trials: The trials.
             scores: The score of each; smaller is better.
+            several: The scores of several objectives of each; () for one, None for a trial that
+                lacks one. Default: one objective.
+            violations: How far each violates the constraints. Default: they all satisfy them.
         """
         own = [
             trial.number >= self.begin and trial_key(trial.values) not in self.given
             for trial in trials
         ]
-        rows = zip(trials, scores, own, strict=True)
-        return [*self.earlier, *(Observation(t.values, s, t.round, own) for t, s, own in rows)]
+        several, violations = several or [()] * len(own), violations or [0.0] * len(own)
+        rows = zip(trials, scores, own, several, violations, strict=True)
+        return [
+            *self.earlier,
+            *(
+                Observation(t.values, None if all_ is None else s, t.round, own, all_ or (), far)
+                for t, s, own, all_, far in rows
+            ),
+        ]
 
 
 def _frozen(values: Mapping[str, Any]) -> Values:

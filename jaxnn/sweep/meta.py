@@ -163,6 +163,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
         "traced": planner.found,
         "metric": planner.metric,
         "maximize": planner.maximize,
+        **({"objectives": planner.objectives} if len(planner.objectives) > 1 else {}),
         "seeds": settings.repeats,
         "epochs": planner.epochs,
         "rungs": settings.rungs(planner.epochs),

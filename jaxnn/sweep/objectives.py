@@ -9,6 +9,8 @@ The order of trials, `ranked`, follows Deb's rules:
 3. Within a front, the trial is first that is nearest to the ideal point, which has the best value
    of each objective; distances are Euclidean, after each objective is scaled to [0, 1] there.
 
+   Of equals, the one is first that is better in the first objective, then the one asked first.
+
 So `:best` is the most balanced trial of the front. With one objective it is the best trial.
 
 References: Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002. Zhang et
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ..validation import Accepts
+from .tables import Cohort, Group, Trial
 
 CONFIGURED = {
     "parameters": "numbers that the program trains",
@@ -92,6 +95,25 @@ a_constraint: Accepts = Accepts(
 )
 
 
+def known_metrics(
+    trials: Sequence[Trial], groups: Sequence[Group], cohorts: Sequence[Cohort]
+) -> dict[int, dict[str, float]]:
+    """Return the metrics of `CONFIGURED` by trial; those of its structure are in its group's probe.
+
+    Args:
+        trials: The trials.
+        groups: Their groups.
+        cohorts: The cohorts that ran.
+    """
+    accounts = {group.name: group.probe.get("metrics", {}) for group in groups}
+    found = {trial.number: dict(accounts.get(trial.group or "", {})) for trial in trials}
+    for cohort in cohorts:
+        share = max(cohort.seconds - cohort.compile_seconds, 0.0) / len(cohort.lanes)
+        for number, _ in cohort.lanes:
+            found[number]["seconds"] = found[number].get("seconds", 0.0) + share
+    return found
+
+
 def violation(constraints: Sequence[Constraint], values: Mapping[str, float | None]) -> float:
     """Return the total violation of some constraints; 0 if a trial is feasible.
 
@@ -133,6 +155,24 @@ def fronts(points: Any) -> np.ndarray[Any, Any]:
     return found
 
 
+def constrained(scores: Sequence[float | None], violations: Sequence[float]) -> list[float | None]:
+    """Return scores by which trials rank as by `ranked`: places in the order, if there are bounds.
+
+    Args:
+        scores: One for each trial, smaller is better; None or not finite for none.
+        violations: The total violation of the constraints by each trial.
+
+    >>> constrained([0.3, 0.1, None], [0.0, 2.0, 0.0]), constrained([0.3, 0.1], [0.0, 0.0])
+    ([0.0, 1.0, None], [0.3, 0.1])
+    """
+    if not any(violations):
+        return list(scores)
+    scored = [i for i, score in enumerate(scores) if score is not None and math.isfinite(score)]
+    order = ranked([[scores[i]] for i in scored], [violations[i] for i in scored])
+    places: dict[int, float] = {scored[i]: float(place) for place, i in enumerate(order)}
+    return [places.get(i) for i in range(len(scores))]
+
+
 def ranked(points: Any, violations: Sequence[float]) -> list[int]:
     """Return the indices of trials, the best first, by the rules of this module.
 
@@ -145,7 +185,8 @@ def ranked(points: Any, violations: Sequence[float]) -> list[int]:
     """
     points, violations = np.asarray(points, float), list(violations)
     feasible = [i for i, v in enumerate(violations) if v == 0]
-    others = sorted((i for i, v in enumerate(violations) if v != 0), key=lambda i: violations[i])
+    beyond = [i for i, v in enumerate(violations) if v != 0]
+    others = sorted(beyond, key=lambda i: (violations[i], *points[i]))
     if not feasible:
         return others
     inside = points[feasible]
@@ -155,5 +196,5 @@ def ranked(points: Any, violations: Sequence[float]) -> list[int]:
         low, high = inside[here].min(0), inside[here].max(0)
         scaled = (inside[here] - low) / np.where(high > low, high - low, 1.0)
         distance[here] = np.sqrt(np.square(scaled).sum(1))
-    order = np.lexsort((np.arange(len(inside)), distance, front))
+    order = np.lexsort((np.arange(len(inside)), inside[:, 0], distance, front))
     return [feasible[i] for i in order] + others

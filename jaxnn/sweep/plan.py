@@ -18,6 +18,7 @@ from ..explain.text import suggestion
 from ..train import EarlyStopping
 from .cohort import Way, Work
 from .external import searcher
+from .objectives import CONFIGURED, Objective
 from .probe import Probe, Timing, probe
 from .score import Keep
 from .search import Search, trial_key
@@ -87,6 +88,7 @@ class Planner:
     metrics: list[str]
     metric: str
     maximize: bool
+    objectives: list[Objective]
     search: Search
     stopping: EarlyStopping | None
     found: dict[str, str]
@@ -104,12 +106,18 @@ class Planner:
         training = training_of(experiment, base, base, settings.folds)
         self.epochs = training.epochs
         self.metrics = training.names()
-        self.metric, self.maximize = self._ranking(training)
+        self.objectives = self._objectives(training)
+        self.metric, self.maximize = self.objectives[0]
+        self.constraints = settings.bounds
         ranking = self.metric, self.maximize
         self.stopping = stopping_of(experiment, settings, self.metrics, ranking)
         chosen = settings.search if search is None else search
         self.search = searcher(
-            chosen, self.space, seed=settings.search_seed, points=settings.points
+            chosen,
+            self.space,
+            seed=settings.search_seed,
+            points=settings.points,
+            objectives=len(self.objectives),
         )
         self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
         settings.rounds(self.epochs)  # raises for rungs that are longer than a run
@@ -214,15 +222,27 @@ class Planner:
         example = Work(member.structure, tuple(values), seeds, Way("loop", 1), (0, 1))
         return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
 
-    def _ranking(self, training: Training) -> tuple[str, bool]:
-        """Return the metric for comparing trials, and whether a larger value is better."""
+    def _objectives(self, training: Training) -> list[Objective]:
+        """Return the metrics for comparing trials; the first is one that the program reports."""
         names, experiment = self.metrics, self.experiment
         held = [name for name in names if name.startswith("validation_")]
         directed = [name for name in held or names if training.maximized(name) is not None]
         usual = [name for name in ("validation_accuracy", "validation_loss") if name in names]
-        metric = self.settings.chosen_metric or experiment.maximize or experiment.minimize
-        metric = metric or (usual or (directed if len(directed) == 1 else [""]))[0]
-        maximize = self.settings.chosen_direction
+        chosen = self.settings.chosen
+        if not chosen:
+            metric = experiment.maximize or experiment.minimize
+            chosen = {metric or (usual or (directed if len(directed) == 1 else [""]))[0]: None}
+        found = [Objective(*self._directed(training, *one)) for one in chosen.items()]
+        if reported := [one for one in found if one.metric in names]:
+            return [*reported, *(one for one in found if one not in reported)]
+        raise ValueError(
+            f"{found[0].metric} is known before training: add a metric that the program reports, "
+            f"of {', '.join(names)}, such as --metric {names[-1]}"
+        )
+
+    def _directed(self, training: Training, metric: str, maximize: bool | None) -> tuple[str, bool]:
+        """Return a metric, and whether a larger value is better."""
+        names = self.metrics
         if maximize is None and metric in names:
             maximize = training.maximized(metric)
         if not metric:
@@ -230,8 +250,9 @@ class Planner:
                 f"trials are compared by one metric of {', '.join(names)}; write --maximize "
                 f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
             )
-        elif metric not in names:
-            problem = f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
+        elif metric not in names and metric not in CONFIGURED:
+            known = suggestion(metric, [*names, *CONFIGURED])
+            problem = f"the program reports no metric {metric!r}; {known}"
         elif maximize is None:
             problem = (
                 f"the direction of {metric!r} is unknown: write --maximize {metric} or --minimize "
@@ -254,7 +275,10 @@ class Planner:
     @property
     def keep(self) -> Keep:
         """Which trials are kept."""
-        return Keep(self.settings.keep, self.metric, self.maximize, self.settings.score)
+        several = len(self.objectives) > 1 or self.constraints
+        # the front is known at the end, so every trial may be the best
+        count = self.settings.trials if several and self.settings.keep else self.settings.keep
+        return Keep(count, self.metric, self.maximize, self.settings.score)
 
     def _problem(self) -> str:
         """Return why the settings do not fit the experiment and its space; "" if they do."""
@@ -269,6 +293,21 @@ class Planner:
                 f"the space has up to {groups} groups, each a program to compile, and --max-groups "
                 f"is {settings.max_groups}: static are {each}; sweep fewer values of them, or "
                 f"write --max-groups {groups}"
+            )
+        named = ", ".join(one.metric for one in self.objectives)
+        wrong = [o.metric for o in self.constraints if o.metric not in {*self.metrics, *CONFIGURED}]
+        if wrong:
+            known = suggestion(wrong[0], [*self.metrics, *CONFIGURED])
+            return f"a constraint bounds {wrong[0]!r}, which is not a metric; {known}"
+        if len(self.objectives) > 1 and settings.halving != "none":
+            return (
+                f"--halving {settings.halving} compares trials by one metric, got {named}: sweep "
+                "without --halving, or keep one and bound the others by --constraints"
+            )
+        if len(self.objectives) > 1 and settings.search in ("cmaes", "gp"):
+            return (
+                f"--search {settings.search} has one objective, got {named}: write --search tpe or "
+                "nsga2"
             )
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
             return "--seeds needs a field `seed` in the configuration, which has none"
@@ -310,7 +349,7 @@ def stopping_of(
     if settings.patience is None:
         return None
     monitored = experiment.ranked
-    if settings.chosen_metric or monitored[0] not in metrics:
+    if settings.chosen or monitored[0] not in metrics:
         monitored = ranking
     return EarlyStopping(monitored[0], settings.patience, maximize=monitored[1])
 
@@ -358,8 +397,7 @@ class SweepPlan:
         lines += [
             "",
             f"{settings.trials} trials of {settings.repeats} lane{'s' * (settings.repeats > 1)} by "
-            f"{settings.search} search, compared by {planner.metric} "
-            f"({'more' if planner.maximize else 'less'} is better); rungs at epochs "
+            f"{settings.search} search, compared by {self._compared()}; rungs at epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}.",
         ]
         if planner.left_out:
@@ -371,6 +409,15 @@ class SweepPlan:
                 f"{seconds * settings.trials / first:.3g} s of training on one worker."
             )
         return "\n".join(lines)
+
+    def _compared(self) -> str:
+        """Return what trials are compared by."""
+        by = [
+            f"{one.metric} ({'more' if one.maximize else 'less'} is better)"
+            for one in self.planner.objectives
+        ]
+        bounds = self.planner.constraints
+        return " and ".join(by) + (f", with {', '.join(map(str, bounds))}" if bounds else "")
 
     def _mean_epochs(self, epochs: int) -> float:
         """Return the mean epochs of a trial, including those that stop early."""

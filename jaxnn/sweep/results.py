@@ -21,6 +21,7 @@ from ..validation import integer
 from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
+from .objectives import CONFIGURED
 from .plan import stopping_of
 from .report import write_report
 from .settings import Settings
@@ -69,9 +70,14 @@ class Result:
             before those that halving stopped.
         metric: The name of the metric that trials are compared by.
         maximize: Whether larger is better.
+        front: The trials of the Pareto front of all objectives, the most balanced first; with one
+            objective the best trial. The rules are those of `jaxnn.sweep.objectives`.
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
+        self.front: list[TrialResult] = [
+            TrialResult(sweep, trial, experiment) for trial in sweep.front
+        ]
         self.folder: Path = sweep.folder
         self.sweep: Sweep = sweep
         self.experiment: Experiment[Any] | None = experiment
@@ -139,7 +145,7 @@ class Result:
         return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
 
 
-def tested(result: Result, ledger: Ledger) -> Result:
+def with_test_scores(result: Result, ledger: Ledger) -> Result:
     """Return the result with the scores of the best trial on the test rows, which are recorded.
 
     They are computed only if the data have test rows, the trial was kept, and they are not known.
@@ -201,6 +207,12 @@ class TrialResult:
                 row = rows.setdefault(epoch, {"epoch": epoch})
                 row[name] = mean([math.nan if value is None else value for value in values])
         return [rows[epoch] for epoch in sorted(rows)]
+
+    @functools.cached_property
+    def costs(self) -> dict[str, float]:
+        """What the trial costs: "parameters", "bytes", and "seconds"; "flops" if it is compared."""
+        pairs = {name: self._sweep.measured(self.number, name) for name in CONFIGURED}
+        return {name: value for name, value in pairs.items() if value is not None}
 
     @property
     def config(self) -> Any:

@@ -33,7 +33,7 @@ from ..validation import function
 from .driver import drive
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .results import Result, tested
+from .results import Result, with_test_scores
 from .settings import OBJECT, Settings
 from .snapshot import read
 from .storage import FILE
@@ -96,19 +96,25 @@ def run(
         **settings: The settings of a new sweep:
 
             - `trials`: Configurations to try. Default: 64; with `search="none"`, those given.
-            - `search`: "random", "grid", "sobol", "tpe", "cmaes", or "gp"; "none", to try only what
-              is given; a sampler of Optuna, or its name; or an object with `ask(count)` and
-              `tell(values, score)`, see `sweep.AskTell`. Default: "random".
+            - `search`: "random", "grid", "sobol", "tpe", "cmaes", "gp", or "nsga2"; "none", to try
+              only what is given; a sampler of Optuna, or its name; or an object with `ask(count)`
+              and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
             - `folds`: Folds of the rows for training and validation, on each of which a
               configuration is validated; its score is their mean. Default: 1, none.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, the validation accuracy, or the validation loss.
-            - `maximize`: The same, if larger is better.
-            - `minimize`: The same, if smaller is better.
+            - `maximize`: The same, if larger is better; or a tuple of several. Several metrics,
+              also of `minimize`, give a Pareto front, `result.front`; `result.best` is the trial of
+              the front that is nearest to the best of each, scaled to the front.
+            - `minimize`: The same, if smaller is better; also "parameters", "bytes", "flops" (of a
+              training step for each row), and "seconds" of training, whatever the program reports.
+            - `constraints`: Bounds on metrics, such as `{"parameters": "<= 1e6"}`; trials that
+              satisfy them rank first, others by how far they are beyond. Default: none.
             - `score`: The score of a trial: "last", the value after the last epoch; "best", the
               best value; or "mean:5", the mean over the last 5 epochs. Default: "last".
-            - `keep`: Number of best trials whose final states are kept. Default: 1.
+            - `keep`: Number of best trials whose final states are kept; with several objectives or
+              constraints, those of all trials are, unless it is 0. Default: 1.
             - `patience`: Stop a trial after this number of epochs without a better metric: the one
               given here, otherwise the one that a single run monitors. Default: None, never.
             - `halving`: "none", "successive", "hyperband", or "population". Default: "none".
@@ -153,7 +159,7 @@ def run(
     ...         lambda config: Descent(config.rate), config=Config, minimize="loss",
     ...         space={"rate": sweep.Grid(0.25, 0.5, 0.75)}, search="grid", trials=3, exact=True,
     ...         folder=f"{folder}/descent", progress=False)
-    >>> result.best.config, float(result.best.state)
+    ...     result.best.config, float(result.best.state)
     (Config(rate=0.5, steps=2), 0.0)
     """
     made, base = _as_experiment(experiment, config, space, data)
@@ -174,14 +180,14 @@ def run(
         with Ledger.open(folder, write=True) as ledger:
             resumed(made, ledger, base, settings, force, tries, folders)
             drive(made, ledger, executor, workers, progress, search)
-            return tested(Result(read(ledger), made), ledger)
+            return with_test_scores(Result(read(ledger), made), ledger)
     begin = made.config() if base is None else base
     planner, known = planned(made, begin, settings, search, tries, folders)
     for note in known["notes"] if progress else ():
         print(f"note: {note}", file=sys.stderr)
     with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
         drive(made, ledger, executor, workers, progress, search)
-        return tested(Result(read(ledger), made), ledger)
+        return with_test_scores(Result(read(ledger), made), ledger)
 
 
 # The experiment of a function

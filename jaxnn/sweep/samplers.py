@@ -6,6 +6,7 @@ trials, which bounds the cost of asking. An `OptunaSampler` keeps one study, as 
 
 import abc
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from ..explain.text import suggestion
 from ..installation import required
 from .dimensions import Choice, Dimension, Grid
+from .objectives import ranked
 from .ranges import Int, LogNormal, Normal
 from .search import PROPOSALS, STARTUP, Observation, SobolSearch, trial_key
 from .space import Space, Values
@@ -36,8 +38,8 @@ class _OptunaSearch(SobolSearch):
     """
 
     @abc.abstractmethod
-    def sampler(self, seed: int) -> Any:
-        """Return a new sampler."""
+    def sampler(self, seed: int, bounded: bool) -> Any:
+        """Return a new sampler; `bounded` if trials violate constraints."""
 
     @abc.abstractmethod
     def most(self) -> int:
@@ -51,12 +53,17 @@ class _OptunaSearch(SobolSearch):
         optuna = optuna_library()
         kinds = {name: parameter(one) for name, one in self.space.dimensions.items()}
         with quiet():
-            study = optuna.create_study(sampler=self.sampler(self._random_seed(round)))
+            sampler = self.sampler(self._random_seed(round), any(one.violation for one in scored))
+            directions = ["minimize"] * max(1, len(scored[0].scores))
+            study = optuna.create_study(sampler=sampler, directions=directions)
             for one in best_and_newest(scored, self.most()):
                 params = {name: kinds[name].there(value) for name, value in one.values.items()}
                 used = {name: kinds[name].distribution for name in params}
                 trial = optuna.trial.create_trial(
-                    value=one.score, params=params, distributions=used
+                    values=one.scores or (one.score,),
+                    params=params,
+                    distributions=used,
+                    system_attrs={"constraints": [one.violation]},
                 )
                 study.add_trial(trial)
             instead = self._instead(round)
@@ -89,9 +96,10 @@ class TPESearch(_OptunaSearch):
         """Return how many observations the sampler gets."""
         return max(200, TPE_HISTORY // len(self.space.dimensions))
 
-    def sampler(self, seed: int) -> Any:
-        """Return a new sampler."""
+    def sampler(self, seed: int, bounded: bool) -> Any:
+        """Return a new sampler; `bounded` if trials violate constraints."""
         options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
+        options |= {"constraints_func": violation_of} if bounded else {}
         return optuna_library().samplers.TPESampler(seed=seed, **options)
 
 
@@ -108,11 +116,12 @@ class GPSearch(_OptunaSearch):
         """Return how many observations the sampler gets."""
         return GP_HISTORY
 
-    def sampler(self, seed: int) -> Any:
-        """Return a new sampler."""
+    def sampler(self, seed: int, bounded: bool) -> Any:
+        """Return a new sampler; `bounded` if trials violate constraints."""
         samplers = optuna_library().samplers
         inside = samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=0)
         options = {"warn_independent_sampling": False, "n_startup_trials": 0}
+        options |= {"constraints_func": violation_of} if bounded else {}
         return samplers.GPSampler(seed=seed, independent_sampler=inside, **options)
 
 
@@ -122,13 +131,16 @@ class OptunaSampler:
     Args:
         space: The search space.
         sampler: The sampler.
+        objectives: Number of objectives. Default: 1.
     """
 
-    def __init__(self, space: Space, sampler: Any) -> None:
-        self.space = space
+    def __init__(self, space: Space, sampler: Any, objectives: int = 1) -> None:
+        self.space, self._objectives = space, objectives
+        self._bounded = getattr(sampler, "_constraints_func", None) is violation_of
         self._kinds = {name: parameter(one) for name, one in space.dimensions.items()}
         with quiet():
-            self._study = optuna_library().create_study(sampler=sampler)
+            directions = ["minimize"] * objectives
+            self._study = optuna_library().create_study(sampler=sampler, directions=directions)
         self._asked: dict[Any, list[Any]] = {}
 
     def ask(self, count: int) -> list[Values]:
@@ -159,44 +171,54 @@ class OptunaSampler:
         """Return a random trial, for when all proposals are forbidden."""
         return self.space.sample(np.random.default_rng(len(self._study.trials)))
 
-    def tell(self, values: Values, score: float | None) -> None:
+    def tell(self, values: Values, score: Any, violation: float = 0.0) -> None:
         """Complete a trial with these values, or add one; without a score, as failed.
 
         Args:
             values: The values.
-            score: The score, or None.
+            score: The score, a tuple of those of several objectives, or None.
+            violation: How far the trial violates the constraints. A sampler that knows no
+                constraints gets the trial as failed. Default: 0.
         """
-        asked = self._asked.get(trial_key(values))
-        state = optuna_library().trial.TrialState
+        library, asked = optuna_library(), self._asked.get(trial_key(values))
+        if violation and not self._bounded:
+            score = None
+        scores = None if score is None else score if isinstance(score, tuple) else (score,)
+        state = library.trial.TrialState.FAIL if scores is None else None
         with quiet():
             if asked:
-                failed = None if score is not None else state.FAIL
-                self._study.tell(asked.pop(0), score, state=failed)
-            else:
-                self._study.add_trial(self._finished(values, score))
-
-    def _finished(self, values: Values, score: float | None) -> Any:
-        """Return a trial that another search asked."""
-        library = optuna_library()
-        params = {name: self._kinds[name].there(value) for name, value in values.items()}
-        state = library.trial.TrialState
-        return library.trial.create_trial(
-            value=score,
-            state=state.FAIL if score is None else state.COMPLETE,
-            params=params,
-            distributions={name: self._kinds[name].distribution for name in params},
-        )
+                trial = asked.pop(0)
+                trial.set_user_attr("violation", violation)
+                self._study.tell(trial, scores, state=state)
+                return
+            params = {name: self._kinds[name].there(value) for name, value in values.items()}
+            added = library.trial.create_trial(
+                values=scores,
+                state=state or library.trial.TrialState.COMPLETE,
+                params=params,
+                distributions={name: self._kinds[name].distribution for name in params},
+                system_attrs={"constraints": [violation]} if self._bounded else {},
+            )
+            self._study.add_trial(added)
 
 
-def sampler_named(name: str, seed: int) -> Any:
-    """Return a sampler of Optuna by its name."""
+def violation_of(trial: Any) -> tuple[float]:
+    """Return the total violation of a trial of Optuna, as its `constraints_func`."""
+    return (trial.user_attrs.get("violation", 0.0),)
+
+
+def sampler_named(name: str, seed: int, **options: Any) -> Any:
+    """Return a sampler of Optuna by its name, with further options."""
     samplers = optuna_library().samplers
     known = [one for one in dir(samplers) if one.endswith("Sampler") and one != "BaseSampler"]
     if name not in known:
         raise ValueError(f"Optuna has no sampler {name!r}; {suggestion(name, known)}")
     try:
         with quiet():
-            return getattr(samplers, name)(seed=seed)
+            made = getattr(samplers, name)
+            bounded = "constraints_func" in inspect.signature(made).parameters
+            options |= {"constraints_func": violation_of} if bounded else {}
+            return made(seed=seed, **options)
     except TypeError as error:
         raise ValueError(
             f"{name} needs arguments ({error}): pass it to sweep.run(..., search={name}(...))"
@@ -216,8 +238,13 @@ def best_and_newest(scored: Sequence[Observation], most: int) -> list[Observatio
     """
     if len(scored) <= most:
         return list(scored)
-    older = range(len(scored) - most // 2)
-    best = sorted(older, key=lambda i: scored[i].score)[: most - most // 2]  # type: ignore[arg-type]
+    older = scored[: len(scored) - most // 2]
+    if older[0].scores or any(one.violation for one in older):
+        points = [one.scores or (one.score,) for one in older]
+        best = ranked(points, [one.violation for one in older])[: most - len(scored) + len(older)]
+    else:
+        order = sorted(range(len(older)), key=lambda i: older[i].score)  # type: ignore[arg-type]
+        best = order[: most - len(scored) + len(older)]
     return [scored[i] for i in (*sorted(best), *range(len(older), len(scored)))]
 
 

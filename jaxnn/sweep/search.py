@@ -30,6 +30,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .dimensions import Choice, Dimension, Grid
+from .objectives import constrained
 from .ranges import Int
 from .space import Space, Values
 
@@ -50,12 +51,21 @@ class Observation(NamedTuple):
             diverged, or has not ended.
         round: The round in which it was asked. Default: 0. None for a trial of an earlier sweep.
         own: Whether this search chose it. Default: True.
+        scores: The scores of all objectives, the first of which is `score`. Default: (), of one.
+        violation: How far it violates the constraints, in total. Default: 0, it satisfies them.
     """
 
     values: Values
     score: float | None
     round: int | None = 0
     own: bool = True
+    scores: tuple[float, ...] = ()
+    violation: float = 0.0
+
+    @property
+    def told(self) -> Any:
+        """The score, or a tuple of the scores of several objectives."""
+        return self.scores or self.score
 
     @property
     def is_scored(self) -> bool:
@@ -202,9 +212,11 @@ class CMAESSearch(SobolSearch):
         rng = np.random.default_rng(self.seed)
         strategy = self._first(size, earlier, rng)
         for start in range(0, len(trials) - size + 1, size):
+            some = trials[start : start + size]
+            scores = constrained([one.score for one in some], [one.violation for one in some])
             generation = [
-                (self.space.to_unit(one.values, rng), one.score if one.is_scored else math.inf)
-                for one in trials[start : start + size]
+                (self.space.to_unit(one.values, rng), score if one.is_scored else math.inf)
+                for one, score in zip(some, scores, strict=True)
             ]
             if all(score == math.inf for _, score in generation):
                 continue  # their order has no meaning

@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from ..validation import (
@@ -18,11 +19,12 @@ from ..validation import (
 )
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
+from .objectives import Constraint, a_constraint
 from .score import rule_of_score
 
 # Searches that ignore the results of earlier trials; all others learn from one round for the next.
 BLIND = ("random", "grid", "sobol", "none")
-NAMES = ("random", "grid", "sobol", "tpe", "cmaes", "gp", "none")
+NAMES = ("random", "grid", "sobol", "tpe", "cmaes", "gp", "nsga2", "none")
 OBJECT = "object "
 """What the name of a search begins with if it is an object that Python code passed."""
 
@@ -91,6 +93,17 @@ class Budget:
         return self != Budget()
 
 
+def _each(accepts: Accepts, what: str) -> Accepts:
+    return Accepts(what, lambda v: isinstance(v, tuple) and all(map(accepts.passes, v)))
+
+
+names = _each(
+    Accepts("a name", lambda name: isinstance(name, str) and name != ""),
+    "the name of a metric, or a tuple of them",
+)
+bounds = _each(a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric")
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The options of a sweep."""
@@ -98,8 +111,9 @@ class Settings:
     trials: Annotated[int, positive] = 64
     """Configurations to try."""
     search: Annotated[str, a_search] = "random"
-    """The search that chooses the next trials: random, grid, or sobol; tpe, cmaes, or gp, which
-    learn from earlier ones; an Optuna sampler by its name; or none, to try given ones only."""
+    """The search that chooses the next trials: random, grid, or sobol; tpe, cmaes, gp, or
+    nsga2, which learn from earlier ones; an Optuna sampler by its name; or none, to try given ones
+    only."""
     seeds: Annotated[int, positive] = 1
     """Seeds per configuration; the score is the mean over them."""
     folds: Annotated[int, positive] = 1
@@ -107,15 +121,20 @@ class Settings:
     metric: str = ""
     """The metric for comparing trials, in the direction that it or the task declares. Without one,
     the validation accuracy is used, otherwise the validation loss."""
-    maximize: str = ""
-    """The metric for comparing trials, if larger is better."""
-    minimize: str = ""
-    """The metric for comparing trials, if smaller is better."""
+    maximize: Annotated[tuple[str, ...], names] = ()
+    """The metrics for comparing trials, if larger is better. With several, also of minimize, trials
+    are compared by their Pareto front."""
+    minimize: Annotated[tuple[str, ...], names] = ()
+    """The metrics for comparing trials, if smaller is better; also parameters, bytes, flops, and
+    seconds, which all programs have."""
+    constraints: Annotated[tuple[str, ...], bounds] = ()
+    """Bounds on metrics, such as "parameters <= 1e6"; trials that satisfy them are first."""
     score: Annotated[str, rule_of_score] = "last"
     """The score of a trial: the last value of the metric, the best one, or mean:5 for the mean over
     the last 5 epochs."""
     keep: Annotated[int, natural] = 1
-    """Number of best trials whose weights are kept."""
+    """Number of best trials whose weights are kept; with several objectives or constraints, those
+    of all trials are, unless it is 0."""
     patience: Annotated[int | None, None | positive] = None
     """Stop a trial after this number of epochs without a better metric, as in a single run."""
     halving: Literal["none", "successive", "hyperband", "population"] = "none"
@@ -146,17 +165,21 @@ class Settings:
     """What the sweep may use before it ends."""
 
     def __post_init__(self) -> None:
+        for field in ("maximize", "minimize", "constraints"):
+            given = getattr(self, field)
+            if isinstance(given, Mapping):
+                given = tuple(f"{metric} {bound}" for metric, bound in given.items())
+            single = (given,) if isinstance(given, str) and given else given or ()
+            object.__setattr__(self, field, tuple(single) if isinstance(single, list) else single)
         check_fields(self)
         if self.lanes != "auto":
             positive(self.lanes, "Settings.lanes")
-        named = {option: getattr(self, option) for option in ("metric", "maximize", "minimize")}
-        named = {option: metric for option, metric in named.items() if metric}
+        directed = [*self.maximize, *self.minimize]
         problem = ""
-        if len({*named.values()}) > 1 or {"maximize", "minimize"} <= {*named}:
-            given = " and ".join(f"--{option} {metric}" for option, metric in named.items())
+        if twice := [metric for metric, count in Counter(directed).items() if count > 1]:
             problem = (
-                f"trials are compared by one metric in one direction, got {given}: write one of "
-                "them"
+                f"{twice[0]} is an objective twice, of --maximize {' '.join(self.maximize)} and "
+                f"--minimize {' '.join(self.minimize)}: write it once"
             )
         elif self.exact and self.by == "vmap":
             problem = (
@@ -177,19 +200,20 @@ class Settings:
             raise ValueError(problem)
 
     @property
+    def chosen(self) -> dict[str, bool | None]:
+        """The metrics that the options name: whether to maximize them, or None if that is open."""
+        found: dict[str, bool | None] = {self.metric: None} if self.metric else {}
+        return found | dict.fromkeys(self.maximize, True) | dict.fromkeys(self.minimize, False)
+
+    @property
     def repeats(self) -> int:
         """Lanes per trial: its seeds, or its folds."""
         return max(self.seeds, self.folds)
 
     @property
-    def chosen_metric(self) -> str:
-        """The metric that the options name; "" if they name none."""
-        return self.metric or self.maximize or self.minimize
-
-    @property
-    def chosen_direction(self) -> bool | None:
-        """Whether the options ask to maximize the metric; None if they leave it open."""
-        return bool(self.maximize) if self.maximize or self.minimize else None
+    def bounds(self) -> tuple[Constraint, ...]:
+        """The constraints on results."""
+        return tuple(map(Constraint.of, self.constraints))
 
     @property
     def width(self) -> int:

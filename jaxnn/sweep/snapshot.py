@@ -24,6 +24,7 @@ from ..html.page import count, flat
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
+from .objectives import Constraint, Objective, fronts, known_metrics, ranked, violation
 from .score import mean, rule_of_score, score_of
 from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
@@ -124,7 +125,79 @@ class Sweep:
             worth = badness(score.mean, self.maximize)
             return not done, 0 if done else -score.epoch, worth, trial.number
 
-        return sorted((trial for trial in self.trials if trial.number in self.scores), key=rank)
+        found = sorted((trial for trial in self.trials if trial.number in self.scores), key=rank)
+        if len(self.objectives) == 1 and not self.constraints:
+            return found
+        done = [t for t in found if t.status == "done" and None not in self._points(t.number)]
+        points = [
+            [badness(value, one.maximize) for value, one in zip(each, self.objectives, strict=True)]
+            for each in (self._points(trial.number) for trial in done)
+        ]
+        first = [done[i] for i in ranked(points, [self.violation(t.number) for t in done])]
+        numbers = {trial.number for trial in first}
+        return [*first, *(trial for trial in found if trial.number not in numbers)]
+
+    @functools.cached_property
+    def objectives(self) -> list[Objective]:
+        """The metrics that trials are compared by; the first is `metric`."""
+        rows = self.facts.get("objectives") or [[self.metric, self.maximize]]
+        return [Objective(*row) for row in rows]
+
+    @functools.cached_property
+    def constraints(self) -> list[Constraint]:
+        """The bounds on metrics."""
+        return [*map(Constraint.of, self.facts.get("settings", {}).get("constraints", []))]
+
+    @functools.cached_property
+    def front(self) -> list[Trial]:
+        """The trials of the Pareto front that ran to their end, the most balanced first.
+
+        No trial that satisfies the constraints is as good as one of them in all objectives and
+        better in one. With one objective it is the best trial; empty if none satisfies the bounds.
+        """
+        done = [
+            t for t in self.ranking if t.status == "done" and None not in self._points(t.number)
+        ]
+        done = [trial for trial in done if self.violation(trial.number) == 0]
+        points = [
+            [badness(value, one.maximize) for value, one in zip(each, self.objectives, strict=True)]
+            for each in (self._points(trial.number) for trial in done)
+        ]
+        found = fronts(points) if points else ()
+        return [trial for trial, number in zip(done, found, strict=True) if number == 0]
+
+    def measured(self, number: int, metric: str) -> float | None:
+        """Return a metric of a trial: its score, or the last value, the mean over its seeds.
+
+        Args:
+            number: Number of the trial.
+            metric: Name of a metric that the program reports, or of `objectives.CONFIGURED`.
+        """
+        if metric == self.metric:
+            return self.scores[number].mean if number in self.scores else None
+        curves = [dict(curve) for curve in self.curves.get(metric, {}).get(number, {}).values()]
+        if not any(curves):
+            return self._known.get(number, {}).get(metric)
+        value = mean([_finite(curve[max(curve)]) for curve in curves if curve])
+        return value if math.isfinite(value) else None
+
+    def violation(self, number: int) -> float:
+        """Return how far a trial violates the constraints; 0 if it satisfies them.
+
+        Args:
+            number: Number of the trial.
+        """
+        values = {bound.metric: self.measured(number, bound.metric) for bound in self.constraints}
+        return violation(self.constraints, values)
+
+    def _points(self, number: int) -> list[Any]:
+        """Return the value of each objective of a trial."""
+        return [self.measured(number, one.metric) for one in self.objectives]
+
+    @functools.cached_property
+    def _known(self) -> dict[int, dict[str, float]]:
+        """The metrics of configurations, by trial."""
+        return known_metrics(self.trials, self.groups, self.cohorts)
 
     @property
     def best(self) -> Trial | None:
@@ -352,7 +425,14 @@ FURTHER: dict[str, type[Any]] = {
     "kept": dict,
     "test": dict,
 }
-FURTHER |= {"forced": list, "ended": str, "tries": list, "searches": list, "warm_start": dict}
+FURTHER |= {
+    "objectives": list,
+    "forced": list,
+    "ended": str,
+    "tries": list,
+    "searches": list,
+    "warm_start": dict,
+}
 TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
 FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
@@ -372,6 +452,9 @@ VALID: dict[str, Callable[[Any], Any]] = {
     "warm_start": lambda one: all(
         isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], dict)
         for pair in one.get("trials", [])
+    ),
+    "objectives": lambda rows: all(
+        isinstance(row, list) and [*map(type, row)] == [str, bool] for row in rows
     ),
     "forced": lambda all_: all(
         isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())

@@ -294,6 +294,30 @@ class Training:
             whole |= prefixed("validation", _by_name(each))
         return whole
 
+    def account(self, flops: bool = False) -> dict[str, float]:
+        """Return what a program costs: parameters, bytes, and flops per row of a training step.
+
+        Parameters are the floating-point numbers of `state.params`, or of the whole state of a
+        program without it. FLOPs are those that XLA counts before it optimizes the step.
+
+        Args:
+            flops: Whether to count FLOPs, for which the step is lowered. Default: False.
+        """
+        state = jax.eval_shape(lambda: self.begin(0))
+        leaves = jax.tree.leaves(getattr(state, "params", state))
+        numbers = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        found: dict[str, float] = {
+            "parameters": sum(leaf.size for leaf in numbers),
+            "bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in numbers),
+        }
+        if flops:
+            order, data = self.order(0, 0), self.arrays
+            first = Order(order.words, order.steps[:1], order.rows[:1])
+            lowered = jax.jit(self.advance).lower(state, first, data)
+            count: Any = lowered.cost_analysis()
+            found["flops"] = float(count["flops"]) / max(1, first.rows.shape[1])
+        return found
+
     def tried(self) -> Any:
         """Return a step and an evaluation of the first piece, for abstract evaluation."""
         order, data = self.order(0, 0), self.arrays

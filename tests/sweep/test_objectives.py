@@ -1,13 +1,28 @@
 """Several objectives and constraints: fronts, the order of trials, and what uses them."""
 
+import dataclasses
 import itertools
 import math
+import tempfile
 
 import numpy as np
 import optuna
 import pytest
 
-from jaxnn.sweep.objectives import Constraint, fronts, ranked, violation
+from jaxnn import sweep
+from jaxnn.models import MLP
+from jaxnn.sweep import Choice, LogUniform, Space, Uniform
+from jaxnn.sweep.external import searcher
+from jaxnn.sweep.objectives import Constraint, constrained, fronts, ranked, violation
+from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.report.front import front
+from jaxnn.sweep.search import Observation
+from jaxnn.sweep.settings import Settings
+from jaxnn.sweep.training import training_of
+from tests.sweep import quick
+
+BASE = quick.Config(model=MLP(width=4, depth=1), epochs=1)
+TRACED = Space(quick.Config, {"optimizer.learning_rate": LogUniform(1e-3, 1.0)})
 
 
 def peeled(points):
@@ -47,6 +62,7 @@ def test_the_best_is_nearest_to_the_ideal_point_of_the_front():
     assert ranked(points, [0.0] * 4) == [1, 2, 0, 3]
     assert ranked([[a] for a, _ in points], [0.0] * 4) == [0, 1, 2, 3]
     assert ranked([[3.0], [1.0], [1.0]], [0.0] * 3) == [1, 2, 0]  # of equals, the first
+    assert ranked([[2.0, 0.0], [0.0, 9.0]], [0.0] * 2) == [1, 0]  # as near: by the first objective
 
 
 def test_feasible_trials_are_first_and_others_by_their_violation():
@@ -79,3 +95,131 @@ def test_many_points_are_sorted_soon():
         by_front = [points[found == number] for number in range(2)]
         for a, b in itertools.permutations(by_front[0], 2) if len(by_front[0]) < 50 else ():
             assert not (np.all(a <= b) and np.any(a < b))
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: float = 0.0
+    y: float = 0.0
+
+
+SQUARE = Space(Point, {"x": Uniform(0.0, 1.0), "y": Uniform(0.0, 1.0)})
+
+
+def hypervolume(points):
+    """The area that is dominated within the unit square, of the front of some points."""
+    front = sorted(point for point, rank in zip(points, fronts(points), strict=True) if rank == 0)
+    return sum(
+        (right[0] - left[0]) * (1 - left[1])
+        for left, right in itertools.pairwise([*front, (1.0, 1.0)])
+    )
+
+
+def searched(name, bounded=False):
+    """256 trials of a problem whose front is x + y = 1, reached only at the least of a square."""
+    search, history = searcher(name, SQUARE, seed=0, objectives=2), []
+    for round in range(8):
+        for values in search.ask(32, round, history):
+            far = 2 * abs(values["y"] - 0.3)
+            scores = (values["x"] + far, 1 - values["x"] + far)
+            beyond = max(0.0, values["x"] - 0.5) if bounded else 0.0
+            history.append(Observation(values, scores[0], round, True, scores, beyond))
+    return history
+
+
+@pytest.mark.parametrize("name", [pytest.param("tpe", marks=pytest.mark.slow), "nsga2"])
+def test_a_search_reaches_more_of_the_front_than_chance(name):
+    found, chance = searched(name), searched("random")
+    area = [hypervolume([one.scores for one in history]) for history in (found, chance)]
+    assert area[0] > area[1] > 0
+    assert area[0] > 0.42  # of 1/2
+    search, again = searcher(name, SQUARE, seed=0, objectives=2), found[:64]
+    assert search.ask(32, 2, again) == [one.values for one in found[64:96]]
+
+
+@pytest.mark.parametrize("name", [pytest.param("tpe", marks=pytest.mark.slow), "nsga2"])
+def test_a_search_learns_the_constraints(name):
+    late = searched(name, bounded=True)[128:]
+    assert sum(one.violation == 0 for one in late) > 0.7 * len(late)  # of chance, half
+
+
+def test_scores_under_constraints_are_places():
+    assert constrained([0.1, None, 0.3, math.inf], [1.0, 0.0, 0.0, 0.0]) == [1.0, None, 0.0, None]
+    assert constrained([0.1, None], [0.0, 0.0]) == [0.1, None]
+
+
+def test_a_program_is_counted_by_hand():
+    training = training_of(quick.EXPERIMENT, BASE, BASE)
+    parameters = 64 * 4 + 4 + 4 * 10 + 10
+    found = training.account(flops=True)
+    assert (found["parameters"], found["bytes"]) == (parameters, 4 * parameters)
+    # products forward, and for the gradients by weights and by hidden units; little else
+    products = 2 * (64 * 4 + 4 * 10) + 2 * (64 * 4 + 4 * 10) + 2 * 4 * 10
+    assert products < found["flops"] < 1.4 * products
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"maximize": "validation_accuracy", "minimize": "parameter"},
+         "the program reports no metric 'parameter'; did you mean 'parameters'?"),
+        ({"minimize": "parameters"},
+         "parameters is known before training: add a metric that the program reports, of "
+         "accuracy, loss, validation_accuracy, validation_loss, such as --metric validation_loss"),
+        ({"maximize": "loss", "minimize": ("loss", "bytes")},
+         "loss is an objective twice, of --maximize loss and --minimize loss bytes: write it once"),
+        ({"constraints": {"parameter": "<= 3"}},
+         "a constraint bounds 'parameter', which is not a metric; did you mean 'parameters'?"),
+        ({"constraints": "bytes < 3"},
+         "Settings.constraints must be a bound on a metric, such as \"parameters <= 1e6\" or "
+         "\"validation_accuracy >= 0.9\", a tuple of them, or a dict of bounds by metric, got "
+         "('bytes < 3',)"),
+        ({"maximize": "accuracy", "minimize": "bytes", "halving": "successive"},
+         "--halving successive compares trials by one metric, got accuracy, bytes: sweep without "
+         "--halving, or keep one and bound the others by --constraints"),
+        ({"maximize": "accuracy", "minimize": "bytes", "search": "cmaes"},
+         "--search cmaes has one objective, got accuracy, bytes: write --search tpe or nsga2"),
+    ],
+)  # fmt: skip
+def test_objectives_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError) as error:
+        Planner(quick.experiment(TRACED), BASE, Settings(**settings))
+    assert str(error.value) == message
+
+
+def test_a_sweep_has_a_front_and_feasible_trials_first():
+    space = {"model.width": Choice(4, 8), "optimizer.learning_rate": LogUniform(1e-3, 0.3)}
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "config": BASE, "space": space, "trials": 8, "folder": f"{folder}/sweep",
+            "lanes": 4, "by": "vmap", "progress": False,
+        }  # fmt: skip
+        sweep.run(
+            quick.EXPERIMENT, maximize="validation_accuracy", minimize="parameters",
+            constraints={"bytes": "<= 1240"}, **options,
+        )  # fmt: skip
+        result = sweep.open(f"{folder}/sweep", quick.EXPERIMENT)
+        page = front(result.sweep)
+        assert result.best.state.params[0]["w"].shape[1] == result.best.values["model.width"]
+    sizes = [one.costs["parameters"] for one in result.trials]
+    assert sizes == [75 * one.values["model.width"] + 10 for one in result.trials]
+    points = [(-(one.score or 0.0), size) for one, size in zip(result.trials, sizes, strict=True)]
+    far = [max(4 * size - 1240, 0.0) / 1240 for size in sizes]
+    assert [one.number for one in result.ranking] == ranked(points, far)
+    assert result.best.number == result.front[0].number
+    feasible = [i for i, violated in enumerate(far) if not violated]
+    numbers = fronts([points[i] for i in feasible])
+    assert {one.number for one in result.front} == {
+        i for i, number in zip(feasible, numbers, strict=True) if number == 0
+    }
+    assert any(far)
+    assert page.count("<circle") == 8
+    assert page.count('fill="currentColor" stroke=') == len(result.front)
+    assert "more validation accuracy and less parameters, with bytes &lt;= 1240." in page
+
+
+def test_one_metric_and_one_bound_may_be_texts():
+    given = Settings(maximize="accuracy", constraints={"bytes": "<= 3", "loss": ">= 0"})  # type: ignore[arg-type]
+    assert (given.maximize, given.constraints) == (("accuracy",), ("bytes <= 3", "loss >= 0"))
+    assert given == Settings(maximize=("accuracy",), constraints=("bytes <= 3", "loss >= 0"))
+    assert Settings(metric="loss", minimize=("bytes",)).chosen == {"loss": None, "bytes": False}

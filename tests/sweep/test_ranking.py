@@ -195,13 +195,13 @@ def test_the_direction_is_the_tasks_or_the_one_that_was_asked_for():
         "--minimize validation_novel, or declare it in the metric by train.Mean(value, "
         "maximize=True) or train.Ratio(sum, count, maximize=True)"
     )
-    for wrong in (
-        {"maximize": "f1", "minimize": "f1"},
-        {"maximize": "f1", "metric": "validation_f1"},
-        {"maximize": "f1", "minimize": "loss"},
-    ):
-        with pytest.raises(ValueError, match=r"by one metric in one direction, got --.*write one"):
-            planner(**wrong)
+    with pytest.raises(ValueError, match="f1 is an objective twice, of --maximize f1 and --minim"):
+        planner(maximize="f1", minimize="f1")
+    assert planner(maximize="f1", metric="validation_f1").objectives == [
+        ("validation_f1", True),
+        ("f1", True),
+    ]
+    assert planner(maximize="f1", minimize="loss").objectives == [("f1", True), ("loss", False)]
 
 
 @pytest.mark.parametrize("metric", ["validation_f1", "validation_miss"])

@@ -1,9 +1,9 @@
 """The report of a sweep: one HTML file under 1.5 MB, written completely or not at all.
 
 `write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
-sections are in a file each: `result` (gain, best trials, all trials, programs, settings), `scores`
-(best so far, curves), `parameters` (importance, parameters), `rungs` (survival, failures). The
-script of the page draws the numbers of `plots`.
+sections are in a file each: `result` (gain, best trials, all trials, programs, settings), `front`
+(several objectives), `scores` (best so far, curves), `parameters` (importance, parameters), `rungs`
+(survival, failures). The script of the page draws the numbers of `plots`.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from ...files.writing import replace_file
 from ...html.page import count, document, escaped, label
 from ..snapshot import Sweep, read
+from .front import front
 from .parameters import Importance, importance, importance_of, parameters, shown_order
 from .plots import data_of
 from .result import headline, programs, settings, trials
@@ -31,6 +32,7 @@ def sweep_report(sweep: Sweep) -> str:
     data = data_of(sweep, names)
     body = (
         headline(sweep),
+        front(sweep),
         progress(sweep),
         importance(found, sweep) if sweep.best else "",
         parameters(sweep, names, known),

@@ -136,13 +136,21 @@ def _best_trials(sweep: Sweep) -> str:
     if len(epochs) > 1:
         length = f"{epochs[0]} to {length}, depending on the configuration"
     caption = (
-        f"The {'largest' if sweep.maximize else 'smallest'} {escaped(label(sweep.metric))} first, "
-        f"after the last epoch of trials that completed ({length}). {interval} The first trial was "
-        f"selected as the best of {count(len(sweep.finalists), 'trial')} by this number, so expect "
-        "a slightly worse one on new data."
+        f"{_order_of(sweep)} first, after the last epoch of trials that completed ({length}). "
+        f"{interval} The first trial was selected as the best of "
+        f"{count(len(sweep.finalists), 'trial')} by this number, so expect a slightly worse one "
+        "on new data."
     )
     table = page.html_table(heads, rows, set(range(len(heads))) - options, "best")
     return table + page.note(caption, "caption")
+
+
+def _order_of(sweep: Sweep) -> str:
+    """Return which trials the table of the best lists first."""
+    if len(sweep.objectives) > 1:
+        return "The Pareto front of all objectives, and in it the most balanced trial"
+    order = f"The {'largest' if sweep.maximize else 'smallest'} {escaped(label(sweep.metric))}"
+    return f"{order} of the trials that satisfy the constraints" if sweep.constraints else order
 
 
 def best_command(sweep: Sweep) -> str:

@@ -39,7 +39,7 @@ class Lane(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class History:
+class SweepHistory:
     """The input of decisions: all committed results, and the definition of the sweep.
 
     Args:
@@ -153,7 +153,7 @@ class End:
     reason: str
 
 
-def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Select | End:
+def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train | Select | End:
     """Return the next action of a sweep. This is a pure function.
 
     The first round with an open trial is replayed rung by rung, to the first step that is not
@@ -217,7 +217,7 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
     raise ValueError(f"round {index} has open trials, all of whose lanes are trained")
 
 
-def used_up(history: History, settings: Settings) -> str:
+def used_up(history: SweepHistory, settings: Settings) -> str:
     """Return which limit of the budget is reached, as a sentence; "" if none is.
 
     Args:
@@ -251,7 +251,7 @@ def used_up(history: History, settings: Settings) -> str:
 
 
 def _parts(
-    history: History, members: Sequence[int], epochs: tuple[int, int], last: bool, seeds: int
+    history: SweepHistory, members: Sequence[int], epochs: tuple[int, int], last: bool, seeds: int
 ) -> list[Part]:
     """Return the lanes that still need training to a rung, in cohorts.
 
@@ -280,7 +280,7 @@ def _parts(
 
 
 def _changes(
-    history: History,
+    history: SweepHistory,
     members: Sequence[int],
     scores: list[float | None],
     epochs: tuple[int, int],
@@ -299,7 +299,7 @@ def _changes(
 
 
 def _score(
-    history: History, trial: Trial, settings: Settings, epochs: tuple[int, int] | None = None
+    history: SweepHistory, trial: Trial, settings: Settings, epochs: tuple[int, int] | None = None
 ) -> float | None:
     """Return the score of a trial, the mean over its seeds; smaller is better.
 
@@ -324,7 +324,7 @@ def _score(
 
 
 def _value(
-    history: History, metric: str, number: int, settings: Settings, epoch: int | None = None
+    history: SweepHistory, metric: str, number: int, settings: Settings, epoch: int | None = None
 ) -> float | None:
     """Return a metric of a trial at its end or at an epoch, the mean over its seeds; or None."""
     curves = [curve for curve in history.curve(metric, number).values() if curve]
@@ -336,7 +336,7 @@ def _value(
 
 
 def _all_scores(
-    history: History, trial: Trial, score: float | None, settings: Settings
+    history: SweepHistory, trial: Trial, score: float | None, settings: Settings
 ) -> tuple[float, ...] | None:
     """Return the scores of several objectives; () for one, None if the trial lacks one."""
     if len(history.objectives) < 2:
@@ -351,7 +351,7 @@ def _all_scores(
 
 
 def _violations(
-    history: History, trials: Sequence[Trial], settings: Settings, epoch: int | None = None
+    history: SweepHistory, trials: Sequence[Trial], settings: Settings, epoch: int | None = None
 ) -> list[float]:
     """Return how far trials violate the constraints, at their end or at an epoch."""
     bounds = settings.bounds
@@ -365,7 +365,7 @@ def _violations(
     ]
 
 
-def _diverged(history: History, number: int, epochs: tuple[int, int]) -> bool:
+def _diverged(history: SweepHistory, number: int, epochs: tuple[int, int]) -> bool:
     """Return whether a trial diverged within these epochs."""
     return any(
         epochs[0] < at <= epochs[1] and shows_divergence(name, value, at == epochs[1])

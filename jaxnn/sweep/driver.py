@@ -35,11 +35,11 @@ from .decision import (
     LOSSES,
     Ask,
     End,
-    History,
     Lane,
     Part,
     Regroup,
     Select,
+    SweepHistory,
     Train,
     decide,
     shows_divergence,
@@ -138,7 +138,7 @@ class Driver:
             return f"all {size} configurations of the space were tried"
         return f"the search {self.settings.search} has no further trials"
 
-    def history(self) -> History:
+    def history(self) -> SweepHistory:
         """Return what is committed now."""
         planner, trials = self.planner, self.ledger.trials()
         curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
@@ -149,7 +149,7 @@ class Driver:
                 by_trial.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
         running = min((trial.round for trial in trials if trial.status in OPEN), default=None)
         round = [trial for trial in trials if trial.round == running and trial.group is not None]
-        return History(
+        return SweepHistory(
             trials=trials,
             curves=curves,
             trained=self.ledger.trained_epochs(),
@@ -272,7 +272,7 @@ class Driver:
 
     # Training
 
-    def _train(self, step: Train, history: History) -> None:
+    def _train(self, step: Train, history: SweepHistory) -> None:
         """Train the lanes of a step, and commit each cohort when it ends."""
         # Each cohort is made when it is needed: then it has the present width of its group.
         queue = ((part, self._work(step, part, history)) for part in step.parts)
@@ -308,7 +308,7 @@ class Driver:
         """Return whether the budget is used, so that no further cohort begins."""
         return bool(self.settings.budget) and bool(used_up(self.history(), self.settings))
 
-    def _work(self, step: Train, part: Part, history: History) -> Work:
+    def _work(self, step: Train, part: Part, history: SweepHistory) -> Work:
         """Return what to send to a worker for these lanes."""
         begin, _ = part.epochs
         grouped = self._group(history.trials[part.lanes[0].trial])
@@ -328,12 +328,12 @@ class Driver:
             stopping=self.planner.stopping,
         )
 
-    def _seed(self, lane: Lane, history: History) -> Any:
+    def _seed(self, lane: Lane, history: SweepHistory) -> Any:
         """Return the seed of a lane, as `Work` has it."""
         first = history.seeds[lane.trial]
         return self.planner.seed(first, lane.seed - first)
 
-    def _states(self, lanes: Sequence[Lane], epoch: int, history: History) -> bytes:
+    def _states(self, lanes: Sequence[Lane], epoch: int, history: SweepHistory) -> bytes:
         """Return the packed states that these lanes continue from."""
         source = {c.trial: c.source for c in history.changes if c.epoch == epoch}
         kept = self.ledger.states()
@@ -354,7 +354,7 @@ class Driver:
         return regrouped(pieces, np.argsort(order).tolist())
 
     def _write(
-        self, step: Train, part: Part, sent: Work, outcome: WorkResult, history: History
+        self, step: Train, part: Part, sent: Work, outcome: WorkResult, history: SweepHistory
     ) -> None:
         """Commit the outcome of a cohort; if its program raised, run each of its trials alone."""
         if outcome.error is not None:
@@ -402,7 +402,7 @@ class Driver:
         self.reporter.lanes += len(part.lanes)
 
     def _kept(
-        self, part: Part, outcome: WorkResult, done: Collection[int], history: History
+        self, part: Part, outcome: WorkResult, done: Collection[int], history: SweepHistory
     ) -> Any:
         """Return the trials that are kept after their last cohort, as `Ledger.commit` gets them."""
         assert outcome.state is not None

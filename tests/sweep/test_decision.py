@@ -9,7 +9,7 @@ import pytest
 
 from jaxnn.sweep import Space, Uniform
 from jaxnn.sweep.compiled import Way
-from jaxnn.sweep.decision import Ask, End, History, Regroup, Select, Train, decide
+from jaxnn.sweep.decision import Ask, End, Regroup, Select, SweepHistory, Train, decide
 from jaxnn.sweep.halving import hyperband
 from jaxnn.sweep.plan import Grouped
 from jaxnn.sweep.settings import Settings
@@ -17,7 +17,7 @@ from jaxnn.sweep.tables import Trial
 from tests.sweep import quick
 
 SPACE = Space(quick.Config, {"optimizer.momentum": Uniform(0.0, 1.0)})
-EMPTY = History([], {}, {}, [], {}, {}, 4, "validation_accuracy", True, SPACE)
+EMPTY = SweepHistory([], {}, {}, [], {}, {}, 4, "validation_accuracy", True, SPACE)
 
 
 def grouped(cohort):

@@ -78,7 +78,7 @@ def convert_weights(
     bare = without_cache(net)  # caches start as in init_state
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, key=placeholder_key(), **named))
-    owners = list(_owners(bare))
+    owners = list(weight_owners(bare))
     check_name_rules(names, owners, {"params": spec, "state": slots})
     trace = traced(bare, inputs, named, spec, slots)
     if not library.channels_first:
@@ -86,7 +86,7 @@ def convert_weights(
     book = Book(library, dict(weights), names, owners, trace)
     found: dict[paths.Path, Any] = {}
     for owner in owners:
-        trees = {"params": _at(spec, owner.path), "state": _at(slots, owner.path)}
+        trees = {"params": arrays_at(spec, owner.path), "state": arrays_at(slots, owner.path)}
         if any(True for _ in paths.walk(trees)):
             found |= book.layer(owner, trees, owner.copies(trees["params"]))
     lines = book.problems + [
@@ -146,8 +146,12 @@ def check_name_rules(names: Names, owners: list[Owner], trees: Any) -> None:
             raise ValueError(f"names has {what.format(path)}; {suggestion(path, wanted - {''})}")
 
 
-def _owners(net: Layer) -> Iterator[Owner]:
-    """Yield the layers that own arrays, by path, with the wrappers around them."""
+def weight_owners(net: Layer) -> Iterator[Owner]:
+    """Yield the layers that own arrays, by path, with the wrappers around them.
+
+    Args:
+        net: The network.
+    """
     wrappers: list[tuple[paths.Path, Any]] = []
     for path, layer in layers(net):
         wrappers = [(above, one) for above, one in wrappers if path[: len(above)] == above]
@@ -157,7 +161,13 @@ def _owners(net: Layer) -> Iterator[Owner]:
             yield Owner(path, layer, tuple(wrappers))
 
 
-def _at(tree: Any, path: paths.Path) -> Any:
+def arrays_at(tree: Any, path: paths.Path) -> Any:
+    """Return what a tree has at a path; {} if it has nothing there.
+
+    Args:
+        tree: Parameters or state.
+        path: Path of a layer.
+    """
     try:
         return at(tree, path)
     except KeyError:

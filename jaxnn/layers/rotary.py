@@ -229,7 +229,7 @@ class LongRoPEScaling(Scaling):
         return rules.longrope_magnitude(self.factor, self.original_length)
 
 
-_SCALING = None | instance(Scaling, "a rule such as nn.LinearScaling(2.0)")
+scaling_rule: Accepts = instance(Scaling, "a rule such as nn.LinearScaling(2.0)")
 
 
 class RotaryEmbedding(Value):
@@ -260,7 +260,7 @@ class RotaryEmbedding(Value):
     base: Annotated[float, above(0)] = 10000.0
     fraction: Annotated[float, _FRACTION] = 1.0
     interleaved: bool = False
-    scaling: Annotated[Scaling | None, _SCALING] = None
+    scaling: Annotated[Scaling | None, None | scaling_rule] = None
 
     def turned_features(self, features: int) -> int:
         """Return how many features of a head are rotated; raise ValueError if that is odd."""

@@ -1,11 +1,13 @@
 """Models: configurations that build networks from layers.
 
 Each configuration is a frozen dataclass of plain numbers, and `network(outputs)` builds its
-network. The composites are the layers of which these networks consist.
+network. The composites are the layers of which these networks consist. `from_pretrained` loads
+published weights.
 """
 
 from .convolutional import LeNet, ResNet, ResNetBlock, UNet, UNetLevel
 from .model import MLP, CharLSTM
+from .pretrained import Pretrained
 from .transformers import GPT, Decoder, PatchTransformer, ViT
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Decoder",
     "LeNet",
     "PatchTransformer",
+    "Pretrained",
     "ResNet",
     "ResNetBlock",
     "UNet",

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,11 @@ from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
-from ..layers.rotary import RotaryEmbedding
-from ..validation import require
+from ..layers.rotary import RotaryEmbedding, Scaling, scaling_rule
+from ..validation import above, flag, require
+from .families import GPT_FAMILIES
 from .model import Model, size
+from .pretrained import Published
 
 
 class Decoder(Composite):
@@ -42,6 +44,7 @@ class Decoder(Composite):
         blocks: Layer of all transformer blocks.
         norm: Final norm.
         head: Output layer. None to use the embedding's table.
+        embedding_scale: Factor of the embeddings. Default: None, no factor.
 
     >>> net = GPT(layers=2, width=16, num_heads=2).network(outputs=84)
     >>> type(net).__name__, net.embedding
@@ -54,10 +57,13 @@ class Decoder(Composite):
     blocks: Layer
     norm: Layer
     head: Layer | None
+    embedding_scale: Annotated[float | None, None | above(0)] = None
 
     def forward(self, tokens: jax.Array) -> jax.Array:
         """Return the logits."""
         x = self.embedding(tokens)
+        if self.embedding_scale is not None:
+            x = x * jnp.asarray(self.embedding_scale, x.dtype)
         if self.positions is not None:
             x = self.positions(x)
         x = self.norm(self.blocks(self.dropout(x)))
@@ -65,10 +71,11 @@ class Decoder(Composite):
 
 
 @dataclasses.dataclass(frozen=True)
-class GPT(Model):
+class GPT(Published, Model):
     """Causal transformer with pre-normalization, which predicts the next token.
 
-    `gpt2()` to `gpt2_xl()` and `llama2_7b()` to `llama2_70b()` are the published sizes. Weights are
+    `gpt2()` to `gpt2_xl()` and `llama2_7b()` to `llama2_70b()` are published sizes, and
+    `from_pretrained` loads weights of GPT-2, LLaMA, Mistral, Qwen 2 and 3, and Gemma. Weights are
     initialized normal with a standard deviation of 0.02, and biases as 0. The last weights of the
     2 * layers residual branches have a standard deviation of 0.02 / sqrt(2 * layers), so that the
     size of their sum does not depend on the depth.
@@ -82,9 +89,15 @@ class GPT(Model):
     width: Annotated[int, size] = 384
     """Features of each position."""
     num_heads: Annotated[int, size] = 6
-    """Number of attention heads, a divisor of the width."""
+    """Number of attention heads, a divisor of the width unless head_dim is given."""
     num_kv_heads: Annotated[int | None, None | size] = None
     """Number of heads of keys and values, a divisor of num_heads; None for num_heads."""
+    head_dim: Annotated[int | None, None | size] = None
+    """Features of each head; None for width / num_heads."""
+    window: Annotated[int | None, None | size] = None
+    """Positions that are this far or farther back are hidden from attention; None for no limit."""
+    query_key_norm: bool = False
+    """Whether queries and keys of each head are normalized by RMSNorm."""
     hidden: Annotated[int | None, None | size] = None
     """Units of the feed-forward network; None for 4 * width."""
     length: Annotated[int, size] = 256
@@ -93,14 +106,20 @@ class GPT(Model):
     """Position encoding: a learned vector for each position, or rotary embeddings."""
     rotary_base: float = 10000.0
     """Base of the frequencies of rotary embeddings."""
+    rotary_scaling: Annotated[Scaling | None, None | scaling_rule] = None
+    """Rule of rotary embeddings for longer sequences, such as `nn.Llama3Scaling()`."""
     norm: Literal["layer", "rms"] = "layer"
     """Normalization: LayerNorm or RMSNorm."""
     eps: float = 1e-5
     """Added to the variance, or to the mean square, in the norms."""
-    feed_forward: Literal["gelu", "swiglu"] = "gelu"
-    """Feed-forward network: two layers with GELU, or three with a SiLU gate."""
+    feed_forward: Literal["gelu", "swiglu", "geglu"] = "gelu"
+    """Feed-forward network: two layers with GELU, or three with a gate by SiLU or GELU."""
     bias: bool = True
     """Whether attention and feed-forward network have biases."""
+    qkv_bias: Annotated[bool | None, None | flag] = None
+    """Whether queries, keys, and values have biases; None for bias."""
+    scaled_embedding: bool = False
+    """Whether embeddings are multiplied by the square root of the width."""
     tied: bool = True
     """Whether the output layer shares the table of the embedding."""
     dropout: Annotated[float, dropout_rate] = 0.0
@@ -108,13 +127,17 @@ class GPT(Model):
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
+    families: ClassVar = GPT_FAMILIES
+
     def __post_init__(self) -> None:
         """Check the fields, and that the heads divide the width."""
         super().__post_init__()
-        check_divides(self, "num_heads", "width")
+        if self.head_dim is None:
+            check_divides(self, "num_heads", "width")
         self.network(1)
         if self.positions == "rotary":
-            RotaryEmbedding(self.rotary_base).turned_features(self.width // self.num_heads)
+            features = self.head_dim or self.width // self.num_heads
+            RotaryEmbedding(self.rotary_base).turned_features(features)
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from tokens (..., T) to logits (..., T, outputs).
@@ -141,11 +164,17 @@ class GPT(Model):
         block = EncoderLayer(
             MultiHeadAttention(
                 self.num_heads,
+                self.head_dim,
                 num_kv_heads=self.num_kv_heads,
                 causal=True,
-                rotary=None if learned else RotaryEmbedding(self.rotary_base),
+                window=self.window,
+                rotary=None
+                if learned
+                else RotaryEmbedding(self.rotary_base, scaling=self.rotary_scaling),
+                query_key_norm=self.query_key_norm,
                 dropout=self.dropout,
-                bias=self.bias,
+                bias=self.bias if self.qkv_bias is None else self.qkv_bias,
+                out_bias=self.bias,
                 implementation=self.implementation,
                 w_init=w_init,
                 out_init=last_init,
@@ -162,17 +191,28 @@ class GPT(Model):
             blocks=Repeat(Remat(block, "products"), self.layers),
             norm=norm,
             head=None if self.tied else Dense(outputs, bias=False, w_init=w_init),
+            embedding_scale=math.sqrt(self.width) if self.scaled_embedding else None,
         )
 
     def _feed_forward(self, w_init: InitFn, last_init: InitFn) -> Layer:
         hidden = self.hidden or 4 * self.width
-        if self.feed_forward == "swiglu":
-            return GatedFeedForward(hidden, bias=self.bias, w_init=w_init, down_init=last_init)
+        if self.feed_forward != "gelu":
+            gate = jax.nn.silu if self.feed_forward == "swiglu" else jax.nn.gelu
+            return GatedFeedForward(hidden, gate, self.bias, w_init, down_init=last_init)
         return Sequential(
             up=Dense(hidden, bias=self.bias, w_init=w_init),
             activation=jax.nn.gelu,
             down=Dense(self.width, bias=self.bias, w_init=last_init),
         )
+
+    def explicit(self) -> dict[str, Any]:
+        """Return all fields, with sizes in place of None."""
+        return super().explicit() | {
+            "num_kv_heads": self.num_kv_heads or self.num_heads,
+            "head_dim": self.head_dim or self.width // self.num_heads,
+            "hidden": self.hidden or 4 * self.width,
+            "qkv_bias": self.bias if self.qkv_bias is None else self.qkv_bias,
+        }
 
     @classmethod
     def gpt2(cls) -> "GPT":

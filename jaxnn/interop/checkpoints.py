@@ -1,0 +1,233 @@
+"""Names of arrays in checkpoints of transformers and torchvision, and the conversion back to them.
+
+Each table maps paths of a network to names there, for `from_torch`. `state_dict` follows the same
+table in the other direction: each converter of a layer has an inverse.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..core.layer import Layer
+from ..layers.attention import MultiHeadAttention
+from ..layers.blocks import GatedFeedForward
+from ..layers.embedding import Embedding
+from ..layers.linear import Dense
+from ..layers.normalization import LayerNorm, RMSNorm
+from ..layers.positions import LearnedPositions
+from .axes import Trace
+from .book import Book
+from .conversion import arrays_at, weight_owners
+from .source_arrays import IfThere, Names, SourceArrays
+from .torch_weights import TORCH
+
+
+def state_dict(net: Layer, params: Any, names: Names) -> dict[str, np.ndarray[Any, Any]]:
+    """Return parameters by the names and in the layout of torch, as a table for `from_torch` says.
+
+    Args:
+        net: The network.
+        params: Its parameters.
+        names: The table.
+
+    Raises:
+        TypeError: A layer with parameters is converted in one direction only.
+    """
+    owners = list(weight_owners(net))
+    book = Book(TORCH, {}, names, owners, Trace({}, set()))
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for owner in owners:
+        own = jax.tree.map(np.asarray, arrays_at(params, owner.path))
+        if not own:
+            continue
+        rule = book.rule(owner.path)
+        kind = rule[1] if isinstance(rule, tuple) else type(owner.layer)
+        if kind not in INVERSES:
+            raise TypeError(f"{owner.layer!r:.200} has no conversion to names of torch")
+        for copy in itertools.product(*map(range, owner.copies({}))):
+            one = jax.tree.map(lambda array, copy=copy: array[copy], own)
+            INVERSES[kind](one, SourceArrays(book, owner, owner.path, copy, one), found)
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+# An inverse adds the arrays of one copy of a layer to those that were found.
+Inverse = Callable[[dict[str, Any], SourceArrays, dict[str, Any]], None]
+
+
+def _dense(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    layer, w = source.owner.layer, params["w"]
+    features = w.shape[-1]
+    if isinstance(layer, Dense) and isinstance(layer.features, tuple):
+        features = math.prod(layer.features)
+    found[source.full("weight")] = w.reshape(-1, features).T
+    if "b" in params:
+        found[source.full("bias")] = params["b"].reshape(-1)
+
+
+def _by_part(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    for part, arrays in params.items():
+        (_dense if "w" in arrays else _norm)(arrays, source.at(part), found)
+
+
+def _norm(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    for ours, theirs in (("scale", "weight"), ("b", "bias")):
+        if ours in params:
+            found[source.full(theirs)] = params[ours]
+
+
+def _table(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    found[source.full("weight")] = params["w"]
+
+
+def packed_attention(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """GPT-2: c_attn (n, 3 n), with query, key, and value side by side, and c_proj, as x @ w + b."""
+    weights = np.split(source("c_attn.weight"), 3, 1)
+    biases = np.split(source("c_attn.bias"), 3)
+    pairs = zip(("query", "key", "value"), weights, biases, strict=True)
+    found = {part: {"w": w, "b": b} for part, w, b in pairs}
+    return found | {"out": {"w": source("c_proj.weight"), "b": source("c_proj.bias")}}
+
+
+def _packed(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    parts = [params[part] for part in ("query", "key", "value")]
+    for ours, theirs in (("w", "weight"), ("b", "bias")):
+        found[source.full(f"c_attn.{theirs}")] = np.concatenate([p[ours] for p in parts], -1)
+        found[source.full(f"c_proj.{theirs}")] = params["out"][ours]
+
+
+def untransposed(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """transformers' Conv1D: x @ weight + bias, with the weight in our layout."""
+    return {"w": source("weight"), "b": source("bias")}
+
+
+def _untransposed(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    found |= {source.full("weight"): params["w"], source.full("bias"): params["b"]}
+
+
+def offset_norm(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """Gemma: a norm that multiplies by 1 + weight."""
+    return {"scale": 1 + source("weight").astype(np.float32)}
+
+
+def _offset_norm(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    found[source.full("weight")] = params["scale"] - 1
+
+
+INVERSES: dict[Any, Inverse] = {
+    Dense: _dense,
+    **dict.fromkeys((MultiHeadAttention, GatedFeedForward), _by_part),
+    **dict.fromkeys((LayerNorm, RMSNorm), _norm),
+    **dict.fromkeys((Embedding, LearnedPositions), _table),
+    packed_attention: _packed,
+    untransposed: _untransposed,
+    offset_norm: _offset_norm,
+}
+
+
+GPT2: Names = {
+    "embedding": "transformer.wte",
+    "positions": "transformer.wpe",
+    "blocks": "transformer.h.*",
+    "blocks/attention_norm": ".ln_1",
+    "blocks/attention": (".attn", packed_attention),
+    "blocks/feed_forward_norm": ".ln_2",
+    "blocks/feed_forward": ".mlp",
+    "blocks/feed_forward/up": (".c_fc", untransposed),
+    "blocks/feed_forward/down": (".c_proj", untransposed),
+    "norm": "transformer.ln_f",
+    "head": IfThere("lm_head"),
+}
+"""transformers' GPT2LMHeadModel, for `GPT`. Its head is tied to the embedding by default."""
+
+LLAMA: Names = {
+    "embedding": "model.embed_tokens",
+    "blocks": "model.layers.*",
+    "blocks/attention_norm": ".input_layernorm",
+    "blocks/attention": ".self_attn",
+    "blocks/attention/query": ".q_proj",
+    "blocks/attention/key": ".k_proj",
+    "blocks/attention/value": ".v_proj",
+    "blocks/attention/out": ".o_proj",
+    "blocks/attention/query_norm": IfThere(".q_norm"),
+    "blocks/attention/key_norm": IfThere(".k_norm"),
+    "blocks/feed_forward_norm": ".post_attention_layernorm",
+    "blocks/feed_forward": ".mlp",
+    "blocks/feed_forward/gate": ".gate_proj",
+    "blocks/feed_forward/up": ".up_proj",
+    "blocks/feed_forward/down": ".down_proj",
+    "norm": "model.norm",
+    "head": IfThere("lm_head"),
+}
+"""transformers' LlamaForCausalLM, for `GPT`, and models with the names of LLaMA."""
+
+GEMMA: Names = {
+    "norm": ("model.norm", offset_norm),
+    "blocks/attention_norm": (".input_layernorm", offset_norm),
+    "blocks/feed_forward_norm": (".post_attention_layernorm", offset_norm),
+} | {path: name for path, name in LLAMA.items() if not path.endswith("norm")}
+"""transformers' GemmaForCausalLM, for `GPT`."""
+
+BERT: Names = {
+    "embedding": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "types": "embeddings.token_type_embeddings",
+    "norm": "embeddings.LayerNorm",
+    "blocks": "encoder.layer.*",
+    "blocks/attention": ".attention",
+    "blocks/attention/query": ".self.query",
+    "blocks/attention/key": ".self.key",
+    "blocks/attention/value": ".self.value",
+    "blocks/attention/out": ".output.dense",
+    "blocks/attention_norm": ".attention.output.LayerNorm",
+    "blocks/feed_forward": ".",
+    "blocks/feed_forward/up": ".intermediate.dense",
+    "blocks/feed_forward/down": ".output.dense",
+    "blocks/feed_forward_norm": ".output.LayerNorm",
+}
+"""transformers' BertModel and RobertaModel without a head, for `BERT`."""
+
+VIT: Names = {
+    "patches": "conv_proj",
+    "token": "class_token",
+    "positions": "encoder.pos_embedding",
+    "blocks": "encoder.layers.encoder_layer_*",
+    "blocks/attention_norm": ".ln_1",
+    "blocks/attention": ".self_attention",
+    "blocks/feed_forward_norm": ".ln_2",
+    "blocks/feed_forward": ".mlp",
+    "blocks/feed_forward/up": ".0",
+    "blocks/feed_forward/down": ".3",
+    "norm": "encoder.ln",
+    "head": "heads.head",
+}
+"""torchvision's VisionTransformer, for `ViT`."""
+
+RESNET: Names = {
+    "stem/convolution/conv": "conv1",
+    "stem/convolution/norm": "bn1",
+    "stages/0": "layer1",
+    "stages/1": "layer2",
+    "stages/2": "layer3",
+    "stages/3": "layer4",
+    "**/branch": IfThere("."),
+    "**/branch/*": IfThere("."),
+    "**/first/conv": IfThere(".conv1"),
+    "**/first/norm": IfThere(".bn1"),
+    "**/narrow/conv": IfThere(".conv1"),
+    "**/narrow/norm": IfThere(".bn1"),
+    "**/second/conv": IfThere(".conv2"),
+    "**/second/norm": IfThere(".bn2"),
+    "**/middle/conv": IfThere(".conv2"),
+    "**/middle/norm": IfThere(".bn2"),
+    "**/wide/conv": IfThere(".conv3"),
+    "**/wide/norm": IfThere(".bn3"),
+    "**/shortcut": IfThere(".downsample"),
+    "**/shortcut/conv": IfThere(".0"),
+    "**/shortcut/norm": IfThere(".1"),
+    "head": "fc",
+}
+"""torchvision's ResNet, for `ResNet`."""

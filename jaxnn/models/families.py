@@ -1,0 +1,283 @@
+"""Families of published models: what their config.json means here, and the names of their arrays.
+
+A `Family` is data that is read in both directions: from a configuration of transformers to the
+fields of a model, and back.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..files.reading import FileError
+from ..interop.checkpoints import GEMMA, GPT2, LLAMA
+from ..interop.source_arrays import Names
+from ..layers.rotary import LinearScaling, Llama3Scaling, YaRNScaling
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One model type of transformers.
+
+    Args:
+        model_type: `model_type` in config.json.
+        architecture: The class of transformers that `save_pretrained` names.
+        base: Prefix of the names of arrays that checkpoints without a head lack.
+        names: From paths of the network to names of arrays.
+        keys: For each key of config.json, a field of the model and the default of transformers.
+            The field `outputs` is the argument of `network`.
+        fixed: The accepted values of further keys, the default of transformers first.
+        implied: Fields that are equal in all models of this type.
+        skipped: Names of arrays that the network here does not have. Default: ().
+        first_position: Rows of the position table before that of the first token. Default: 0.
+    """
+
+    model_type: str
+    architecture: str
+    base: str
+    names: Names
+    keys: Mapping[str, tuple[str, Any]]
+    fixed: Mapping[str, tuple[Any, ...]]
+    implied: Mapping[str, Any]
+    skipped: tuple[str, ...] = ()
+    first_position: int = 0
+
+    def fields(self, config: Mapping[str, Any], file: Any) -> dict[str, Any]:
+        """Return the fields of a model from config.json, with the number of outputs.
+
+        Args:
+            config: The contents of config.json.
+            file: Its path, for errors.
+
+        Raises:
+            FileError: A value has no counterpart; the message names its key.
+        """
+        for key, accepted in {**self.fixed, "quantization_config": (None,)}.items():
+            if config.get(key, accepted[0]) not in accepted:
+                raise _unsupported(file, key, config[key], " or ".join(map(repr, accepted)))
+        fields = dict(self.implied)
+        for key, (field, default) in self.keys.items():
+            value = config.get(key, default)
+            if fields.setdefault(field, value) != value:
+                raise _unsupported(file, key, value, f"{fields[field]!r}, as in the other keys")
+        if fields.get("positions") == "rotary":
+            fields["rotary_base"], fields["rotary_scaling"] = _rotary(config, file)
+        if self.first_position and fields["length"] is not None:
+            fields["length"] -= self.first_position
+        return fields
+
+    def config(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the contents of config.json for a model.
+
+        Args:
+            fields: The fields of the model, with the number of outputs.
+        """
+        config: dict[str, Any] = {
+            "model_type": self.model_type,
+            "architectures": [self.architecture],
+        }
+        config |= {key: accepted[0] for key, accepted in self.fixed.items()}
+        config |= {key: fields[field] for key, (field, _) in self.keys.items()}
+        if self.implied.get("positions") == "rotary":
+            config["rope_theta"] = fields["rotary_base"]
+            config["rope_scaling"] = _scaling_config(fields["rotary_scaling"])
+        if self.first_position:
+            config["max_position_embeddings"] += self.first_position
+        return config
+
+
+def _unsupported(file: Any, key: str, value: Any, wanted: str) -> FileError:
+    return FileError(
+        f"{file}: {key} is {value!r}, which has no counterpart here; expected {wanted}"
+    )
+
+
+# The rules for longer sequences: the key of each field, and its default.
+_SCALINGS: dict[str, tuple[Any, dict[str, tuple[str, Any]]]] = {
+    "linear": (LinearScaling, {"factor": ("factor", None)}),
+    "llama3": (
+        Llama3Scaling,
+        {
+            "factor": ("factor", None),
+            "original_max_position_embeddings": ("original_length", None),
+            "low_freq_factor": ("low", None),
+            "high_freq_factor": ("high", None),
+        },
+    ),
+    "yarn": (
+        YaRNScaling,
+        {
+            "factor": ("factor", None),
+            "original_max_position_embeddings": ("original_length", None),
+            "beta_fast": ("fast", 32.0),
+            "beta_slow": ("slow", 1.0),
+            "attention_factor": ("magnitude", None),
+        },
+    ),
+}
+_FIXED_ROPE: dict[str, tuple[Any, ...]] = {
+    "partial_rotary_factor": (None, 1.0),
+    "mscale": (None,),
+    "mscale_all_dim": (None,),
+    "truncate": (True,),
+}
+
+
+def _rotary(config: Mapping[str, Any], file: Any) -> tuple[Any, Any]:
+    """Return the base of the frequencies and the scaling rule."""
+    new = config.get("rope_parameters")
+    key = "rope_scaling" if new is None else "rope_parameters"
+    rope = config.get("rope_scaling") or {} if new is None else new
+    base = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    for name, accepted in _FIXED_ROPE.items():
+        if rope.get(name, config.get(name, accepted[0])) not in accepted:
+            raise _unsupported(file, name, rope.get(name, config.get(name)), repr(accepted[-1]))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return base, None
+    if kind not in _SCALINGS:
+        known = ", ".join(("default", *_SCALINGS))
+        raise _unsupported(file, f"rope_type of {key}", kind, f"one of {known}")
+    rule, keys = _SCALINGS[kind]
+    values = {field: rope.get(name, default) for name, (field, default) in keys.items()}
+    if values.get("original_length", 0) is None:
+        values["original_length"] = config.get("max_position_embeddings")
+    try:
+        return base, rule(**values)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{file}: {key} is {rope!r}: {error}") from error
+
+
+def _scaling_config(scaling: Any) -> dict[str, Any] | None:
+    """Return `rope_scaling` for a rule, or None; the rules of `_SCALINGS` can be written."""
+    for kind, (rule, keys) in _SCALINGS.items():
+        if type(scaling) is rule:
+            values = {name: getattr(scaling, field) for name, (field, _) in keys.items()}
+            return {"rope_type": kind} | {k: v for k, v in values.items() if v is not None}
+    return None
+
+
+_LLAMA_KEYS: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("outputs", 32000),
+    "hidden_size": ("width", 4096),
+    "intermediate_size": ("hidden", 11008),
+    "num_hidden_layers": ("layers", 32),
+    "num_attention_heads": ("num_heads", 32),
+    "num_key_value_heads": ("num_kv_heads", None),
+    "max_position_embeddings": ("length", 2048),
+    "rms_norm_eps": ("eps", 1e-6),
+    "tie_word_embeddings": ("tied", False),
+}
+_HEADS: dict[str, tuple[str, Any]] = {"head_dim": ("head_dim", None)}
+_LLAMA_FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "attention_dropout": (0.0,)}
+_NO_BIAS: dict[str, tuple[Any, ...]] = {"attention_bias": (False,)}
+_LLAMA_IMPLIED = {
+    "positions": "rotary",
+    "norm": "rms",
+    "feed_forward": "swiglu",
+    "bias": False,
+}
+_QWEN_KEYS: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("outputs", 151936),
+    "intermediate_size": ("hidden", 22016),
+    "num_key_value_heads": ("num_kv_heads", 32),
+    "max_position_embeddings": ("length", 32768),
+}
+
+GPT_FAMILIES = (
+    Family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        "transformer.",
+        GPT2,
+        {
+            "vocab_size": ("outputs", 50257),
+            "n_positions": ("length", 1024),
+            "n_embd": ("width", 768),
+            "n_layer": ("layers", 12),
+            "n_head": ("num_heads", 12),
+            "n_inner": ("hidden", None),
+            "layer_norm_epsilon": ("eps", 1e-5),
+            "tie_word_embeddings": ("tied", True),
+            "resid_pdrop": ("dropout", 0.1),
+            "embd_pdrop": ("dropout", 0.1),
+            "attn_pdrop": ("dropout", 0.1),
+        },
+        {
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+            "add_cross_attention": (False,),
+        },
+        {"positions": "learned", "norm": "layer", "feed_forward": "gelu", "bias": True},
+    ),
+    Family(
+        "llama",
+        "LlamaForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS | _HEADS,
+        _LLAMA_FIXED | _NO_BIAS | {"mlp_bias": (False,)},
+        _LLAMA_IMPLIED,
+    ),
+    Family(
+        "mistral",
+        "MistralForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS
+        | _HEADS
+        | {
+            "intermediate_size": ("hidden", 14336),
+            "num_key_value_heads": ("num_kv_heads", 8),
+            "max_position_embeddings": ("length", 131072),
+            "sliding_window": ("window", 4096),
+        },
+        _LLAMA_FIXED,
+        _LLAMA_IMPLIED,
+    ),
+    Family(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS | _QWEN_KEYS,
+        _LLAMA_FIXED | {"use_sliding_window": (False,)},
+        _LLAMA_IMPLIED | {"qkv_bias": True},
+    ),
+    Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS | _QWEN_KEYS | {"head_dim": ("head_dim", 128)},
+        _LLAMA_FIXED | _NO_BIAS | {"use_sliding_window": (False,)},
+        _LLAMA_IMPLIED | {"query_key_norm": True},
+    ),
+    Family(
+        "gemma",
+        "GemmaForCausalLM",
+        "model.",
+        GEMMA,
+        _LLAMA_KEYS
+        | {
+            "vocab_size": ("outputs", 256000),
+            "hidden_size": ("width", 3072),
+            "intermediate_size": ("hidden", 24576),
+            "num_hidden_layers": ("layers", 28),
+            "num_attention_heads": ("num_heads", 16),
+            "num_key_value_heads": ("num_kv_heads", 16),
+            "head_dim": ("head_dim", 256),
+            "max_position_embeddings": ("length", 8192),
+            "tie_word_embeddings": ("tied", True),
+        },
+        _NO_BIAS
+        | {
+            "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+            "hidden_activation": (None, "gelu_pytorch_tanh"),
+            "attention_dropout": (0.0,),
+            "use_bidirectional_attention": (None, False),
+        },
+        _LLAMA_IMPLIED | {"feed_forward": "geglu", "scaled_embedding": True},
+    ),
+)
+"""The model types of `GPT`."""

@@ -1,0 +1,281 @@
+"""Published weights: from_pretrained and save_pretrained, in the files of transformers.
+
+A checkpoint is a folder with config.json and safetensors files. Its `model_type` selects a
+`Family`, whose tables turn the configuration and the arrays into those of a model here, and back.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from ..core.layer import Layer
+from ..files.reading import FileError, read_json
+from ..files.writing import fresh
+from ..installation import required
+from ..interop.checkpoints import state_dict
+from ..interop.torch_weights import from_torch
+from ..train.weights import LONGEST_HEADER, open_arrays
+from ..validation import Accepts
+from .families import Family
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+path_like: Accepts = Accepts(
+    "a folder, a safetensors file, or a name such as 'openai-community/gpt2'",
+    lambda value: isinstance(value, str | os.PathLike) and bool(os.fspath(value)),
+    TypeError,
+)
+
+
+class Pretrained(NamedTuple):
+    """A published model: its configuration, its network, and the parameters.
+
+    Args:
+        model: Configuration, such as a `GPT`.
+        net: The network, `model.network(outputs)`.
+        params: Its parameters.
+    """
+
+    model: Any
+    net: Layer
+    params: Any
+
+
+class Published:
+    """Base of the models that have published weights.
+
+    A class states its `families`, and has a method `explicit` that returns its fields with all
+    sizes given.
+    """
+
+    families: ClassVar[tuple[Family, ...]] = ()
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | os.PathLike[str]) -> Pretrained:
+        """Load a published model: its configuration, network, and parameters.
+
+        The configuration is read from config.json, and the weights from model.safetensors or the
+        files in model.safetensors.index.json. Values of config.json without a counterpart here are
+        rejected. No code from a checkpoint is run, so pickled weights such as pytorch_model.bin are
+        rejected, too. Parameters have the types that the network declares, float32.
+
+        Args:
+            path_or_name: A folder, a safetensors file next to its config.json, or the name of a
+                repository of the Hugging Face hub, such as "openai-community/gpt2", which is
+                downloaded by `huggingface_hub` (`pip install 'jaxnn-functional[hub]'`).
+
+        Returns:
+            `(model, net, params)`, a `Pretrained`.
+
+        Raises:
+            ValueError: config.json has another model type or an unsupported value, or the arrays do
+                not fit it. The message names the keys or arrays.
+            FileNotFoundError: A file is missing, or cannot be downloaded.
+            ImportError: A name is given, and huggingface_hub is not installed.
+
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> from jaxnn.models import GPT
+        >>> model, tokens = GPT(layers=1, width=8, num_heads=2), jnp.zeros((1, 5), int)
+        >>> params = model.network(11).init(jax.random.key(0), tokens)
+        >>> folder = Path(tempfile.mkdtemp(), "gpt")
+        >>> model.save_pretrained(folder, params)
+        >>> model, net, params = GPT.from_pretrained(folder)
+        >>> net.apply(params, tokens).shape
+        (1, 5, 11)
+        """
+        find, single = _finder(path_or_name)
+        config_file = _found(find, "config.json", path_or_name)
+        config = read_json(config_file)
+        family = cls._family(config, config_file)
+        fields = family.fields(config, config_file)
+        outputs = fields.pop("outputs")
+        try:
+            model = cls(**fields)
+            net: Layer = model.network(outputs)  # type: ignore[attr-defined]
+        except (TypeError, ValueError) as error:
+            raise FileError(f"{config_file}: {error}") from error
+        arrays = _arrays([single] if single else _weight_files(find, path_or_name))
+        if not any(name.startswith(family.base) for name in arrays):
+            head = f"{family.names.get('head')}.weight"
+            arrays = {n if n == head else family.base + n: a for n, a in arrays.items()}
+        tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+        try:
+            loaded = from_torch(net, arrays, tokens, names=family.names, ignore=family.skipped)
+        except ValueError as error:
+            raise FileError(f"{path_or_name}: {error}") from error
+        return Pretrained(model, net, loaded.params)
+
+    @classmethod
+    def _family(cls, config: Any, file: Path) -> Family:
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        for family in cls.families:
+            if family.model_type == kind:
+                return family
+        known = ", ".join(family.model_type for family in cls.families)
+        raise FileError(f"{file}: model_type is {kind!r}; {cls.__name__} loads {known}")
+
+    def explicit(self) -> dict[str, Any]:
+        """Return all fields, with sizes in place of None."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+        }
+
+    def save_pretrained(self, folder: str | os.PathLike[str], params: Any) -> None:
+        """Write config.json and model.safetensors, which transformers and `from_pretrained` load.
+
+        The folder is written completely or not at all. The model type is the first one of
+        transformers that has all values of this model.
+
+        Args:
+            folder: The new folder.
+            params: Parameters of `self.network(outputs)`.
+
+        Raises:
+            ValueError: No model type of transformers has the values of this model, or the
+                parameters do not belong to it.
+            FileExistsError: The folder exists.
+            ImportError: safetensors is not installed.
+        """
+        safetensors = required(
+            "safetensors.numpy", "weights are saved by", "safetensors", "experiments"
+        )
+        table = params["embedding"]["w"]
+        outputs = len(table)
+        family, config = self._writable(outputs)
+        config["dtype"] = str(table.dtype)
+        net: Layer = self.network(outputs)  # type: ignore[attr-defined]
+        spec = net.spec(jax.ShapeDtypeStruct((1, 1), "int32"))
+        shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (params, spec)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the parameters are not those of {self!r:.400}: expected shapes {shapes[1]}, got "
+                f"{shapes[0]}"
+            )
+        arrays = state_dict(net, params, family.names)
+        with fresh(Path(folder)) as hidden:
+            hidden.mkdir()
+            text = json.dumps(config, indent=2, sort_keys=True)
+            hidden.joinpath("config.json").write_text(text + "\n", encoding="utf-8")
+            safetensors.save_file(arrays, hidden / SINGLE, metadata={"format": "pt"})
+
+    def _writable(self, outputs: int) -> tuple[Family, dict[str, Any]]:
+        """Return the first family that has all fields of this model, and its config.json."""
+        fields = self.explicit() | {"outputs": outputs}
+        lines = []
+        for family in self.families:
+            config = family.config(fields)
+            found = family.fields(config, "config.json")
+            found.pop("outputs")
+            other = type(self)(**found).explicit() | {"implementation": fields["implementation"]}
+            lost = [
+                f"{name}={fields[name]!r}" for name, value in other.items() if fields[name] != value
+            ]
+            if not lost:
+                return family, config
+            lines.append(f"{family.model_type} does not have {', '.join(lost)}")
+        raise ValueError(f"no model type of transformers is {self!r}: " + "; ".join(lines))
+
+
+Find = Callable[[str], Path | None]
+
+
+def _finder(path_or_name: str | os.PathLike[str]) -> tuple[Find, Path | None]:
+    """Return what finds the files of a checkpoint by name, and the weights if they are one file."""
+    path_like(path_or_name, "path_or_name")
+    path = Path(path_or_name)
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        raise FileError(f"{path}: {_PICKLED}")
+    if path.is_file():
+        return _in_folder(path.parent), path
+    if path.is_dir():
+        return _in_folder(path), None
+    if path.suffix == ".safetensors" or not _NAME.fullmatch(os.fspath(path_or_name)):
+        raise FileNotFoundError(f"{path}: there is no such folder or safetensors file")
+    return _on_hub(os.fspath(path_or_name)), None
+
+
+def _in_folder(folder: Path) -> Find:
+    return lambda name: file if (file := folder / name).is_file() else None
+
+
+def _on_hub(name: str) -> Find:
+    """Return what downloads a file of a repository; None if it has no such file."""
+    purpose = f"there is no folder {name!r}, and a model of that name is downloaded by"
+    hub = required("huggingface_hub", purpose, "huggingface_hub", "hub")
+    errors = required("huggingface_hub.errors", purpose, "huggingface_hub", "hub")
+
+    def find(file: str) -> Path | None:
+        try:
+            return Path(hub.hf_hub_download(name, file))
+        except Exception as error:
+            absent = isinstance(error, errors.EntryNotFoundError)
+            if absent and not isinstance(error, errors.LocalEntryNotFoundError):
+                return None
+            raise FileNotFoundError(
+                f"there is no folder {name!r}, and {file} of the hub's repository of that name "
+                f"cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); download "
+                f"config.json and the *.safetensors files of {name} into a folder, for example "
+                "on another machine, and pass the path of that folder"
+            ) from error
+
+    return find
+
+
+_PICKLED = (
+    "a pickle runs code when it is read, so it is not opened; load the model by transformers and "
+    "write model.save_pretrained(folder), which writes safetensors"
+)
+
+
+def _found(find: Find, name: str, where: Any) -> Path:
+    file = find(name)
+    if file is None:
+        raise FileNotFoundError(f"{where}: has no {name}, from which the model is read")
+    return file
+
+
+def _weight_files(find: Find, where: Any) -> list[Path]:
+    """Return the safetensors files of a checkpoint."""
+    if (single := find(SINGLE)) is not None:
+        return [single]
+    if (index := find(INDEX)) is not None:
+        plain = read_json(index, LONGEST_HEADER)
+        shards = plain.get("weight_map") if isinstance(plain, dict) else None
+        if not isinstance(shards, dict) or not all(map(_is_file_name, shards.values())):
+            raise FileError(f"{index}: expected a weight_map from names of arrays to file names")
+        return [_found(find, name, where) for name in sorted(set(shards.values()))]
+    for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
+        if find(name) is not None:
+            raise FileError(f"{where}: has {name} and no {SINGLE}; {_PICKLED}")
+    raise FileNotFoundError(f"{where}: has neither {SINGLE} nor {INDEX}")
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name) and os.path.basename(name) == name
+
+
+def _arrays(files: list[Path]) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Return the arrays of safetensors files by name, which are read when they are used."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for file in files:
+        with open_arrays(file) as opened:
+            for name, entry in opened.entries.items():
+                if name in found:
+                    raise FileError(f"{file}: has {name}, which another file has, too")
+                empty = 0 in entry.shape
+                found[name] = (
+                    opened.read(name)
+                    if empty
+                    else np.memmap(file, entry.dtype, "r", entry.begin, entry.shape or (1,))
+                )
+                if not entry.shape:
+                    found[name] = found[name].reshape(())
+    return found

@@ -1,0 +1,240 @@
+"""Checkpoints of transformers: the same outputs and gradients, and files that it loads again.
+
+The expected values are transformers' own, from tests/fixtures/pretrained.py.
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from jaxnn.interop.checkpoints import GEMMA, LLAMA, state_dict
+from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
+from jaxnn.models import GPT
+from jaxnn.models.families import GPT_FAMILIES
+from tests.fixtures import pretrained as published
+
+FOLDER = published.FOLDER
+GPT2 = FOLDER / "gpt2"
+
+
+def assert_agrees(folder: Path, expected: Any) -> None:
+    """Outputs within 1e-5, and the gradients of a training step."""
+    _, net, params = GPT.from_pretrained(folder)
+    tokens = jnp.asarray(expected["tokens"])
+
+    @jax.jit
+    @jax.value_and_grad
+    def step(params: Any) -> Any:
+        logits = net.apply(params, tokens)[:, :-1]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    np.testing.assert_allclose(jax.jit(net.apply)(params, tokens), expected["outputs"], atol=1e-5)
+    loss, gradients = step(params)
+    np.testing.assert_allclose(loss, expected["loss"], atol=1e-5)
+    family = GPT._family(json.loads((folder / "config.json").read_text()), folder)
+    # The gradient of 1 + w is that of w.
+    names = LLAMA if family.names is GEMMA else family.names
+    found = state_dict(net, gradients, names)
+    wanted = {name[5:]: array for name, array in expected.items() if name.startswith("grad ")}
+    assert found.keys() == wanted.keys()
+    for name, array in found.items():
+        np.testing.assert_allclose(array, wanted[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", published.COMMITTED)
+def test_outputs_and_gradients_are_those_of_transformers(name: str):
+    assert_agrees(FOLDER / name, np.load(FOLDER / name / "expected.npz"))
+
+
+@pytest.mark.parametrize("name", published.COMMITTED)
+def test_saved_and_loaded_again(name: str, tmp_path: Path):
+    """The arrays have the names and numbers of transformers' own files."""
+    model, _, params = GPT.from_pretrained(FOLDER / name)
+    model.save_pretrained(tmp_path / "saved", params)
+    again = GPT.from_pretrained(tmp_path / "saved")
+    assert again.model.explicit() == model.explicit()
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+    arrays: dict[str, Any] = {}
+    for file in sorted((FOLDER / name).glob("*.safetensors")):
+        arrays |= load_file(file)
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == arrays.keys()
+    for key, array in saved.items():
+        np.testing.assert_allclose(array, arrays[key], atol=1e-7)
+    with pytest.raises(FileExistsError, match="exists already"):
+        model.save_pretrained(tmp_path / "saved", params)
+
+
+def test_configuration_is_read():
+    assert GPT.from_pretrained(FOLDER / "llama3").model == GPT(
+        layers=2,
+        width=8,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        hidden=12,
+        length=32,
+        positions="rotary",
+        rotary_base=100.0,
+        rotary_scaling=Llama3Scaling(4.0, 8),
+        norm="rms",
+        eps=1e-6,
+        feed_forward="swiglu",
+        bias=False,
+        tied=False,
+    )
+
+
+def test_bare_model_and_a_file(tmp_path: Path):
+    """Checkpoints of GPT2Model have no prefix `transformer.`; config.json is next to a file."""
+    arrays = load_file(GPT2 / "model.safetensors")
+    arrays = {name.removeprefix("transformer."): array for name, array in arrays.items()}
+    save_file(arrays, tmp_path / "bare.safetensors")
+    shutil.copy(GPT2 / "config.json", tmp_path)
+    bare = GPT.from_pretrained(tmp_path / "bare.safetensors").params
+    jax.tree.map(np.testing.assert_array_equal, bare, GPT.from_pretrained(GPT2).params)
+
+
+def changed(folder: Path, **changes: Any) -> Path:
+    """A copy of the checkpoint of GPT-2 with other values in config.json."""
+    shutil.copytree(GPT2, folder, dirs_exist_ok=True)
+    config = json.loads((GPT2 / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"activation_function": "relu"}, "activation_function is 'relu'.* expected 'gelu_new'"),
+        ({"attn_pdrop": 0.3}, "attn_pdrop is 0.3, .* expected 0.1, as in the other keys"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
+        ({"model_type": "t5"}, "model_type is 't5'; GPT loads gpt2, llama, mistral, qwen2"),
+        ({"n_embd": "wide"}, "config.json: GPT.width must be an int >= 1, got 'wide'"),
+        ({"n_positions": 9}, "positions/w: wanted .*9, 8"),
+        ({"n_layer": 3}, "wanted 'transformer.h.2.ln_1.weight', which is not there"),
+    ],
+)
+def test_unsupported_configurations_are_named(tmp_path: Path, changes: Any, text: str):
+    with pytest.raises(ValueError, match=text):
+        GPT.from_pretrained(changed(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"type": "linear"}])
+def test_unsupported_rotary_embeddings_are_named(rope: Any):
+    llama = next(family for family in GPT_FAMILIES if family.model_type == "llama")
+    with pytest.raises(ValueError, match=r"rope_scaling is|of rope_scaling is 'dynamic'"):
+        llama.fields({"rope_scaling": rope}, "config.json")
+
+
+def test_files_that_are_missing_or_pickled(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        GPT.from_pretrained(tmp_path)
+    shutil.copy(GPT2 / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor"):
+        GPT.from_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n.")
+    with pytest.raises(ValueError, match=r"has pytorch_model\.bin.*a pickle runs code"):
+        GPT.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a pickle runs code"):
+        GPT.from_pretrained(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="no such folder or safetensors file"):
+        GPT.from_pretrained(tmp_path / "other")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
+    with pytest.raises(ValueError, match="expected a weight_map"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_models_that_transformers_does_not_have(tmp_path: Path):
+    model, _, params = GPT.from_pretrained(FOLDER / "llama3")
+    other = dataclasses.replace(model, rotary_scaling=NTKScaling(2.0), window=4)
+    with pytest.raises(
+        ValueError, match=r"mistral does not have rotary_scaling=NTKScaling\(2.0\);"
+    ):
+        other.save_pretrained(tmp_path / "a", params)
+    with pytest.raises(ValueError, match="the parameters are not those of GPT"):
+        dataclasses.replace(model, hidden=3).save_pretrained(tmp_path / "a", params)
+    assert not list(tmp_path.iterdir())
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, download: Any) -> Any:
+    """Replace huggingface_hub by a module with `download` and the two errors of missing files."""
+    errors = types.ModuleType("huggingface_hub.errors")
+    errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})  # type: ignore
+    local = type("LocalEntryNotFoundError", (errors.EntryNotFoundError,), {})  # type: ignore
+    errors.LocalEntryNotFoundError = local  # type: ignore
+    module = types.ModuleType("huggingface_hub")
+    module.hf_hub_download = download  # type: ignore
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    return errors
+
+
+def test_name_of_the_hub(monkeypatch: pytest.MonkeyPatch):
+    def download(name: str, file: str) -> str:
+        assert name == "owner/llama3"
+        if not (FOLDER / "llama3" / file).exists():
+            raise errors.EntryNotFoundError(file)
+        return str(FOLDER / "llama3" / file)
+
+    errors = hub(monkeypatch, download)
+    found = GPT.from_pretrained("owner/llama3")
+    assert found.model == GPT.from_pretrained(FOLDER / "llama3").model
+
+
+def test_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
+    def download(name: str, file: str) -> str:
+        raise errors.LocalEntryNotFoundError("no connection")
+
+    errors = hub(monkeypatch, download)
+    text = (
+        r"no connection.* download config.json and the \*.safetensors files of gpt2 into a folder"
+    )
+    with pytest.raises(FileNotFoundError, match=text):
+        GPT.from_pretrained("gpt2")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match="huggingface_hub, which is not installed: write"):
+        GPT.from_pretrained("gpt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", published.MODELS)
+def test_every_family_against_transformers(name: str, tmp_path: Path):
+    """Outputs, gradients, and what transformers computes with the files written here."""
+    pytest.importorskip("transformers")
+    theirs = published.build(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    expected = published.expected(theirs)
+    assert_agrees(tmp_path / "theirs", expected)
+    model, _, params = GPT.from_pretrained(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "ours", params)
+    again = type(theirs).from_pretrained(tmp_path / "ours").eval()
+    np.testing.assert_allclose(published.expected(again)["outputs"], expected["outputs"], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", GPT_FAMILIES, ids=lambda family: family.model_type)
+def test_defaults_are_those_of_transformers(family: Any):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, family.architecture).config_class()
+    for key, (_, default) in family.keys.items():
+        theirs = getattr(config, key)
+        if default is None and key in ("num_key_value_heads", "head_dim"):
+            continue  # filled in by the configuration
+        assert theirs == default, key
+    for key, accepted in family.fixed.items():
+        assert getattr(config, key, accepted[0]) == accepted[0], key
+    if family.implied["positions"] == "rotary":
+        assert config.rope_parameters["rope_theta"] == 10000.0

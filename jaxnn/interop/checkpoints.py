@@ -117,6 +117,19 @@ def _offset_norm(params: dict[str, Any], source: SourceArrays, found: dict[str, 
     found[source.full("weight")] = params["scale"] - 1
 
 
+FIRST_POSITION = 2
+"""Rows of RoBERTa's table of positions that belong to no position."""
+
+
+def last_rows(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """RoBERTa: a table of positions, the first of which is in row 2."""
+    return {"w": source("weight")[FIRST_POSITION:]}
+
+
+def _last_rows(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    found[source.full("weight")] = np.pad(params["w"], ((FIRST_POSITION, 0), (0, 0)))
+
+
 INVERSES: dict[Any, Inverse] = {
     Dense: _dense,
     **dict.fromkeys((MultiHeadAttention, GatedFeedForward), _by_part),
@@ -125,6 +138,7 @@ INVERSES: dict[Any, Inverse] = {
     packed_attention: _packed,
     untransposed: _untransposed,
     offset_norm: _offset_norm,
+    last_rows: _last_rows,
 }
 
 
@@ -187,8 +201,12 @@ BERT: Names = {
     "blocks/feed_forward/up": ".intermediate.dense",
     "blocks/feed_forward/down": ".output.dense",
     "blocks/feed_forward_norm": ".output.LayerNorm",
+    "pooler": IfThere("pooler.dense"),
 }
-"""transformers' BertModel and RobertaModel without a head, for `BERT`."""
+"""transformers' BertModel, for `BERT`."""
+
+ROBERTA: Names = BERT | {"positions": ("embeddings.position_embeddings", last_rows)}
+"""transformers' RobertaModel, for `BERT`."""
 
 VIT: Names = {
     "patches": "conv_proj",

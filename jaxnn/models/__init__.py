@@ -5,12 +5,14 @@ network. The composites are the layers of which these networks consist. `from_pr
 published weights.
 """
 
+from .bert import BERT, TextEncoder
 from .convolutional import LeNet, ResNet, ResNetBlock, UNet, UNetLevel
 from .model import MLP, CharLSTM
 from .pretrained import Pretrained
 from .transformers import GPT, Decoder, PatchTransformer, ViT
 
 __all__ = [
+    "BERT",
     "GPT",
     "MLP",
     "CharLSTM",
@@ -20,6 +22,7 @@ __all__ = [
     "Pretrained",
     "ResNet",
     "ResNetBlock",
+    "TextEncoder",
     "UNet",
     "UNetLevel",
     "ViT",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..files.reading import FileError
-from ..interop.checkpoints import GEMMA, GPT2, LLAMA
+from ..interop.checkpoints import BERT, FIRST_POSITION, GEMMA, GPT2, LLAMA, ROBERTA
 from ..interop.source_arrays import Names
 from ..layers.rotary import LinearScaling, Llama3Scaling, YaRNScaling
 
@@ -21,14 +21,15 @@ class Family:
     Args:
         model_type: `model_type` in config.json.
         architecture: The class of transformers that `save_pretrained` names.
-        base: Prefix of the names of arrays that checkpoints without a head lack.
+        base: Prefix of the names of arrays in checkpoints with a head.
         names: From paths of the network to names of arrays.
         keys: For each key of config.json, a field of the model and the default of transformers.
             The field `outputs` is the argument of `network`.
         fixed: The accepted values of further keys, the default of transformers first.
         implied: Fields that are equal in all models of this type.
-        skipped: Names of arrays that the network here does not have. Default: ().
-        first_position: Rows of the position table before that of the first token. Default: 0.
+        skipped: Patterns of arrays that are not loaded if the network does not have them. Default:
+            ().
+        first_position: Positions of the table that belong to no token. Default: 0.
     """
 
     model_type: str
@@ -61,7 +62,7 @@ class Family:
                 raise _unsupported(file, key, value, f"{fields[field]!r}, as in the other keys")
         if fields.get("positions") == "rotary":
             fields["rotary_base"], fields["rotary_scaling"] = _rotary(config, file)
-        if self.first_position and fields["length"] is not None:
+        if self.first_position:
             fields["length"] -= self.first_position
         return fields
 
@@ -281,3 +282,48 @@ GPT_FAMILIES = (
     ),
 )
 """The model types of `GPT`."""
+
+_BERT_KEYS: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("vocabulary", 30522),
+    "hidden_size": ("width", 768),
+    "num_hidden_layers": ("layers", 12),
+    "num_attention_heads": ("num_heads", 12),
+    "intermediate_size": ("hidden", 3072),
+    "hidden_dropout_prob": ("dropout", 0.1),
+    "attention_probs_dropout_prob": ("dropout", 0.1),
+    "max_position_embeddings": ("length", 512),
+    "type_vocab_size": ("token_types", 2),
+    "layer_norm_eps": ("eps", 1e-12),
+}
+_BERT_FIXED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+_BERT_SKIPPED = ("pooler.**", "cls.**", "lm_head.**", "classifier.**", "qa_outputs.**")
+
+BERT_FAMILIES = (
+    Family(
+        "bert",
+        "BertModel",
+        "bert.",
+        BERT,
+        _BERT_KEYS,
+        _BERT_FIXED | {"pad_token_id": (0,)},
+        {"padding": 0},
+        _BERT_SKIPPED,
+    ),
+    Family(
+        "roberta",
+        "RobertaModel",
+        "roberta.",
+        ROBERTA,
+        _BERT_KEYS | {"vocab_size": ("vocabulary", 50265)},
+        _BERT_FIXED | {"pad_token_id": (1,)},
+        {"padding": 1},
+        _BERT_SKIPPED,
+        FIRST_POSITION,
+    ),
+)
+"""The model types of `BERT`."""

@@ -58,7 +58,7 @@ class Published:
     families: ClassVar[tuple[Family, ...]] = ()
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | os.PathLike[str]) -> Pretrained:
+    def from_pretrained(cls, path_or_name: str | os.PathLike[str], **changes: Any) -> Pretrained:
         """Load a published model: its configuration, network, and parameters.
 
         The configuration is read from config.json, and the weights from model.safetensors or the
@@ -70,6 +70,8 @@ class Published:
             path_or_name: A folder, a safetensors file next to its config.json, or the name of a
                 repository of the Hugging Face hub, such as "openai-community/gpt2", which is
                 downloaded by `huggingface_hub` (`pip install 'jaxnn-functional[hub]'`).
+            **changes: Fields of the model that replace those of config.json, such as
+                `dropout=0.0`.
 
         Returns:
             `(model, net, params)`, a `Pretrained`.
@@ -95,16 +97,14 @@ class Published:
         config = read_json(config_file)
         family = cls._family(config, config_file)
         fields = family.fields(config, config_file)
-        outputs = fields.pop("outputs")
+        outputs = [fields.pop("outputs")] if "outputs" in fields else []
         try:
-            model = cls(**fields)
-            net: Layer = model.network(outputs)  # type: ignore[attr-defined]
+            model = cls(**fields | changes)
+            net: Layer = model.network(*outputs)  # type: ignore[attr-defined]
         except (TypeError, ValueError) as error:
             raise FileError(f"{config_file}: {error}") from error
-        arrays = _arrays([single] if single else _weight_files(find, path_or_name))
-        if not any(name.startswith(family.base) for name in arrays):
-            head = f"{family.names.get('head')}.weight"
-            arrays = {n if n == head else family.base + n: a for n, a in arrays.items()}
+        files = [single] if single else _weight_files(find, path_or_name)
+        arrays = {_full(name, family): array for name, array in _arrays(files).items()}
         tokens = jax.ShapeDtypeStruct((1, 1), "int32")
         try:
             loaded = from_torch(net, arrays, tokens, names=family.names, ignore=family.skipped)
@@ -136,7 +136,7 @@ class Published:
 
         Args:
             folder: The new folder.
-            params: Parameters of `self.network(outputs)`.
+            params: Parameters of `self.network(outputs)`; of `self.network()` for `BERT`.
 
         Raises:
             ValueError: No model type of transformers has the values of this model, or the
@@ -148,10 +148,10 @@ class Published:
             "safetensors.numpy", "weights are saved by", "safetensors", "experiments"
         )
         table = params["embedding"]["w"]
-        outputs = len(table)
-        family, config = self._writable(outputs)
+        family, config = self._writable(len(table))
         config["dtype"] = str(table.dtype)
-        net: Layer = self.network(outputs)  # type: ignore[attr-defined]
+        outputs = [len(table)] if "head" in family.names else []
+        net: Layer = self.network(*outputs)  # type: ignore[attr-defined]
         spec = net.spec(jax.ShapeDtypeStruct((1, 1), "int32"))
         shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (params, spec)]
         if shapes[0] != shapes[1]:
@@ -173,8 +173,11 @@ class Published:
         for family in self.families:
             config = family.config(fields)
             found = family.fields(config, "config.json")
-            found.pop("outputs")
-            other = type(self)(**found).explicit() | {"implementation": fields["implementation"]}
+            found.pop("outputs", None)
+            unsaved = {
+                name: fields[name] for name in ("implementation", "pooling") if name in fields
+            }
+            other = type(self)(**found | unsaved).explicit()
             lost = [
                 f"{name}={fields[name]!r}" for name, value in other.items() if fields[name] != value
             ]
@@ -182,6 +185,14 @@ class Published:
                 return family, config
             lines.append(f"{family.model_type} does not have {', '.join(lost)}")
         raise ValueError(f"no model type of transformers is {self!r}: " + "; ".join(lines))
+
+
+def _full(name: str, family: Family) -> str:
+    """Return the name of an array in the family's table: with its base if the table has a head."""
+    if "head" not in family.names:
+        return name.removeprefix(family.base)
+    bare = name in (f"{family.names['head']}.weight",) or name.startswith(family.base)
+    return name if bare else family.base + name
 
 
 Find = Callable[[str], Path | None]

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from jaxnn.interop.checkpoints import GEMMA, LLAMA, state_dict
 from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
-from jaxnn.models import GPT
-from jaxnn.models.families import GPT_FAMILIES
+from jaxnn.models import BERT, GPT
+from jaxnn.models.families import BERT_FAMILIES, GPT_FAMILIES
 from tests.fixtures import pretrained as published
 
 FOLDER = published.FOLDER
@@ -42,14 +42,40 @@ def assert_agrees(folder: Path, expected: Any) -> None:
     np.testing.assert_allclose(jax.jit(net.apply)(params, tokens), expected["outputs"], atol=1e-5)
     loss, gradients = step(params)
     np.testing.assert_allclose(loss, expected["loss"], atol=1e-5)
-    family = GPT._family(json.loads((folder / "config.json").read_text()), folder)
     # The gradient of 1 + w is that of w.
-    names = LLAMA if family.names is GEMMA else family.names
+    names = GPT._family(json.loads((folder / "config.json").read_text()), folder).names
+    assert_gradients(net, gradients, LLAMA if names is GEMMA else names, expected)
+
+
+def assert_gradients(net: Any, gradients: Any, names: Any, expected: Any) -> None:
     found = state_dict(net, gradients, names)
     wanted = {name[5:]: array for name, array in expected.items() if name.startswith("grad ")}
     assert found.keys() == wanted.keys()
     for name, array in found.items():
         np.testing.assert_allclose(array, wanted[name], atol=1e-5, err_msg=name)
+
+
+def assert_encodes(folder: Path, expected: Any) -> None:
+    """Features, pooled and not, within 1e-5, and the gradients of a step on both."""
+    model, net, params = BERT.from_pretrained(folder, pooling="pooler")
+    per_token = dataclasses.replace(model, pooling="none").network()
+    tokens, named = expected["tokens"], {"token_types": expected["types"]}
+    named["segment_ids"] = expected["mask"]
+
+    def run(params: Any) -> Any:
+        rest = {name: tree for name, tree in params.items() if name != "pooler"}
+        features = per_token.apply(rest, tokens, **named)
+        pooled = net.apply(params, tokens, **named)
+        features = jnp.where(expected["mask"][..., None] == 1, features, 0)
+        loss = (features * expected["direction"]).sum()
+        return loss + (pooled * expected["pooled direction"]).sum(), (features, pooled)
+
+    (loss, (features, pooled)), gradients = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+    np.testing.assert_allclose(features, expected["outputs"], atol=1e-5)
+    np.testing.assert_allclose(pooled, expected["pooled"], atol=1e-5)
+    np.testing.assert_allclose(loss, expected["loss"], atol=1e-4)
+    names = BERT._family(json.loads((folder / "config.json").read_text()), folder).names
+    assert_gradients(net, gradients, names, expected)
 
 
 @pytest.mark.parametrize("name", published.COMMITTED)
@@ -74,6 +100,60 @@ def test_saved_and_loaded_again(name: str, tmp_path: Path):
         np.testing.assert_allclose(array, arrays[key], atol=1e-7)
     with pytest.raises(FileExistsError, match="exists already"):
         model.save_pretrained(tmp_path / "saved", params)
+
+
+@pytest.mark.parametrize("name", published.ENCODERS)
+def test_encoders_are_those_of_transformers(name: str):
+    assert_encodes(FOLDER / name, np.load(FOLDER / name / "expected.npz"))
+
+
+def test_sentence_embedding_is_the_mean_of_its_tokens():
+    expected = np.load(FOLDER / "bert" / "expected.npz")
+    _, net, params = BERT.from_pretrained(FOLDER / "bert", pooling="mean")
+    tokens, mask = jnp.asarray(expected["tokens"]), expected["mask"]
+    apply = jax.jit(net.apply)
+    y = apply(params, tokens, token_types=expected["types"], segment_ids=mask)
+    mean = expected["outputs"].sum(1) / mask.sum(1, keepdims=True)
+    np.testing.assert_allclose(y, mean, atol=1e-5)
+    np.testing.assert_array_equal(
+        apply(params, tokens.at[1, 4:].set(7), token_types=expected["types"], segment_ids=mask), y
+    )
+
+
+@pytest.mark.parametrize("name", published.ENCODERS)
+def test_encoder_saved_and_loaded_again(name: str, tmp_path: Path):
+    model, _, params = BERT.from_pretrained(FOLDER / name, pooling="pooler")
+    model.save_pretrained(tmp_path / "saved", params)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["model_type"] == name and config["max_position_embeddings"] == 14
+    again = BERT.from_pretrained(tmp_path / "saved", pooling="pooler")
+    assert again.model == model
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+    arrays = load_file(FOLDER / name / "model.safetensors")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == arrays.keys()
+    positions = "embeddings.position_embeddings.weight"
+    if name == "roberta":  # two rows that no token takes
+        saved[positions], arrays[positions] = saved[positions][2:], arrays[positions][2:]
+    jax.tree.map(np.testing.assert_array_equal, saved, arrays)
+
+
+def test_encoder_of_a_model_with_another_head(tmp_path: Path):
+    """A masked language model has a prefix and a head, and no pooler; a new head is drawn."""
+    arrays = load_file(FOLDER / "bert" / "model.safetensors")
+    arrays = {f"bert.{n}": array for n, array in arrays.items() if "pooler" not in n}
+    arrays["cls.predictions.bias"] = np.ones(13, np.float32)
+    save_file(arrays, tmp_path / "model.safetensors")
+    shutil.copy(FOLDER / "bert" / "config.json", tmp_path)
+    found = BERT.from_pretrained(tmp_path)
+    bare = BERT.from_pretrained(FOLDER / "bert")
+    jax.tree.map(np.testing.assert_array_equal, found.params, bare.params)
+    with pytest.raises(ValueError, match=r"pooler: wanted 'pooler\.dense\.weight'"):
+        BERT.from_pretrained(tmp_path, pooling="pooler")
+    classifier = dataclasses.replace(found.model, pooling="mean").network(3)
+    tokens = jnp.zeros((2, 5), jnp.int32)
+    params = classifier.init(jax.random.key(0), tokens) | found.params
+    assert classifier.apply(params, tokens).shape == (2, 3)
 
 
 def test_configuration_is_read():
@@ -225,7 +305,24 @@ def test_every_family_against_transformers(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", GPT_FAMILIES, ids=lambda family: family.model_type)
+@pytest.mark.parametrize("name", published.ENCODERS)
+def test_every_encoder_against_transformers(name: str, tmp_path: Path):
+    pytest.importorskip("transformers")
+    theirs = published.build(name, hidden_size=32, num_attention_heads=4)
+    theirs.save_pretrained(tmp_path / "theirs")
+    expected = published.expected_features(theirs)
+    model, _, params = BERT.from_pretrained(tmp_path / "theirs", pooling="pooler")
+    model.save_pretrained(tmp_path / "ours", params)
+    again = type(theirs).from_pretrained(tmp_path / "ours").eval()
+    found = published.expected_features(again)
+    for key in ("outputs", "pooled"):
+        np.testing.assert_allclose(found[key], expected[key], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family", [*GPT_FAMILIES, *BERT_FAMILIES], ids=lambda family: family.model_type
+)
 def test_defaults_are_those_of_transformers(family: Any):
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, family.architecture).config_class()
@@ -236,5 +333,5 @@ def test_defaults_are_those_of_transformers(family: Any):
         assert theirs == default, key
     for key, accepted in family.fixed.items():
         assert getattr(config, key, accepted[0]) == accepted[0], key
-    if family.implied["positions"] == "rotary":
+    if family.implied.get("positions") == "rotary":
         assert config.rope_parameters["rope_theta"] == 10000.0

@@ -1,0 +1,189 @@
+"""BERT: encoder of tokens, in the form of BERT, RoBERTa, and sentence encoders."""
+
+import dataclasses
+import functools
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ..arrays import widened
+from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat
+from ..core.composite import Composite
+from ..core.layer import Layer
+from ..functional.segments import check_segments
+from ..initializers import normal
+from ..layers.attention import MultiHeadAttention
+from ..layers.blocks import EncoderLayer
+from ..layers.checks import check_divides, dropout_rate
+from ..layers.dropout import Dropout
+from ..layers.embedding import Embedding
+from ..layers.linear import Dense
+from ..layers.normalization import LayerNorm
+from ..layers.positions import LearnedPositions
+from ..validation import natural
+from .families import BERT_FAMILIES
+from .model import Model, size
+from .pretrained import Published
+
+
+class TextEncoder(Composite):
+    """Bidirectional transformer over tokens (..., T).
+
+    The output is the features of all tokens (..., T, n); with `mean`, their mean (..., n); with a
+    `pooler`, tanh(pooler(x)) of the first token (..., n). A `head` is applied last.
+
+    Named inputs: `token_types` (..., T), integers that number the sentences of a pair, by default
+    0; `segment_ids` (..., T), 0 for padding, such as the attention mask of a tokenizer. Padding is
+    hidden from attention and from the mean.
+
+    Args:
+        embedding: Embedding of tokens.
+        types: Embedding of token types, added to it.
+        positions: Layer that adds position encodings.
+        norm: Norm of the sum.
+        dropout: Layer applied after the norm.
+        blocks: Layer of all transformer blocks.
+        pooler: Layer for the first token. Default: None.
+        mean: Whether to take the mean of all tokens. Default: False.
+        head: Output layer. Default: None.
+
+    >>> net = BERT(vocabulary=30, layers=1, width=8, num_heads=2, pooling="mean").network()
+    >>> tokens, mask = jnp.ones((2, 5), int), jnp.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    >>> params = net.init(jax.random.key(0), tokens)
+    >>> net.apply(params, tokens, segment_ids=mask).shape
+    (2, 8)
+    """
+
+    embedding: Layer
+    types: Layer
+    positions: Layer
+    norm: Layer
+    dropout: Layer
+    blocks: Layer
+    pooler: Layer | None = None
+    mean: bool = False
+    head: Layer | None = None
+
+    def forward(
+        self,
+        tokens: jax.Array,
+        *,
+        token_types: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return the features, pooled if the network pools them, or the outputs of the head."""
+        types = jnp.zeros(jnp.shape(tokens), jnp.int32) if token_types is None else token_types
+        x = self.embedding(tokens) + self.types(types)
+        x = self.blocks(self.dropout(self.norm(self.positions(x))))
+        if self.pooler is not None:
+            x = jnp.tanh(self.pooler(x[..., 0, :]))
+        elif self.mean:
+            x = _mean(x, segment_ids)
+        return x if self.head is None else self.head(x)
+
+
+def _mean(x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    """Return the mean of the features (..., T, n) of tokens that are not padding."""
+    if segment_ids is None:
+        return jnp.mean(widened(x), -2).astype(x.dtype)
+    check_segments(segment_ids, x.shape[:-1])
+    real = (segment_ids != 0)[..., None]
+    count = jnp.maximum(jnp.sum(real, -2), 1)
+    return (jnp.sum(widened(jnp.where(real, x, 0)), -2) / count).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class BERT(Published, Model):
+    """Bidirectional transformer with normalization after each branch, for texts.
+
+    The default is BERT-base without case, and `from_pretrained` loads BERT, RoBERTa, and sentence
+    encoders of these forms. Weights are initialized normal with a standard deviation of 0.02, and
+    biases as 0.
+
+    References: Devlin et al., BERT: pre-training of deep bidirectional transformers for language
+    understanding, 2019; Liu et al., RoBERTa: a robustly optimized BERT pretraining approach, 2019;
+    Reimers and Gurevych, Sentence-BERT, 2019 (the mean of all tokens).
+    """
+
+    vocabulary: Annotated[int, size] = 30522
+    """Number of tokens."""
+    layers: Annotated[int, size] = 12
+    """Number of blocks of attention and feed-forward network."""
+    width: Annotated[int, size] = 768
+    """Features of each position."""
+    num_heads: Annotated[int, size] = 12
+    """Number of attention heads, a divisor of the width."""
+    hidden: Annotated[int | None, None | size] = None
+    """Units of the feed-forward network; None for 4 * width."""
+    length: Annotated[int, size] = 512
+    """Longest sequence."""
+    token_types: Annotated[int, size] = 2
+    """Number of token types: 2 for pairs of sentences."""
+    padding: Annotated[int, natural] = 0
+    """Token that fills short sequences: 0 in BERT, 1 in RoBERTa."""
+    pooling: Literal["none", "mean", "pooler"] = "none"
+    """Outputs: all tokens; their mean; or tanh of a dense layer of the first token."""
+    eps: float = 1e-12
+    """Added to the variance in the norms."""
+    dropout: Annotated[float, dropout_rate] = 0.1
+    """Dropout rate of embeddings, attention weights, and residual branches, in [0, 1)."""
+    implementation: str | None = None
+    """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
+
+    families: ClassVar = BERT_FAMILIES
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the heads divide the width."""
+        super().__post_init__()
+        check_divides(self, "num_heads", "width")
+
+    def network(self, outputs: int | None = None) -> Layer:
+        """Build the network, from tokens (..., T) to features, or to logits of `outputs` classes.
+
+        With `pooling`, features are (..., width) and logits (..., outputs); otherwise there is one
+        for each token, (..., T, width) or (..., T, outputs). A dropout rate of 0 keeps the dropout
+        layers, so that parameters have the same paths at all rates, and the rate may be traced.
+
+        Args:
+            outputs: Number of classes. Default: None, for the features.
+
+        >>> net = BERT(vocabulary=30, layers=2, width=16, num_heads=2).network()
+        >>> tokens = jnp.zeros((1, 5), int)
+        >>> net.apply(net.init(jax.random.key(0), tokens), tokens).shape
+        (1, 5, 16)
+        """
+        w_init, norm = normal(0.02), LayerNorm(eps=self.eps)
+        block = EncoderLayer(
+            MultiHeadAttention(
+                self.num_heads,
+                dropout=self.dropout,
+                implementation=self.implementation,
+                w_init=w_init,
+            ),
+            Sequential(
+                up=Dense(self.hidden or 4 * self.width, w_init=w_init),
+                activation=functools.partial(jax.nn.gelu, approximate=False),
+                down=Dense(self.width, w_init=w_init),
+            ),
+            norm_first=False,
+            dropout=Dropout(self.dropout),
+            attention_norm=norm,
+            feed_forward_norm=norm,
+        )
+        return TextEncoder(
+            embedding=Embedding(self.vocabulary, self.width, self.padding, w_init),
+            types=Embedding(self.token_types, self.width, w_init=w_init),
+            positions=LearnedPositions(self.length, w_init=w_init),
+            norm=norm,
+            dropout=Dropout(self.dropout),
+            blocks=Repeat(Remat(block, "products"), self.layers),
+            pooler=Dense(self.width, w_init=w_init) if self.pooling == "pooler" else None,
+            mean=self.pooling == "mean",
+            head=None if outputs is None else Dense(outputs, w_init=w_init),
+        )
+
+    def explicit(self) -> dict[str, Any]:
+        """Return all fields, with sizes in place of None."""
+        return super().explicit() | {"hidden": self.hidden or 4 * self.width}

@@ -18,7 +18,7 @@ import jax
 
 from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
-from ..explain import definition_errors, display
+from ..explain import definition_errors, folded_tree
 from ..explain.definition_errors import REQUESTS, RESERVED_NAMES
 from ..explain.text import Mismatch, drawing, located, read_early
 from ..explain.tracebacks import entry
@@ -219,7 +219,7 @@ class Layer(Value):
         """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
 
-    _repr_html_ = display.network_html  # what a notebook shows
+    _repr_html_ = folded_tree.network_html  # what a notebook shows
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and other methods.

@@ -5,7 +5,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "keras", "flax", "optax", "equinox", "haiku")
+LIBRARIES = ("torch", "keras", "flax", "optax", "equinox", "haiku", "transformers")
 PACKAGES = {"nn": "jaxnn"} | {
     name: f"jaxnn.{name}"
     for name in ("train", "data", "models", "parallel", "inspect", "interop", "sweep", "experiment")

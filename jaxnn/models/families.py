@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..files.reading import FileError
-from ..interop.checkpoints import BERT, FIRST_POSITION, GEMMA, GPT2, LLAMA, ROBERTA
 from ..interop.source_arrays import Names
+from ..interop.torch_names import BERT, FIRST_POSITION, GEMMA, GPT2, LLAMA, ROBERTA
 from ..layers.rotary import LinearScaling, Llama3Scaling, YaRNScaling
 
 

@@ -19,7 +19,7 @@ from ..core.layer import Layer
 from ..files.reading import FileError, read_json
 from ..files.writing import fresh
 from ..installation import required
-from ..interop.checkpoints import state_dict
+from ..interop.torch_names import state_dict
 from ..interop.torch_weights import from_torch
 from ..train.weights import LONGEST_HEADER, open_arrays
 from ..validation import Accepts
@@ -69,7 +69,7 @@ class Published:
         Args:
             path_or_name: A folder, a safetensors file next to its config.json, or the name of a
                 repository of the Hugging Face hub, such as "openai-community/gpt2", which is
-                downloaded by `huggingface_hub` (`pip install 'jaxnn-functional[hub]'`).
+                downloaded by `huggingface_hub`, in the extra `hub`.
             **changes: Fields of the model that replace those of config.json, such as
                 `dropout=0.0`.
 

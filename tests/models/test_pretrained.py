@@ -18,7 +18,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxnn.interop.checkpoints import GEMMA, LLAMA, state_dict
+from jaxnn.interop.torch_names import GEMMA, LLAMA, state_dict
 from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
 from jaxnn.models import BERT, GPT
 from jaxnn.models.families import BERT_FAMILIES, GPT_FAMILIES

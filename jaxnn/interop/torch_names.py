@@ -15,14 +15,14 @@ import numpy as np
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
-from ..layers.embedding import Embedding
+from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from .axes import Trace
 from .book import Book
 from .conversion import arrays_at, weight_owners
-from .source_arrays import IfThere, Names, SourceArrays
+from .source_arrays import IfThere, Names, SourceArrays, without_ones
 from .torch_weights import TORCH
 
 
@@ -117,6 +117,22 @@ def _offset_norm(params: dict[str, Any], source: SourceArrays, found: dict[str, 
     found[source.full("weight")] = params["scale"] - 1
 
 
+def _convolution(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    found[source.full("weight")] = np.moveaxis(params["w"], (-1, -2), (0, 1))
+    if "b" in params:
+        found[source.full("bias")] = params["b"]
+
+
+def batched_array(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """ViT: an array for all images, named by the prefix, in three axes."""
+    return {"w": without_ones(source(""), source.shape("w"))}
+
+
+def _batched_array(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    w = params["w"]
+    found[source.full("")] = w.reshape((1,) * (3 - w.ndim) + w.shape)
+
+
 FIRST_POSITION = 2
 """Rows of RoBERTa's table of positions that belong to no position."""
 
@@ -135,10 +151,12 @@ INVERSES: dict[Any, Inverse] = {
     **dict.fromkeys((MultiHeadAttention, GatedFeedForward), _by_part),
     **dict.fromkeys((LayerNorm, RMSNorm), _norm),
     **dict.fromkeys((Embedding, LearnedPositions), _table),
+    PatchEmbedding: _convolution,
     packed_attention: _packed,
     untransposed: _untransposed,
     offset_norm: _offset_norm,
     last_rows: _last_rows,
+    batched_array: _batched_array,
 }
 
 
@@ -223,6 +241,26 @@ VIT: Names = {
     "head": "heads.head",
 }
 """torchvision's VisionTransformer, for `ViT`."""
+
+VIT_CLASSIFIER: Names = {
+    "patches": "vit.embeddings.patch_embeddings.projection",
+    "token": ("vit.embeddings.cls_token", batched_array),
+    "positions": ("vit.embeddings.position_embeddings", batched_array),
+    "blocks": "vit.encoder.layer.*",
+    "blocks/attention_norm": ".layernorm_before",
+    "blocks/attention": ".attention",
+    "blocks/attention/query": ".attention.query",
+    "blocks/attention/key": ".attention.key",
+    "blocks/attention/value": ".attention.value",
+    "blocks/attention/out": ".output.dense",
+    "blocks/feed_forward_norm": ".layernorm_after",
+    "blocks/feed_forward": ".",
+    "blocks/feed_forward/up": ".intermediate.dense",
+    "blocks/feed_forward/down": ".output.dense",
+    "norm": "vit.layernorm",
+    "head": "classifier",
+}
+"""transformers' ViTForImageClassification, for `ViT`."""
 
 RESNET: Names = {
     "stem/convolution/conv": "conv1",

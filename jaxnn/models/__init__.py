@@ -5,11 +5,11 @@ network. The composites are the layers of which these networks consist. `from_pr
 published weights.
 """
 
-from .bert import BERT, TextEncoder
 from .convolutional import LeNet, ResNet, ResNetBlock, UNet, UNetLevel
+from .encoders import BERT, PatchTransformer, TextEncoder, ViT
 from .model import MLP, CharLSTM
 from .pretrained import Pretrained
-from .transformers import GPT, Decoder, PatchTransformer, ViT
+from .transformers import GPT, Decoder
 
 __all__ = [
     "BERT",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files.reading import FileError
 from ..interop.source_arrays import Names
-from ..interop.torch_names import BERT, FIRST_POSITION, GEMMA, GPT2, LLAMA, ROBERTA
+from ..interop.torch_names import BERT, FIRST_POSITION, GEMMA, GPT2, LLAMA, ROBERTA, VIT_CLASSIFIER
 from ..layers.rotary import LinearScaling, Llama3Scaling, YaRNScaling
 
 
@@ -55,6 +55,8 @@ class Family:
         for key, accepted in {**self.fixed, "quantization_config": (None,)}.items():
             if config.get(key, accepted[0]) not in accepted:
                 raise _unsupported(file, key, config[key], " or ".join(map(repr, accepted)))
+        if isinstance(labels := config.get("id2label"), dict):
+            config = {"num_labels": len(labels), **config}
         fields = dict(self.implied)
         for key, (field, default) in self.keys.items():
             value = config.get(key, default)
@@ -327,3 +329,32 @@ BERT_FAMILIES = (
     ),
 )
 """The model types of `BERT`."""
+
+VIT_FAMILIES = (
+    Family(
+        "vit",
+        "ViTForImageClassification",
+        "vit.",
+        VIT_CLASSIFIER,
+        {
+            "num_labels": ("outputs", 2),
+            "image_size": ("image", 224),
+            "patch_size": ("patch", 16),
+            "hidden_size": ("width", 768),
+            "num_hidden_layers": ("layers", 12),
+            "num_attention_heads": ("num_heads", 12),
+            "intermediate_size": ("hidden", 3072),
+            "hidden_dropout_prob": ("dropout", 0.0),
+            "layer_norm_eps": ("eps", 1e-12),
+        },
+        {
+            "hidden_act": ("gelu",),
+            "attention_probs_dropout_prob": (0.0,),
+            "num_channels": (3,),
+            "qkv_bias": (True,),
+        },
+        {},
+        ("vit.pooler.**",),
+    ),
+)
+"""The model type of `ViT`."""

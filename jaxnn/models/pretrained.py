@@ -51,8 +51,7 @@ class Pretrained(NamedTuple):
 class Published:
     """Base of the models that have published weights.
 
-    A class states its `families`, and has a method `explicit` that returns its fields with all
-    sizes given.
+    A class states its `families`, and replaces the methods `example`, `outputs_of`, and `explicit`.
     """
 
     families: ClassVar[tuple[Family, ...]] = ()
@@ -105,9 +104,10 @@ class Published:
             raise FileError(f"{config_file}: {error}") from error
         files = [single] if single else _weight_files(find, path_or_name)
         arrays = {_full(name, family): array for name, array in _arrays(files).items()}
-        tokens = jax.ShapeDtypeStruct((1, 1), "int32")
         try:
-            loaded = from_torch(net, arrays, tokens, names=family.names, ignore=family.skipped)
+            loaded = from_torch(
+                net, arrays, model.example(), names=family.names, ignore=family.skipped
+            )
         except ValueError as error:
             raise FileError(f"{path_or_name}: {error}") from error
         return Pretrained(model, net, loaded.params)
@@ -120,6 +120,18 @@ class Published:
                 return family
         known = ", ".join(family.model_type for family in cls.families)
         raise FileError(f"{file}: model_type is {kind!r}; {cls.__name__} loads {known}")
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Return the shape and type of an input."""
+        return jax.ShapeDtypeStruct((1, 1), "int32")
+
+    def outputs_of(self, params: Any) -> tuple[int, ...]:
+        """Return the argument of `network`, if it has one, from the shapes of parameters.
+
+        Args:
+            params: Parameters of the network.
+        """
+        return ()
 
     def explicit(self) -> dict[str, Any]:
         """Return all fields, with sizes in place of None."""
@@ -147,12 +159,11 @@ class Published:
         safetensors = required(
             "safetensors.numpy", "weights are saved by", "safetensors", "experiments"
         )
-        table = params["embedding"]["w"]
-        family, config = self._writable(len(table))
-        config["dtype"] = str(table.dtype)
-        outputs = [len(table)] if "head" in family.names else []
+        outputs = self.outputs_of(params)
+        family, config = self._writable(outputs)
+        config["dtype"] = str(jax.tree.leaves(params)[0].dtype)
         net: Layer = self.network(*outputs)  # type: ignore[attr-defined]
-        spec = net.spec(jax.ShapeDtypeStruct((1, 1), "int32"))
+        spec = net.spec(self.example())
         shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (params, spec)]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -166,9 +177,9 @@ class Published:
             hidden.joinpath("config.json").write_text(text + "\n", encoding="utf-8")
             safetensors.save_file(arrays, hidden / SINGLE, metadata={"format": "pt"})
 
-    def _writable(self, outputs: int) -> tuple[Family, dict[str, Any]]:
+    def _writable(self, outputs: tuple[int, ...]) -> tuple[Family, dict[str, Any]]:
         """Return the first family that has all fields of this model, and its config.json."""
-        fields = self.explicit() | {"outputs": outputs}
+        fields = self.explicit() | {"outputs": outputs[0] if outputs else None}
         lines = []
         for family in self.families:
             config = family.config(fields)
@@ -191,8 +202,8 @@ def _full(name: str, family: Family) -> str:
     """Return the name of an array in the family's table: with its base if the table has a head."""
     if "head" not in family.names:
         return name.removeprefix(family.base)
-    bare = name in (f"{family.names['head']}.weight",) or name.startswith(family.base)
-    return name if bare else family.base + name
+    full = name.startswith((family.base, f"{family.names['head']}."))
+    return name if full else family.base + name
 
 
 Find = Callable[[str], Path | None]

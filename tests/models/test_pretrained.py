@@ -4,6 +4,7 @@ The expected values are transformers' own, from tests/fixtures/pretrained.py.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -20,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from jaxnn.interop.torch_names import GEMMA, LLAMA, state_dict
 from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
-from jaxnn.models import BERT, GPT
-from jaxnn.models.families import BERT_FAMILIES, GPT_FAMILIES
+from jaxnn.models import BERT, GPT, ViT
+from jaxnn.models.families import BERT_FAMILIES, GPT_FAMILIES, VIT_FAMILIES
 from tests.fixtures import pretrained as published
 
 FOLDER = published.FOLDER
@@ -154,6 +155,32 @@ def test_encoder_of_a_model_with_another_head(tmp_path: Path):
     tokens = jnp.zeros((2, 5), jnp.int32)
     params = classifier.init(jax.random.key(0), tokens) | found.params
     assert classifier.apply(params, tokens).shape == (2, 3)
+
+
+def test_images_are_classified_as_by_transformers(tmp_path: Path):
+    folder = FOLDER / "vit"
+    expected = np.load(folder / "expected.npz")
+    model, net, params = ViT.from_pretrained(folder)
+    assert model == ViT(
+        image=8, patch=4, layers=2, width=8, num_heads=2, hidden=12, eps=1e-12, dropout=0.0
+    )
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def step(params: Any) -> Any:
+        y = net.apply(params, expected["images"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(y, expected["labels"])
+        return loss.mean(), y
+
+    (loss, y), gradients = step(params)
+    np.testing.assert_allclose(y, expected["outputs"], atol=1e-5)
+    np.testing.assert_allclose(loss, expected["loss"], atol=1e-5)
+    assert_gradients(net, gradients, VIT_FAMILIES[0].names, expected)
+    model.save_pretrained(tmp_path / "saved", params)
+    saved, arrays = (load_file(f / "model.safetensors") for f in (tmp_path / "saved", folder))
+    assert saved.keys() == arrays.keys()
+    jax.tree.map(np.testing.assert_array_equal, saved, arrays)
+    assert ViT.from_pretrained(tmp_path / "saved").model == model
 
 
 def test_configuration_is_read():
@@ -320,8 +347,20 @@ def test_every_encoder_against_transformers(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_transformers_loads_a_vit(tmp_path: Path):
+    pytest.importorskip("transformers")
+    theirs = published.build("vit", num_labels=5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model, _, params = ViT.from_pretrained(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "ours", params)
+    again = type(theirs).from_pretrained(tmp_path / "ours").eval()
+    outputs = [published.expected_classes(one)["outputs"] for one in (theirs, again)]
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", [*GPT_FAMILIES, *BERT_FAMILIES], ids=lambda family: family.model_type
+    "family", [*GPT_FAMILIES, *BERT_FAMILIES, *VIT_FAMILIES], ids=lambda family: family.model_type
 )
 def test_defaults_are_those_of_transformers(family: Any):
     transformers = pytest.importorskip("transformers")

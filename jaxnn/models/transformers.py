@@ -20,7 +20,14 @@ from ..layers.embedding import Embedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
-from ..layers.rotary import RotaryEmbedding, Scaling, scaling_rule
+from ..layers.rotary import (
+    LinearScaling,
+    Llama3Scaling,
+    NTKScaling,
+    RotaryEmbedding,
+    YaRNScaling,
+    scaling_rule,
+)
 from ..validation import above, flag
 from .families import GPT_FAMILIES
 from .model import Model, size
@@ -103,7 +110,9 @@ class GPT(Published, Model):
     """Position encoding: a learned vector for each position, or rotary embeddings."""
     rotary_base: float = 10000.0
     """Base of the frequencies of rotary embeddings."""
-    rotary_scaling: Annotated[Scaling | None, None | scaling_rule] = None
+    rotary_scaling: Annotated[
+        LinearScaling | NTKScaling | YaRNScaling | Llama3Scaling | None, None | scaling_rule
+    ] = None
     """Rule of rotary embeddings for longer sequences, such as `nn.Llama3Scaling()`."""
     norm: Literal["layer", "rms"] = "layer"
     """Normalization: LayerNorm or RMSNorm."""

@@ -1,5 +1,7 @@
 """Speculative decoding against greedy decoding, and a decoder with the memory of an encoder."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def counted(net, ran):
 def test_a_draft_changes_no_token():
     """The last new token is at the last learned position: guesses go past it."""
     params = drawn(GPT2)
-    options = {"steps": 12, "temperature": 0}
+    options: dict[str, Any] = {"steps": 12, "temperature": 0}
     greedy = nn.generate(GPT2, params, PROMPTS, **options).tokens.tolist()
     assert (
         nn.generate(
@@ -103,7 +105,7 @@ def test_a_network_without_its_last_position_is_refused_with_a_draft():
 )
 def test_drafts_that_cannot_guess_are_refused(options, text):
     params = drawn(SMALL)
-    given = {"draft": (SMALL, params), "temperature": 0, "steps": 2} | options
+    given: dict[str, Any] = {"draft": (SMALL, params), "temperature": 0, "steps": 2} | options
     with pytest.raises((ValueError, TypeError), match=text):
         nn.generate(SMALL, params, PROMPTS, **given)
 
@@ -133,8 +135,8 @@ def test_a_decoder_reads_the_memory_of_its_row_without_its_padding():
     marks = jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
     params = jax.jit(net.init)(KEY, jnp.zeros((3, 2), int), memory)
     params = jax.tree.map(lambda p: 4 * p, params)
-    options = {"steps": 4, "temperature": 0}
-    named = {"memory": memory, "memory_segment_ids": marks}
+    options: dict[str, Any] = {"steps": 4, "temperature": 0}
+    named: dict[str, Any] = {"memory": memory, "memory_segment_ids": marks}
     found = nn.generate(net, params, PROMPTS, **options, **named).tokens
     run = jax.jit(net.apply)
     for row, prompt in enumerate(PROMPTS):

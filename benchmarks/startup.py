@@ -5,6 +5,7 @@
 
 import json
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,9 +56,12 @@ def programs() -> int:
     optimizer = optax.adamw(optax.cosine_decay_schedule(1e-3, 100))
     program = train.Supervised(net, train.Classification(10), optimizer)
     key, names = jax.random.key(0), []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **details: names.append(details) if event == COMPILED else None
-    )
+
+    def listen(event: str, duration_secs: float, **details: Any) -> None:
+        if event == COMPILED:
+            names.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     held_out = x[:256], y[:256]
     train.fit(
         program, (x, y), key=key, epochs=2, batch_size=128, validation=held_out, progress=False

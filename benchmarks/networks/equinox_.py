@@ -188,7 +188,7 @@ def _sides(model: Any, state: Any, donate: Any) -> Sides:
         )
         return many(x, state)
 
-    outputs = eqx.filter_jit(run)
+    outputs: Any = eqx.filter_jit(run)
 
     @eqx.filter_jit(donate=donate)
     def compiled(data: Any, model: Any, state: Any, opt_state: Any) -> Any:
@@ -208,7 +208,8 @@ def _sides(model: Any, state: Any, donate: Any) -> Sides:
         return value
 
     def lower(x: Any, y: Any) -> dict[str, Any]:
-        step = compiled.lower((x, y), model, state, opt_state).lowered
+        whole: Any = compiled
+        step = whole.lower((x, y), model, state, opt_state).lowered
         return {"forward": outputs.lower(still, begun, x).lowered, "step": step}
 
     return Sides(lambda x: outputs(still, begun, x)[0], step, lower)

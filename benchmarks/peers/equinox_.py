@@ -49,7 +49,8 @@ def programs(
 
 def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
     """`jax.vmap` of the model, which takes one row."""
-    return {"equinox": jax.vmap(_perceptron(widths))}
+    model: Any = _perceptron(widths)
+    return {"equinox": jax.vmap(model)}
 
 
 def initializers() -> dict[str, Callable[[int], Any]]:

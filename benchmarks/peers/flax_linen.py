@@ -38,7 +38,7 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
 
 def forwards(widths: Sequence[int]) -> dict[str, Callable[[Any], jax.Array]]:
     """`model.apply`."""
-    model = _Perceptron(tuple(widths[1:]))
+    model: Any = _Perceptron(tuple(widths[1:]))
     variables = model.init(jax.random.key(0), jnp.zeros((1, widths[0])))
     return {"flax linen": lambda x: model.apply(variables, x)}
 

@@ -1,4 +1,4 @@
-"""Write the tables of counterparts in other libraries, from `counterparts.csv`, and of all errors."""
+"""Write the tables of counterparts in other libraries (`counterparts.csv`), and of all errors."""
 
 import ast
 import csv

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import jax
+from jax.dtypes import canonicalize_dtype
 
 from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
-from ..explain import definition_errors, display
+from ..explain import definition_errors, folded_tree
 from ..explain.definition_errors import REQUESTS, RESERVED_NAMES
 from ..explain.text import Mismatch, drawing, located, read_early
 from ..explain.tracebacks import entry
@@ -219,7 +220,7 @@ class Layer(Value):
         """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
 
-    _repr_html_ = display.network_html  # what a notebook shows
+    _repr_html_ = folded_tree.network_html  # what a notebook shows
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and other methods.
@@ -443,14 +444,13 @@ class Primitive(Layer):
         leaves, tree = jax.tree.flatten((inputs, named))
         arrays = all(isinstance(x, jax.Array) and not is_traced(x) for x in leaves)
         memo = vars(self).setdefault("_declarations", {}) if arrays else {}
-        place = tree, [(x.shape, x.dtype) for x in leaves if arrays]
-        function = getattr(method, "__func__", method)
-        if (found := memo.get(function)) is None or found[0] != place:
+        place = tree, [(x.shape, x.dtype) for x in leaves if arrays], canonicalize_dtype(float)
+        if (found := memo.get(method)) is None or found[0] != place:
             inputs, named = abstract((inputs, named))
-            takes = signature(function, 1)
+            takes = signature(getattr(method, "__func__", method), 1)
             positional = inputs if takes.variadic else inputs[: takes.positional]
             named = {k: v for k, v in named.items() if k in takes.inputs}
-            found = memo[function] = place, method(*positional, **named)
+            found = memo[method] = place, method(*positional, **named)
         return found[1]
 
     def _declared(self, frame: Declaring) -> tuple[Any, Any]:

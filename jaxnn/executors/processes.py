@@ -55,7 +55,7 @@ class Processes(Pool):
         Raises:
             ValueError: The call cannot be sent to another process.
         """
-        message = packed((fn, args, kwargs))
+        message = pickled_call((fn, args, kwargs))
         call = lambda: self._call(message)  # noqa: E731
         return self._threads.submit(retried, call, TRIES, self._given_up.is_set)
 
@@ -216,7 +216,7 @@ def serve(connection: Any, cores: Sequence[int]) -> None:
             return
 
 
-def packed(call: Any) -> bytes:
+def pickled_call(call: Any) -> bytes:
     """Return a call as bytes: functions of modules by name, those of a notebook by value.
 
     Args:
@@ -265,7 +265,7 @@ class _Loader(pickle.Unpickler):
     """Reads what the parent process sent.
 
     Args:
-        message: What `packed` returned.
+        message: What `pickled_call` returned.
         functions: The functions that were received before, by their bytes.
     """
 

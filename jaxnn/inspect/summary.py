@@ -23,8 +23,8 @@ from ..core.calls import Call, Next, Outcome, placeholder_key
 from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer
-from ..explain import display
-from ..explain.display import short
+from ..explain import folded_tree
+from ..explain.folded_tree import short
 from ..explain.text import describe
 from ..explain.tracebacks import entry
 from ..html.page import count
@@ -250,9 +250,9 @@ class Summary(table.Table):
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<div>{html.escape(f'{a}: {b}')}</div>" for a, b in self._table()[1])
-        return display.page(self._node("", self.total)) + notes
+        return folded_tree.page(self._node("", self.total)) + notes
 
-    def _node(self, path: str, row: Row) -> display.TreeNode:
+    def _node(self, path: str, row: Row) -> folded_tree.TreeNode:
         """Return the tree at a path: the layer, its own parameters, and the layers below it."""
         below = path and f"{path}/"
         rows = {
@@ -267,9 +267,10 @@ class Summary(table.Table):
             f"{table.decimal(row.flops).strip()} FLOPs" if row.flops else "",
         ]
         own = (
-            display.TreeNode(name, table.shape(describe(leaf))) for name, leaf in row.shapes.items()
+            folded_tree.TreeNode(name, table.shape(describe(leaf)))
+            for name, leaf in row.shapes.items()
         )
-        return display.TreeNode(
+        return folded_tree.TreeNode(
             path.rpartition("/")[2], row.layer, " · ".join(filter(None, facts)),
             (*own, *(self._node(*one) for one in rows.items())),
         )  # fmt: skip

@@ -24,7 +24,7 @@ from .score import Keep
 from .space import Values
 from .states import join_lanes, pack, unpack
 from .structure import Structure
-from .training import Fold
+from .training import FoldOfSeed
 
 __all__ = ["By", "Compiled", "Way", "Work", "WorkResult", "compiled_cohort", "work"]
 
@@ -48,7 +48,7 @@ class Work:
 
     structure: Structure
     values: tuple[Values, ...]
-    seeds: tuple[int | Fold, ...]
+    seeds: tuple[int | FoldOfSeed, ...]
     way: Way
     epochs: tuple[int, int]
     state: bytes | None = None

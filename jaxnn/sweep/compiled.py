@@ -28,7 +28,7 @@ from ..experiment.experiment import Loaded
 from ..train.program import with_keys, without_keys
 from .space import Values
 from .structure import Structure
-from .training import Fold, Order, Training, array, as_written, dependent, scalar
+from .training import FoldOfSeed, Order, Training, array, as_written, dependent, scalar
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 
@@ -109,14 +109,14 @@ class Compiled:
         self._compiled: set[Any] = set()  # the shapes that are compiled
         self._at_once: tuple[int | None, ...] = ()  # empty until it is known
         self._alike: bool | None = None  # whether lanes of a seed have the same first state
-        self._started: tuple[int | Fold | None, Any] = (None, None)  # the last seed's
+        self._started: tuple[int | FoldOfSeed | None, Any] = (None, None)  # the last seed's
         self._varying: set[str] | None = None  # the leaves that depend on a lane's values
         self._example: Training | None = None
 
     def train(
         self,
         values: Sequence[Values],
-        seeds: Sequence[int | Fold],
+        seeds: Sequence[int | FoldOfSeed],
         state: Any,
         epochs: tuple[int, int],
     ) -> tuple[Any, list[Any]]:
@@ -141,7 +141,7 @@ class Compiled:
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
         rows = [
-            seed if isinstance(seed, Fold) else 0 for seed in seeds
+            seed if isinstance(seed, FoldOfSeed) else 0 for seed in seeds
         ]  # folds have different ones
         by_rows = {one: first.pieces(data[0], one) for one in dict.fromkeys(rows)}
         pieces = [by_rows[one] for one in rows]
@@ -251,7 +251,9 @@ class Compiled:
         values = jax.tree.map(as_written, numbers.values)
         return self.structure.training(values).with_leaves(numbers.leaves | constant)
 
-    def _start(self, training: Training, seed: int | Fold, numbers: Numbers, constant: Any) -> Any:
+    def _start(
+        self, training: Training, seed: int | FoldOfSeed, numbers: Numbers, constant: Any
+    ) -> Any:
         """Return the first state of a lane, on the host; lanes of a seed share it if possible."""
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)

@@ -21,7 +21,7 @@ from .halving import keep, perturbed, population
 from .known import Known
 from .objectives import Objective, constrained, violation
 from .plan import Grouped
-from .score import mean, score_of
+from .score import curve_score, mean
 from .search import Observation
 from .settings import Settings
 from .space import Space, Values
@@ -318,7 +318,7 @@ def _score(
         end = epochs[1] if epochs else max(curve)
         values = history.since(number, curve, end)
         whole = end in curve
-        each.append(score_of(values, settings.score, history.maximize) if whole else math.nan)
+        each.append(curve_score(values, settings.score, history.maximize) if whole else math.nan)
     score = badness(mean(each), history.maximize)
     return score if math.isfinite(score) else None
 

@@ -50,11 +50,11 @@ from .known import Known
 from .ledger import Ledger
 from .objectives import known_metrics
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .progress import Reporter, SweepProgress, Watch
+from .remaining import Reporter, SweepProgress, Watch
 from .search import new_trials, size_of
 from .settings import Settings
 from .space import Values
-from .states import kept, regrouped
+from .states import kept_states, regrouped
 from .storage import LedgerError, command_to_resume, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
@@ -419,7 +419,7 @@ class Driver:
                 curve = dict(history.curve(metric, lane.trial).get(lane.seed, {}))
                 curve |= dict(enumerate(row, begin + 1))
                 curves[lane.trial].append(history.since(lane.trial, curve, last))
-        return kept(self.planner.keep, outcome.state, places, curves, self.ledger.kept())
+        return kept_states(self.planner.keep, outcome.state, places, curves, self.ledger.kept())
 
     def _narrow(self, name: str, width: int) -> None:
         """Record that memory ran out, and the number of lanes per call from now on."""

@@ -101,7 +101,7 @@ class Ledger:
     ...     ledger.add_group(Group("wide", {"model.width": 128}, "vmap", lanes=64))
     ...     numbers = ledger.ask(0, 0, [({"optimizer.learning_rate": 0.1}, "wide")])
     ...     cohort = Cohort("wide", rung=0, epoch_from=0, epoch_to=1, lanes=((0, 0),))
-    ...     ledger.commit(cohort, [Result(0, 0, 1, "loss", 0.5)], {0: "done"})
+    ...     ledger.commit(cohort, [EpochResult(0, 0, 1, "loss", 0.5)], {0: "done"})
     0
     >>> with Ledger.open(path) as ledger:
     ...     ledger.trials()[0].status, ledger.curves(0, "loss")

@@ -25,7 +25,7 @@ from .search import Search, trial_key
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
-from .training import Fold, Training, training_of
+from .training import FoldOfSeed, Training, training_of
 
 # Seconds of training that a worker gets, and the ledger commits, at a time.
 AIM = 4.0
@@ -263,14 +263,14 @@ class Planner:
             return metric, maximize
         raise ValueError(problem)
 
-    def seed(self, first: int, repeat: int) -> int | Fold:
+    def seed(self, first: int, repeat: int) -> int | FoldOfSeed:
         """Return the seed of a lane of a trial.
 
         Args:
             first: The seed of the trial.
             repeat: Number of the lane among those of the trial.
         """
-        return Fold(first, repeat) if self.settings.folds > 1 else first + repeat
+        return FoldOfSeed(first, repeat) if self.settings.folds > 1 else first + repeat
 
     @property
     def keep(self) -> Keep:

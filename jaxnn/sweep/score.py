@@ -24,7 +24,7 @@ rule_of_score: Accepts = Accepts(
 )
 
 
-def score_of(values: Sequence[float], rule: str, maximize: bool) -> float:
+def curve_score(values: Sequence[float], rule: str, maximize: bool) -> float:
     """Return the score of a learning curve; NaN if it has none.
 
     Values that are not finite are never the best, and a mean over them is NaN.
@@ -34,7 +34,7 @@ def score_of(values: Sequence[float], rule: str, maximize: bool) -> float:
         rule: "last", "best", or "mean:N".
         maximize: Whether a larger value is better.
 
-    >>> [score_of([0.5, 0.9, 0.7, 0.8], rule, True) for rule in ("last", "best", "mean:2")]
+    >>> [curve_score([0.5, 0.9, 0.7, 0.8], rule, True) for rule in ("last", "best", "mean:2")]
     [0.8, 0.9, 0.75]
     """
     if rule == "best":
@@ -65,7 +65,7 @@ class Keep:
         count: The number of trials to keep.
         metric: The metric that trials are compared by.
         maximize: Whether a larger value is better.
-        rule: The score of a trial, as for `score_of`.
+        rule: The score of a trial, as for `curve_score`.
     """
 
     count: int
@@ -79,7 +79,7 @@ class Keep:
         Args:
             curves: The metric after each epoch, for each lane.
         """
-        each = [score_of(curve, self.rule, self.maximize) for curve in curves]
+        each = [curve_score(curve, self.rule, self.maximize) for curve in curves]
         return badness(mean(each), self.maximize)
 
     def best(self, scores: Mapping[int, Any]) -> list[int]:

@@ -335,6 +335,7 @@ def new_trials(
 
     >>> from jaxnn.experiment import SGD
     >>> from jaxnn.sweep import Grid
+    >>> from jaxnn.sweep.external import searcher
     >>> search = searcher("random", Space(SGD, {"momentum": Grid(0.5, 0.7, 0.9)}))
     >>> sorted(trial["momentum"] for trial in new_trials(search, 8, round=0, history=[]))
     [0.5, 0.7, 0.9]

@@ -25,7 +25,7 @@ from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
 from .objectives import Constraint, Objective, fronts, known_metrics, ranked, violation
-from .score import mean, rule_of_score, score_of
+from .score import curve_score, mean, rule_of_score
 from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
 
@@ -114,7 +114,7 @@ class Sweep:
         changed = self.changed.get(number, 0)
         begin = changed if changed < end else 0
         values = [_finite(curve[at]) for at in sorted(curve) if begin < at <= end]
-        return score_of(values, rule, self.maximize) if end in curve else math.nan
+        return curve_score(values, rule, self.maximize) if end in curve else math.nan
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:

@@ -96,7 +96,7 @@ def _library() -> Any:
     )
 
 
-def kept(
+def kept_states(
     keep: Keep,
     state: bytes,
     places: Mapping[int, Sequence[int]],

@@ -50,7 +50,7 @@ class Order(NamedTuple):
     rows: Any
 
 
-class Fold(NamedTuple):
+class FoldOfSeed(NamedTuple):
     """The seed of a lane that trains on the rows outside of a fold, and is evaluated on its rows.
 
     Args:
@@ -187,17 +187,17 @@ class Training:
         new.program = jax.tree.unflatten(jax.tree.structure(self.run.program), given)
         return type(self)(new)
 
-    def begin(self, seed: int | Fold) -> Any:
+    def begin(self, seed: int | FoldOfSeed) -> Any:
         """Return the state before the first step.
 
         Args:
             seed: Seed of the run.
         """
         first = jax.tree.map(jnp.asarray, _rows(self.arrays[0], self.order(seed, 0).rows[0]))
-        key = as_key(jax.random.key(seed.seed if isinstance(seed, Fold) else seed))
+        key = as_key(jax.random.key(seed.seed if isinstance(seed, FoldOfSeed) else seed))
         return jax.tree.map(strong, self.run.program.init(key, first))
 
-    def order(self, seed: int | Fold, record: int) -> Order:
+    def order(self, seed: int | FoldOfSeed, record: int) -> Order:
         """Return what the steps of a record run on.
 
         Args:
@@ -206,9 +206,9 @@ class Training:
         """
         begin, end = (0, *self.run.ends)[record : record + 2]
         steps = np.arange(begin, end, dtype=np.int32)
-        root = seed.seed if isinstance(seed, Fold) else seed
+        root = seed.seed if isinstance(seed, FoldOfSeed) else seed
         rows = self.run.order(root, record)
-        if isinstance(seed, Fold):
+        if isinstance(seed, FoldOfSeed):
             rows = self._folds.taught[seed.fold][rows]
         return Order(_words(root), steps, rows)
 
@@ -242,7 +242,7 @@ class Training:
             return state, jax.tree.map(lambda leaf: leaf[None], metrics)
         return lax.scan(step, state, (order.steps, order.rows))
 
-    def pieces(self, data: Any, seed: int | Fold = 0) -> list[tuple[Any, jax.Array]]:
+    def pieces(self, data: Any, seed: int | FoldOfSeed = 0) -> list[tuple[Any, jax.Array]]:
         """Return the pieces that `train.Evaluate` evaluates, and their keys.
 
         Args:
@@ -252,7 +252,7 @@ class Training:
         if not self.run.evaluations():
             return []
         validation = data[1]
-        if isinstance(seed, Fold):
+        if isinstance(seed, FoldOfSeed):
             validation = _rows(data[0], self._folds.held[seed.fold])
         count = 1 if validation is None else -(-check_rows(validation, "validation data") // SIZE)
         keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(count)]

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import State
-from ..explain import display
+from ..explain import folded_tree
 from ..explain.text import brief
 from ..fields import is_traced
 from ..fingerprint import CODE, fingerprint
@@ -76,7 +76,7 @@ class TrainState(NamedTuple):
 
     def _repr_html_(self) -> str:
         """Return a folded tree with shapes, for notebooks."""
-        return display.page(display.of_tree(self))
+        return folded_tree.page(folded_tree.of_tree(self))
 
 
 def state_key(key: jax.Array) -> jax.Array:

@@ -177,3 +177,13 @@ def test_a_word_in_a_literal_is_no_child():
             return self.inner(x)
 
     assert Norm(nn.Dense(3)).kind == "Layer"
+
+
+def test_what_a_layer_keeps_of_its_declaration_depends_on_the_types_of_jax():
+    layer, dense, key = nn.LearnedArray((2,)), nn.Dense(3), jax.random.key(0)
+    x = jnp.ones((1, 2), jnp.float32)
+    dense.apply(dense.init(key, x), x)
+    assert layer.init(key)["w"].dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert layer.init(key)["w"].dtype == jnp.float64
+        dense.apply(dense.init(key, x), x)

@@ -99,7 +99,7 @@ def test_errors():
         ):
             random_shift(key, images, pixels)
     with pytest.raises(
-        ValueError, match=r"must be \(B, H, W\) .*, got \(2, 784\).*reshape\(-1, H, W"
+        ValueError, match=r"must be \(B, H, W\) .*, got float32\[2,784\].*reshape\(-1, H, W"
     ):
         random_shift(key, jnp.zeros((2, 784)), 1)
     for pixels in (1.0, True):

@@ -73,7 +73,7 @@ def test_bad_rows():
     with pytest.raises(ValueError, match="got split/x: 3, split/y: 4"):
         data.split((np.zeros(3), np.zeros(4)), 0.5)
     with pytest.raises(
-        ValueError, match=r"one label for each row, \(4,\), got integers of shape \(4, 2\)"
+        ValueError, match=r"one label for each row, \(4,\), got int64\[4,2\]"
     ):
         data.split((np.zeros(4), np.zeros((4, 2), int)), 0.5)
     with pytest.raises(TypeError, match="integer"):

@@ -106,7 +106,8 @@ def test_errors():
     for shape in [(4, 2), (3, 4), (), (3, 1)]:
         with pytest.raises(ValueError) as error:
             scale(np.zeros(shape))
-        assert f"must have shape (..., 3), like the rows in fit, got {shape}" in str(error.value)
+        passed = f"float64[{','.join(map(str, shape))}]"
+        assert f"must be (..., 3), like the rows in fit, got {passed}" in str(error.value)
     with pytest.raises(ValueError, match=r"Standardizer\.fit\(x\) must have .* at least 1, got"):
         data.Standardizer.fit(np.zeros((0, 3)))
     with pytest.raises(

@@ -21,7 +21,7 @@ import pytest
 
 from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
 from jaxnn.executors.clusters import minutes
-from jaxnn.executors.processes import Processes, _Loader, divided, packed
+from jaxnn.executors.processes import Processes, _Loader, divided, pickled_call
 from jaxnn.installation import install
 
 
@@ -336,7 +336,7 @@ def test_a_function_of_a_notebook_is_sent_by_value_and_arrives_as_one(monkeypatc
     messages = []
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "__main__", notebook)
-        messages = [packed((map, (notebook.twice, [number]), {})) for number in (1, 2)]
+        messages = [pickled_call((map, (notebook.twice, [number]), {})) for number in (1, 2)]
     functions = {}
     calls = [_Loader(message, functions).load() for message in messages]
     assert calls[0][1][0] is calls[1][1][0] is not notebook.twice
@@ -347,7 +347,7 @@ def test_a_function_outside_of_modules_needs_cloudpickle(monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     text = "functions outside of modules are sent to worker processes by cloudpickle, which is not"
     with pytest.raises(ImportError, match=text):
-        packed((lambda: 1, (), {}))
+        pickled_call((lambda: 1, (), {}))
 
 
 @pytest.mark.slow

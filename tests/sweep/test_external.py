@@ -1,6 +1,7 @@
 """Searches from outside: Optuna's samplers, and objects with `ask` and `tell`."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import optuna
@@ -81,7 +82,7 @@ def test_a_search_that_is_replayed_continues_as_one_that_was_not(make):
 
 
 def test_an_object_receives_scores_of_given_trials_and_of_earlier_sweeps():
-    search = searcher(Halving(), SPACE)
+    search: Any = searcher(Halving(), SPACE)
     earlier = Observation({"learning_rate": 0.3, "momentum": 0.9}, 3.0, None, own=False)
     failed = Observation({"learning_rate": 0.2, "momentum": 0.9}, float("nan"), 0, own=False)
     assert len(search.ask(2, 1, [earlier, failed])) == 2

@@ -1,7 +1,6 @@
 """Known configurations, earlier sweeps, budgets, and changes of a sweep."""
 
 import dataclasses
-import itertools
 import shutil
 
 import jax.numpy as jnp
@@ -186,9 +185,8 @@ def test_a_space_that_is_used_up_ends_the_sweep(tmp_path, capsys):
 def test_a_loop_of_ones_own_proposes_and_reads(tmp_path):
     """Newton's method on the distance, which is linear in the rate for one step."""
     proposals = [{"optimizer.learning_rate": 0.3}]
-    for _ in range(2):
-        result = run(tmp_path / "a", search="none", tries=proposals)
-        proposals = [{"optimizer.learning_rate": 0.5}]
+    run(tmp_path / "a", search="none", tries=proposals)
+    result = run(tmp_path / "a", search="none", tries=[{"optimizer.learning_rate": 0.5}])
     assert [trial.status for trial in result.trials] == ["done"] * 3
     assert result.best.values["optimizer.learning_rate"] == 0.5
     with pytest.raises(
@@ -276,7 +274,7 @@ def test_durations_and_limits():
         ({"patience": 1.5}, "Budget.patience must be None or an int >= 1, got 1.5"),
     ):
         with pytest.raises(ValueError) as raised:
-            Budget(**limits)
+            Budget(**limits)  # type: ignore[arg-type]
         assert str(raised.value).startswith(message)
     with pytest.raises(TypeError, match=r"Settings.budget must be a Budget, got '2h'"):
         Settings(budget="2h")  # type: ignore[arg-type]
@@ -316,13 +314,14 @@ def die():
 
 def killed(monkeypatch, call):
     """Return the result of a call that is repeated until it is not killed, and how often it was."""
-    for deaths in itertools.count():
+    deaths = 0
+    while True:
         with monkeypatch.context() as patch:
             patch.setattr(running, "Ledger", driven.ended_at(Ledger, 1 + deaths % 3, die))
             try:
                 return call(), deaths
             except Died:
-                continue
+                deaths += 1
 
 
 CALLS = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxnn.sweep.score import Keep, rule_of_score, score_of
+from jaxnn.sweep.score import Keep, curve_score, rule_of_score
 
 NAN = math.nan
 
@@ -21,8 +21,8 @@ NAN = math.nan
     ],
 )
 def test_a_score_is_the_last_the_best_or_a_mean(curve, rule, larger, smaller):
-    assert score_of(curve, rule, True) == larger
-    assert score_of(curve, rule, False) == smaller
+    assert curve_score(curve, rule, True) == larger
+    assert curve_score(curve, rule, False) == smaller
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_score_is_the_last_the_best_or_a_mean(curve, rule, larger, smaller):
     [([1.0, NAN], "last"), ([1.0, NAN], "mean:2"), ([NAN], "best"), ([], "last"), ([], "mean:3")],
 )
 def test_a_curve_without_a_finite_value_has_no_score(curve, rule):
-    assert math.isnan(score_of(curve, rule, True))
+    assert math.isnan(curve_score(curve, rule, True))
 
 
 def test_the_best_are_kept_the_first_asked_of_equals_and_none_that_is_not_finite():

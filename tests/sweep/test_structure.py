@@ -297,7 +297,8 @@ def test_an_experiment_without_a_space():
         space_of(dataclasses.replace(quick.EXPERIMENT, space=None))
     assert str(said.value) == (
         "quick declares no search space: write Experiment(..., "
-        'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
+        'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), or on the command line '
+        "--sweep optimizer.learning_rate=log:1e-4:1e-1"
     )
 
 

@@ -75,6 +75,15 @@ def executables():
     return len(jax.devices()[0].client.live_executables())
 
 
+@pytest.fixture(autouse=True)
+def old_objects_are_not_collected():
+    """The objects of all tests before, which take seconds to look through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def test_the_last_programs_are_kept_by_value():
     """One cache for compiled functions of all kinds: an older one gives way to a new one."""
     assert KEPT <= 128

@@ -1,5 +1,7 @@
 """The number of programs that the start of a run compiles."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import optax
@@ -25,7 +27,7 @@ def test_a_fit_compiles_at_most_eight_programs(name):
     program = train.Supervised(net, train.Classification(7), OPTIMIZERS[name]())
     key, names, active = jax.random.key(0), [], [True]
 
-    def listen(event, seconds, **details):
+    def listen(event: str, duration_secs: float, **details: Any) -> None:
         if active and event == COMPILED:
             names.append(details.get("fun_name"))
 

@@ -18,7 +18,7 @@ def front(sweep: Sweep) -> str:
     if len(sweep.objectives) == 1 and not sweep.constraints:
         return ""
     by = " and ".join(
-        f"{'more' if one.maximize else 'less'} {escaped(label(one.metric))}"
+        f"{'larger' if one.maximize else 'smaller'} {escaped(label(one.metric))}"
         for one in sweep.objectives
     )
     bounds = ", ".join(escaped(str(bound)) for bound in sweep.constraints)

@@ -1,13 +1,13 @@
 """The time that is left and the time that was used, in closed form."""
 
-from jaxnn.sweep.progress import epochs_left, remaining, time_used
+from jaxnn.sweep.remaining import epochs_left, remaining, time_used
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.tables import Cohort, Group, Trial
 
 
-def cohort(group, lanes, seconds, finished=None, compiling=0.0, epochs=(0, 2)):
+def cohort(group, lanes, seconds, finished=None, compiling=0.0, begin=0, end=2):
     pairs = tuple((n, 0) for n in range(lanes))
-    return Cohort(group, 0, *epochs, pairs, seconds, compiling, finished=finished)
+    return Cohort(group, 0, begin, end, pairs, seconds, compiling, finished=finished)
 
 
 def test_compiling_and_the_first_cohort_do_not_count_as_the_rate():

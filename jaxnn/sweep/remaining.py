@@ -16,7 +16,7 @@ import numpy as np
 from ..train.metrics import badness
 from .ledger import Ledger
 from .plan import Planner
-from .score import mean, score_of
+from .score import curve_score, mean
 from .search import size_of
 from .settings import Settings
 from .space import Values
@@ -134,7 +134,7 @@ class Reporter:
                 ends[result.trial].setdefault(result.seed, []).append(result.value)
         rule, larger = settings.score, planner.maximize
         means = {
-            number: mean([score_of(curve, rule, larger) for curve in each.values()])
+            number: mean([curve_score(curve, rule, larger) for curve in each.values()])
             for number, each in ends.items()
             if each
         }

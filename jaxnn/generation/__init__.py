@@ -25,12 +25,12 @@ from .prompts import (
     Start,
     advance,
     as_stop,
-    begin,
-    check_finite,
+    check_logits,
     check_prompts,
     compiled,
-    filled,
+    filled_rows,
     is_stop,
+    read_prompts,
 )
 from .speculative import check_draft, for_draft, speculate
 
@@ -131,8 +131,8 @@ def generate(
         check_draft(draft, draft_tokens, temperature, given)
         # A check may read this many positions past the last new token.
         room = steps - 1 + draft_tokens
-        net, start = begin(net, params, given, room, state)
-        guesser, guess = begin(*draft, for_draft(draft[0], given), room, None)
+        net, start = read_prompts(net, params, given, room, state)
+        guesser, guess = read_prompts(*draft, for_draft(draft[0], given), room, None)
         run = compiled(speculate, net, guesser, steps, draft_tokens)
         tokens, lengths, broken = run(start, guess, stop)
     else:
@@ -143,9 +143,9 @@ def generate(
             numbers["top_p"] = jnp.asarray(top_p, jnp.float32)
         key = _key(key, temperature)
         # The last new token is not an input.
-        net, start = begin(net, params, given, steps - 1, state)
+        net, start = read_prompts(net, params, given, steps - 1, state)
         tokens, lengths, broken = compiled(_decode, net, steps)(start, key, numbers, stop)
-    check_finite(broken, length)
+    check_logits(broken, length)
     return Generation(tokens[0], lengths[0]) if single else Generation(tokens, lengths)
 
 
@@ -192,7 +192,7 @@ def _decode(
     end = lax.while_loop(
         going, step, _Loop(jnp.int32(0), start.token, state, none > 0, tokens, none, none - 1)
     )
-    return filled(end.tokens, end.lengths), end.lengths, end.broken
+    return filled_rows(end.tokens, end.lengths), end.lengths, end.broken
 
 
 def _draw(

@@ -15,13 +15,13 @@ from .prompts import (
     Start,
     advance,
     as_stop,
-    begin,
-    check_finite,
+    check_logits,
     check_prompts,
     compiled,
     empty_state,
-    filled,
+    filled_rows,
     is_stop,
+    read_prompts,
 )
 
 
@@ -103,11 +103,13 @@ def beam_search(
     number()(length_penalty, "length_penalty")
     check_layer(net, call)
     given, single = check_prompts(net, prompts, inputs)
-    net, start = begin(net, params, given, steps - 1, state)  # the last new token is not an input
+    net, start = read_prompts(
+        net, params, given, steps - 1, state
+    )  # the last new token is not an input
     penalty = jnp.asarray(length_penalty, jnp.float32)
     search = compiled(_search, net, steps, beams)
     found, broken = search(start, penalty, as_stop(stop))
-    check_finite(broken, given.tokens.shape[1])
+    check_logits(broken, given.tokens.shape[1])
     found = Beams(*(a[:, :results] for a in found))
     return Beams(*(a[0] for a in found)) if single else found
 
@@ -153,7 +155,7 @@ def _search(
         logits = logits.reshape(rows, beams, -1)
         vocabulary = logits.shape[-1]
         total = (loop.scores[..., None] + jax.nn.log_softmax(logits)).reshape(rows, -1)
-        # So many that, whichever of them stop, as many as there are beams continue.
+        # Enough candidates to continue with all beams, whichever candidates stop.
         several = min(max(2, 1 + stop.size) * beams, beams * vocabulary)
         scores, place = lax.top_k(total, several)
         parent, token = jnp.divmod(place.astype(jnp.int32), vocabulary)
@@ -196,7 +198,7 @@ def _search(
     state, row = take(start.state, copies), none[:, 0]
     begun = _Loop(jnp.int32(0), token, state, tokens, one, empty, row == 0, row - 1)
     end = lax.while_loop(going, step, begun)
-    return end.best._replace(tokens=filled(end.best.tokens, end.best.lengths)), end.broken
+    return end.best._replace(tokens=filled_rows(end.best.tokens, end.best.lengths)), end.broken
 
 
 def _best(found: Beams, beams: int) -> Beams:

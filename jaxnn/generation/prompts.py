@@ -1,7 +1,7 @@
 """What all ways to continue prompts share: their inputs, the state after the prompts, and the ends.
 
-`check_prompts` converts the prompts and the named inputs, `begin` reads all tokens of the prompts
-except the last ones, and `filled` ends the rows of the result.
+`check_prompts` converts the prompts and the named inputs, `read_prompts` runs the network on all
+tokens of the prompts except the last ones, and `filled_rows` ends the rows of the result.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,9 @@ def compiled(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
     return jax.jit(partial(function, *static))
 
 
-def begin(net: Layer, params: Any, prompts: Prompts, room: int, state: Any) -> tuple[Layer, Start]:
+def read_prompts(
+    net: Layer, params: Any, prompts: Prompts, room: int, state: Any
+) -> tuple[Layer, Start]:
     """Return the network with a cache, and its state after the prompts except their last tokens.
 
     Args:
@@ -141,17 +143,17 @@ def is_stop(tokens: jax.Array, stop: jax.Array) -> jax.Array:
     return jnp.any(tokens[..., None] == stop, -1)
 
 
-def filled(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+def filled_rows(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
     """Fill the rest of each row (..., T) with the token that ends it.
 
-    >>> filled(jnp.array([[5, 6, 7], [5, 6, 7]]), jnp.array([1, 2])).tolist()
+    >>> filled_rows(jnp.array([[5, 6, 7], [5, 6, 7]]), jnp.array([1, 2])).tolist()
     [[5, 5, 5], [5, 6, 6]]
     """
     place = jnp.minimum(jnp.arange(tokens.shape[-1]), lengths[..., None] - 1)
     return jnp.take_along_axis(tokens, place, -1)
 
 
-def check_finite(broken: Any, length: int) -> None:
+def check_logits(broken: Any, length: int) -> None:
     """Raise ValueError if a row has a step with NaN: `broken` (rows,) is that step, or -1."""
     if is_traced(broken) or (np.asarray(broken) < 0).all():
         return

@@ -18,7 +18,7 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.positions import LearnedPositions, SinusoidalPositions
 from ..tree import layers
 from ..validation import positive, require
-from .prompts import Prompts, Start, advance, check_prompts, filled, is_stop
+from .prompts import Prompts, Start, advance, check_prompts, filled_rows, is_stop
 
 _CALL = "write nn.generate(..., temperature=0, draft=(small, small_params), draft_tokens=4)"
 
@@ -114,7 +114,7 @@ def speculate(
     tokens = end.tokens[:, :steps]
     stops = is_stop(tokens, stop)
     lengths = jnp.where(jnp.any(stops, 1), jnp.argmax(stops, 1) + 1, steps).astype(jnp.int32)
-    return filled(tokens, lengths), lengths, end.broken
+    return filled_rows(tokens, lengths), lengths, end.broken
 
 
 def _counters(net: Layer) -> set[paths.Path]:
@@ -133,7 +133,7 @@ def _counters(net: Layer) -> set[paths.Path]:
         require(
             isinstance(layer, MultiHeadAttention) and not ring,
             f"with a draft, the layer with a cache at {paths.text(path)!r}",
-            "nn.MultiHeadAttention, whose window is no shorter than the sequence, or an encoding "
+            "nn.MultiHeadAttention without a window shorter than the sequence, or an encoding "
             "of positions, so that rejected tokens can be removed",
             layer,
             hint="generate without a draft",

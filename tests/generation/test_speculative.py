@@ -113,7 +113,7 @@ def test_drafts_that_cannot_guess_are_refused(options, text):
 def test_caches_that_cannot_be_set_back_are_refused():
     lstm = CharLSTM(width=4, layers=1).network(V)
     draft = lstm, drawn(lstm)
-    text = "with a draft, the layer with a cache at .* must be nn.MultiHeadAttention, whose window"
+    text = "with a draft, the layer with a cache at .* must be nn.MultiHeadAttention without"
     with pytest.raises(ValueError, match=text):
         nn.generate(SMALL, drawn(SMALL), [[1]], steps=2, temperature=0, draft=draft)
 

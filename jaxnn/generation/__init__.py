@@ -128,9 +128,7 @@ def generate(
     length = given.tokens.shape[1]
     stop = as_stop(stop)
     if draft is not None:
-        check_draft(draft, draft_tokens, temperature, given)
-        # A check may read this many positions past the last new token.
-        room = steps - 1 + draft_tokens
+        room = check_draft(net, draft, draft_tokens, temperature, given, steps)
         net, start = read_prompts(net, params, given, room, state)
         guesser, guess = read_prompts(*draft, for_draft(draft[0], given), room, None)
         run = compiled(speculate, net, guesser, steps, draft_tokens)

@@ -16,6 +16,7 @@ from ..core.layer import Layer
 from ..fields import is_traced
 from ..layers.attention import MultiHeadAttention
 from ..layers.positions import LearnedPositions, SinusoidalPositions
+from ..surgery.caching import with_cache
 from ..tree import layers
 from ..validation import positive, require
 from .prompts import Prompts, Start, advance, check_prompts, filled_rows, is_stop
@@ -35,8 +36,15 @@ class _Loop(NamedTuple):
     broken: jax.Array
 
 
-def check_draft(draft: Any, draft_tokens: Any, temperature: Any, prompts: Prompts) -> None:
-    """Raise ValueError or TypeError unless a draft can guess tokens."""
+def check_draft(
+    net: Layer, draft: Any, draft_tokens: Any, temperature: Any, prompts: Prompts, steps: int
+) -> int:
+    """Raise ValueError or TypeError unless a draft can guess tokens for a network.
+
+    Returns:
+        The number of positions in the caches besides those of the prompts: the last check may read
+        all guesses after the last new token.
+    """
     positive(draft_tokens, "draft_tokens", hint=_CALL)
     pair = isinstance(draft, tuple) and len(draft) == 2 and isinstance(draft[0], Layer)
     what = "None, or a pair of a network and its parameters"
@@ -47,6 +55,10 @@ def check_draft(draft: Any, draft_tokens: Any, temperature: Any, prompts: Prompt
     vocabulary = check_prompts(draft[0], prompts.tokens, inputs)[0].vocabulary
     what = f"the vocabulary of the network, {prompts.vocabulary} tokens"
     require(vocabulary == prompts.vocabulary, "the vocabulary of the draft", what, vocabulary)
+    room = steps - 1 + draft_tokens
+    for one in (net, draft[0]):
+        _counters(with_cache(one, prompts.tokens.shape[1] + room))
+    return room
 
 
 def for_draft(net: Layer, prompts: Prompts) -> Prompts:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.models import GPT, CharLSTM
+from jaxnn.models import GPT
 
 KEY, V = jax.random.key(0), 11
 PROMPTS = [[1, 2, 3, 4], [7], [5, 6]]
@@ -42,25 +42,32 @@ def counted(net, ran):
     return Counted(net)
 
 
-def test_a_draft_changes_no_token():
+@pytest.mark.parametrize("net", [SMALL, pytest.param(GPT2, marks=pytest.mark.slow)])
+def test_a_draft_changes_no_token(net):
     """The last new token is at the last learned position: guesses go past it."""
-    params = drawn(GPT2)
+    params = drawn(net)
     options: dict[str, Any] = {"steps": 12, "temperature": 0}
-    greedy = nn.generate(GPT2, params, PROMPTS, **options).tokens.tolist()
-    assert (
-        nn.generate(
-            GPT2, params, PROMPTS, draft=(SMALL, drawn(SMALL)), draft_tokens=2, **options
-        ).tokens.tolist()
-        == greedy
-    )
+    greedy = nn.generate(net, params, PROMPTS, **options).tokens.tolist()
     # Guesses that are often right: the network itself, with other parameters nearby.
-    near = jax.tree.map(lambda p, n: p + 0.1 * n, params, drawn(GPT2, 1))
+    near = jax.tree.map(lambda p, n: p + 0.1 * n, params, drawn(net, 1))
     stop = [greedy[0][2], greedy[1][5]]
-    found = nn.generate(GPT2, params, PROMPTS, draft=(GPT2, near), stop=stop, **options)
+    found = nn.generate(net, params, PROMPTS, draft=(net, near), stop=stop, **options)
     wanted = [next((i + 1 for i, t in enumerate(row) if t in stop), 12) for row in greedy]
     assert found.lengths.tolist() == wanted != [12, 12, 12]
     for row, tokens, n in zip(greedy, found.tokens.tolist(), wanted, strict=True):
         assert tokens == row[:n] + [row[n - 1]] * (12 - n)
+
+
+@pytest.mark.slow
+def test_a_smaller_draft_of_another_kind_changes_no_token():
+    params = drawn(GPT2)
+    options: dict[str, Any] = {"steps": 12, "temperature": 0}
+    greedy = nn.generate(GPT2, params, PROMPTS, **options)
+    for n in (1, 2, 7, 20):
+        small = SMALL, drawn(SMALL, n)
+        found = nn.generate(GPT2, params, PROMPTS, draft=small, draft_tokens=n, **options)
+        np.testing.assert_array_equal(found.tokens, greedy.tokens)
+        assert found.lengths.tolist() == [12, 12, 12]
 
 
 def test_right_guesses_are_checked_in_one_call_and_wrong_ones_cost_one_token_each():
@@ -78,11 +85,12 @@ def test_right_guesses_are_checked_in_one_call_and_wrong_ones_cost_one_token_eac
         jax.effects_barrier()
         return found.tokens.tolist(), [n for n in ran if n > 1]
 
-    greedy = nn.generate(SMALL, params, prompt, steps=10, temperature=0).tokens.tolist()
-    assert generate((SMALL, params)) == (greedy, [5, 5])  # 10 tokens, 5 in each call
-    assert generate((SMALL, other)) == (greedy, [5] * 10)
+    tokens, calls = generate((SMALL, params))
+    assert calls == [5, 5]  # 10 tokens, 5 in each call
+    assert generate((SMALL, other)) == (tokens, [5] * 10)
 
 
+@pytest.mark.slow
 def test_a_network_without_its_last_position_is_refused_with_a_draft():
     params = drawn(SMALL)
     text = "logits of row 0 are NaN at new token 2, which is token 16 of the sequence"
@@ -111,11 +119,15 @@ def test_drafts_that_cannot_guess_are_refused(options, text):
 
 
 def test_caches_that_cannot_be_set_back_are_refused():
-    lstm = CharLSTM(width=4, layers=1).network(V)
-    draft = lstm, drawn(lstm)
+    lstm = nn.Sequential(nn.Embedding(V, 4), nn.Recurrent(nn.LSTMCell(4)), nn.Dense(V))
     text = "with a draft, the layer with a cache at .* must be nn.MultiHeadAttention without"
     with pytest.raises(ValueError, match=text):
-        nn.generate(SMALL, drawn(SMALL), [[1]], steps=2, temperature=0, draft=draft)
+        nn.generate(SMALL, {}, [[1]], steps=2, temperature=0, draft=(lstm, {}))
+    short = nn.Sequential(
+        nn.Embedding(V, 4), nn.MultiHeadAttention(2, causal=True, window=3), nn.Dense(V)
+    )
+    with pytest.raises(ValueError, match=text):
+        nn.generate(short, {}, [[1]], steps=2, temperature=0, draft=(SMALL, {}))
 
 
 class Decoder(nn.Composite):
@@ -127,7 +139,9 @@ class Decoder(nn.Composite):
         return self.head(self.block(self.embedding(tokens), memory))
 
 
-def test_a_decoder_reads_the_memory_of_its_row_without_its_padding():
+@pytest.fixture(scope="module")
+def decoder():
+    """A decoder, its parameters, and the named inputs of three rows."""
     heads = nn.MultiHeadAttention(2)
     block = nn.DecoderLayer(nn.MultiHeadAttention(2, causal=True), heads, nn.Dense(8))
     net = Decoder(nn.Embedding(V, 8), block, nn.Dense(V))
@@ -135,19 +149,32 @@ def test_a_decoder_reads_the_memory_of_its_row_without_its_padding():
     marks = jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
     params = jax.jit(net.init)(KEY, jnp.zeros((3, 2), int), memory)
     params = jax.tree.map(lambda p: 4 * p, params)
-    options: dict[str, Any] = {"steps": 4, "temperature": 0}
-    named: dict[str, Any] = {"memory": memory, "memory_segment_ids": marks}
-    found = nn.generate(net, params, PROMPTS, **options, **named).tokens
+    return net, params, {"memory": memory, "memory_segment_ids": marks}
+
+
+GREEDY: dict[str, Any] = {"steps": 4, "temperature": 0}
+
+
+def test_a_decoder_reads_the_memory_of_its_row_without_its_padding(decoder):
+    net, params, named = decoder
+    found = nn.generate(net, params, PROMPTS, **GREEDY, **named).tokens
     run = jax.jit(net.apply)
     for row, prompt in enumerate(PROMPTS):
-        text = list(prompt)
-        for _ in range(4):
-            padded = jnp.array([text + [0] * (8 - len(text))])
-            one = {name: a[row : row + 1] for name, a in named.items()}
-            text.append(int(run(params, padded, **one)[0, len(text) - 1].argmax()))
-        assert found[row].tolist() == text[len(prompt) :]
-    one = nn.generate(net, params, jnp.array(PROMPTS[2]), memory=memory[2, :3], **options)
-    np.testing.assert_array_equal(one.tokens, found[2])
+        text = prompt + found[row].tolist()
+        padded = jnp.array([text + [0] * (8 - len(text))])
+        logits = run(params, padded, **{name: a[row : row + 1] for name, a in named.items()})
+        likeliest = logits[0, len(prompt) - 1 : len(text) - 1].argmax(-1)
+        np.testing.assert_array_equal(found[row], likeliest)
     assert len({tuple(row) for row in found.tolist()}) > 1
-    guessed = nn.generate(net, params, PROMPTS, draft=(net, params), **options, **named)
+
+
+@pytest.mark.slow
+def test_the_memory_of_one_prompt_of_a_draft_and_of_beams(decoder):
+    net, params, named = decoder
+    found = nn.generate(net, params, PROMPTS, **GREEDY, **named).tokens
+    one = nn.generate(net, params, PROMPTS[2], memory=named["memory"][2, :3], **GREEDY)
+    np.testing.assert_array_equal(one.tokens, found[2])
+    guessed = nn.generate(net, params, PROMPTS, draft=(net, params), **GREEDY, **named)
     np.testing.assert_array_equal(guessed.tokens, found)
+    beams = nn.beam_search(net, params, PROMPTS, steps=4, beams=1, **named)
+    np.testing.assert_array_equal(beams.tokens[:, 0], found)

@@ -70,7 +70,8 @@ def generate(
     of `nn.unstack_layers`. For the most probable sequences, see `nn.beam_search`.
 
     A decoder with cross attention takes the output of the encoder as a named input,
-    `memory=encoder.apply(...)`.
+    `memory=encoder.apply(...)`. XLA computes what does not change from token to token before the
+    loop, such as the keys and values of the memory.
 
     With `draft`, decoding is speculative: a smaller network guesses `draft_tokens` tokens one by
     one, and the network checks all of them in one call. It keeps those that it would have generated

@@ -25,9 +25,12 @@ from ..validation import Accepts
 
 DEFAULT = "mnist_mlp"  # the seed network
 # A package of each extra that an example may need.
-PACKAGES = {"experiments": ("matplotlib", "mlxtend", "sklearn", "tyro"), "sweep": ("optuna",)}
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "experiments": ("matplotlib", "mlxtend", "sklearn", "tyro"),
+    "sweep": ("optuna",),
+}
 
-a_file = Accepts(
+a_file: Accepts = Accepts(
     "a file NAME.py, with a name of letters, digits, and underscores",
     lambda file: file.suffix == ".py" and file.stem.isidentifier(),
     hint="write jaxnn new digits.py",

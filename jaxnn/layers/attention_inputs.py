@@ -28,12 +28,14 @@ class AttentionInputs:
         memory_segment_ids: jax.Array | None,
     ) -> None:
         check_types(mask, bias)
-        self.given, self.mask, self.bias = x, mask, bias
-        self.segment_ids, self.memory_segment_ids = segment_ids, memory_segment_ids
-        self.x = sequence(x, layer.axis)
-        self.memory, self.values = (
-            None if a is None else sequence(a, layer.axis) for a in (memory, values)
-        )
+        self.given: jax.Array = x
+        self.mask: jax.Array | None = mask
+        self.bias: jax.Array | None = bias
+        self.segment_ids: jax.Array | None = segment_ids
+        self.memory_segment_ids: jax.Array | None = memory_segment_ids
+        self.x: jax.Array = sequence(x, layer.axis)
+        self.memory: jax.Array | None = None if memory is None else sequence(memory, layer.axis)
+        self.values: jax.Array | None = None if values is None else sequence(values, layer.axis)
         if segment_ids is not None:
             check_segments(segment_ids, self.x.shape[:-1])
             self.x = without_padding(self.x, segment_ids)
@@ -43,7 +45,7 @@ class AttentionInputs:
             self.memory = without_padding(self.memory, across)
             self.values = None if self.values is None else without_padding(self.values, across)
         hiding = (mask, bias, segment_ids, across, layer.mask_mod)
-        self.hides = any(a is not None for a in hiding)
+        self.hides: bool = any(a is not None for a in hiding)
 
 
 def sequence(a: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:

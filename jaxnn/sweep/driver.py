@@ -92,7 +92,7 @@ class Driver:
         self.settings: Settings = from_plain(Settings, meta.get("settings"), f"{folder}: settings")
         base = from_plain(experiment.config, meta["config"], f"{folder}: config")
         self.planner = Planner(experiment, base, self.settings, meta.get("traced"), search)
-        self.known = Known.of(meta)
+        self.known: Known = Known.of(meta)
         recorded = meta["metric"], meta["maximize"]
         now = self.planner.metric, self.planner.maximize
         if now != recorded:

@@ -18,7 +18,7 @@ from ..explain.text import suggestion
 from ..train import EarlyStopping
 from .cohort import Way, Work
 from .external import searcher
-from .objectives import CONFIGURED, Objective
+from .objectives import CONFIGURED, Constraint, Objective
 from .probe import Probe, Timing, probe
 from .score import Keep
 from .search import Search, trial_key
@@ -89,6 +89,7 @@ class Planner:
     metric: str
     maximize: bool
     objectives: list[Objective]
+    constraints: tuple[Constraint, ...]
     search: Search
     stopping: EarlyStopping | None
     found: dict[str, str]

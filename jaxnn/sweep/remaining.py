@@ -84,7 +84,7 @@ class Reporter:
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
         self._began, self._next = time.perf_counter(), -math.inf
-        self.doing = ""
+        self.doing: str = ""
         self._used = time_used(ledger.cohorts(), ledger.groups())
         self._cohorts = len(ledger.cohorts())
         repeats = planner.settings.repeat or planner.settings.halving == "population"

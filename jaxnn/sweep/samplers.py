@@ -135,7 +135,8 @@ class OptunaSampler:
     """
 
     def __init__(self, space: Space, sampler: Any, objectives: int = 1) -> None:
-        self.space, self._objectives = space, objectives
+        self.space: Space = space
+        self._objectives = objectives
         self._bounded = getattr(sampler, "_constraints_func", None) is violation_of
         self._kinds = {name: parameter(one) for name, one in space.dimensions.items()}
         with quiet():

@@ -97,11 +97,13 @@ def _each(accepts: Accepts, what: str) -> Accepts:
     return Accepts(what, lambda v: isinstance(v, tuple) and all(map(accepts.passes, v)))
 
 
-names = _each(
+names: Accepts = _each(
     Accepts("a name", lambda name: isinstance(name, str) and name != ""),
     "the name of a metric, or a tuple of them",
 )
-bounds = _each(a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric")
+bounds: Accepts = _each(
+    a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,15 +91,15 @@ class Folded(Loaded):
                 f"--folds {count} divides the rows of data, and the experiment has none"
             )
         parts = [part for part in (whole.arrays, whole.validation) if part is not None]
-        self.arrays = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        self.arrays: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         rows = row_count(self.arrays)
         integer(2, rows)(count, "folds", f"there are {rows} rows")
         order, size = np.random.default_rng(0).permutation(rows).astype(np.int32), rows // count
         self.held = [np.sort(order[k * size : (k + 1) * size]) for k in range(count)]
         every = np.arange(rows, dtype=np.int32)
         self.taught = [np.setdiff1d(every, held, assume_unique=True) for held in self.held]
-        self.validation = _rows(self.arrays, self.held[0])
-        self.rows = rows - size
+        self.validation: Any = _rows(self.arrays, self.held[0])
+        self.rows: int | None = rows - size
 
     def one(self, fold: int) -> Loaded:
         """Return the data of a fold, as a single run has them.

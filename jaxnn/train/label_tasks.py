@@ -9,13 +9,14 @@ import optax
 
 from ..explain.text import describe
 from ..functional.gradients import picked
-from ..validation import integer, natural, number, positive
+from ..validation import Accepts, integer, natural, number, positive
 from .classification import SEVERAL, ignored_label
 from .examples import WeightedTargets, per_target, wide
 from .metrics import Direction, Ratio
 from .task import Task
 
-real, nonnegative = number(), number(0)
+real: Accepts = number()
+nonnegative: Accepts = number(0)
 
 
 class Dice(Task):

@@ -215,7 +215,7 @@ def test_a_sweep_has_a_front_and_feasible_trials_first():
     assert any(far)
     assert page.count("<circle") == 8
     assert page.count('fill="currentColor" stroke=') == len(result.front)
-    assert "more validation accuracy and less parameters, with bytes &lt;= 1240." in page
+    assert "larger validation accuracy and smaller parameters, with bytes &lt;= 1240." in page
 
 
 def test_one_metric_and_one_bound_may_be_texts():

@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from . import sweep as sweep
     from . import train as train
     from .generation import generate
+    from .generation.beams import beam_search
     from .inspect.summary import summary
     from .inspect.value_checks import checkify
     from .surgery.caching import with_cache
@@ -131,6 +132,7 @@ _PACKAGES = (
 )
 _LATER = {
     "add_lora": "jaxnn.surgery.replacement",
+    "beam_search": "jaxnn.generation.beams",
     "checkify": "jaxnn.inspect.value_checks",
     "generate": "jaxnn.generation",
     "merge_lora": "jaxnn.surgery.replacement",
@@ -249,6 +251,7 @@ __all__ = [
     "Wrapper",
     "YaRNScaling",
     "add_lora",
+    "beam_search",
     "capture",
     "checkify",
     "constant",

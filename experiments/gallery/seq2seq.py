@@ -2,8 +2,8 @@
 
 Vaswani et al., Attention is all you need, 2017; Sutskever et al., Sequence to
 sequence learning with neural networks, 2014. Greedy search is a beam of one
-sequence. Both searches decode position by position, with caches in the decoder
-alone. The targets are known, so all of them can be found.
+sequence. Both are `nn.beam_search` with the decoder alone, which reads the output
+of the encoder as its memory. The targets are known, so all of them can be found.
 
     python -m experiments.gallery.seq2seq
 
@@ -12,10 +12,7 @@ with both searches, and none that the beam finds is less probable than the
 greedy one.
 """
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -57,14 +54,6 @@ class Translation(nn.Composite):
         """Logits of the token after each one of the target."""
         return self.decoder(target, self.encoder(source))
 
-    def encode(self, source):
-        """The encoding of the source that the decoder reads."""
-        return self.encoder(source)
-
-    def decode(self, target, memory):
-        """Logits of further tokens, with a cache."""
-        return self.decoder(target, memory)
-
 
 def network(width: int = 32, layers: int = 2) -> Translation:
     """A network for digits."""
@@ -82,28 +71,19 @@ def program(net: nn.Layer, rate: float | train.Schedule = 1e-3) -> train.Minimiz
     return train.Supervised(net, train.NextToken(TOKENS), adam)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "width"))
-@functools.partial(jax.vmap, in_axes=(None, None, 0, None))
 def beam_search(net, params, source, width):
     """The most probable of `width` sequences of each source, and its log probability."""
-    net = nn.with_cache(net, LENGTH + 1, match="decoder")
-    source = jnp.repeat(source[None], width, 0)
-    memory = net.apply(params, source, method="encode")
-
-    def step(carry, t):
-        tokens, scores, found, state = carry
-        logits, state = net.apply(params, tokens, memory, state=state, method="decode")
-        total = scores[:, None] + jax.nn.log_softmax(logits[:, -1])
-        scores, place = jax.lax.top_k(total.ravel(), width)
-        parent, token = jnp.divmod(place, TOKENS)
-        state = jax.tree.map(lambda leaf: leaf[parent] if leaf.ndim else leaf, state)
-        return (token[:, None], scores, found[parent].at[:, t].set(token), state), None
-
-    tokens, found = jnp.full((width, 1), BEGIN), jnp.zeros((width, LENGTH + 1), int)
-    scores = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf)  # they begin as one sequence
-    carry = tokens, scores, found, net.init_state(source, tokens)
-    (_, scores, found, _), _ = jax.lax.scan(step, carry, jnp.arange(LENGTH + 1))
-    return found[0], scores[0]
+    memory = jax.jit(net.encoder.apply)(params["encoder"], source)
+    found = nn.beam_search(
+        net.decoder,
+        params["decoder"],
+        np.full((len(source), 1), BEGIN),
+        steps=LENGTH + 1,
+        beams=width,
+        length_penalty=0.0,  # the sum of the logarithms, not their mean
+        memory=memory,
+    )
+    return found.tokens[:, 0], found.scores[:, 0]
 
 
 def main(steps: int = 1500) -> dict[str, float]:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 import jaxnn as nn
 from jaxnn.fields import is_traced
-from jaxnn.generation import _compiled, _prefill
+from jaxnn.generation.prompts import compiled, prefill
 from jaxnn.models import GPT, CharLSTM
 
 KEY, V = jax.random.key(0), 11
@@ -129,6 +130,29 @@ def test_a_second_call_traces_nothing_whatever_the_numbers(gpt, monkeypatch):
     assert traced == []
 
 
+def test_blocks_in_a_repeat_are_decoded_as_blocks_in_a_row(gpt):
+    """The equations of one step are equal: no scan reads parameters or caches from a stack."""
+
+    def step(net, params):
+        def found(jaxpr):
+            for equation in jaxpr.eqns:
+                if equation.primitive.name == "while":
+                    yield str(equation.params["body_jaxpr"])
+                for below in jaxprs_in_params(equation.params):
+                    yield from found(below)
+
+        def new(params):
+            return nn.generate(net, params, PROMPTS, steps=3, temperature=0).tokens
+
+        (body,) = found(jax.make_jaxpr(new)(params).jaxpr)
+        return body
+
+    row, row_params = nn.unstack_layers(gpt.net, gpt.params)
+    assert row != gpt.net and row_params["blocks"][1]
+    body = step(gpt.net, gpt.params)
+    assert body == step(row, row_params) and "scan[" not in body
+
+
 def test_draws_are_those_of_the_networks_distribution(gpt):
     """A first token in each of 4,000 equal rows; chi-square below its 99.99th percentile."""
     from scipy.stats import chi2
@@ -236,9 +260,9 @@ def test_networks_that_cannot_write_are_refused():
 
 def test_prefill_computes_no_logits(gpt):
     """The program that reads the prompts leaves out the head: it has no array of logits."""
-    prefill = _compiled(_prefill, nn.with_cache(gpt.net, 6))
+    read = compiled(prefill, nn.with_cache(gpt.net, 6))
     tokens = np.zeros((2, 3), np.int32)
-    text = prefill.lower(gpt.params, tokens, {"segment_ids": tokens + 1}, {}).compile().as_text()
+    text = read.lower(gpt.params, tokens, {"segment_ids": tokens + 1}, {}, {}).compile().as_text()
     assert f"[2,3,{V}]" not in text
 
 

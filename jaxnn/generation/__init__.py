@@ -1,0 +1,217 @@
+"""generate: continue prompts by a causal network, token by token.
+
+Two programs are compiled. The first (`prompts`) reads all tokens of the prompts except the last
+ones and returns the state of the network's caches. The second is a loop over new tokens, in one
+dispatch, that ends when all rows have stopped: of sampled tokens, of tokens that a `draft` network
+guesses (`speculative`), or of several sequences for each prompt (`beams`). The temperature, k, p,
+and the stop tokens are arguments of the program, so changing them does not recompile.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..core.layer import Layer
+from ..fields import is_traced
+from ..functional import sampling
+from ..keys import as_key
+from ..tree import check_layer
+from ..validation import positive
+from .prompts import (
+    Start,
+    advance,
+    as_stop,
+    check_logits,
+    check_prompts,
+    compiled,
+    filled_rows,
+    is_stop,
+    read_prompts,
+)
+from .speculative import check_draft, for_draft, speculate
+
+
+class Generation(NamedTuple):
+    """New tokens, int32 (rows, steps), and the number of them in each row, int32 (rows,).
+
+    The stop token that ends a row is counted, and also fills the rest of the row.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+def generate(
+    net: Layer,
+    params: Any,
+    prompts: Any,
+    *,
+    steps: int,
+    state: Any = None,
+    key: jax.Array | None = None,
+    temperature: Any = 1.0,
+    top_k: Any = None,
+    top_p: Any = None,
+    stop: Sequence[int] | np.ndarray | jax.Array = (),
+    draft: tuple[Layer, Any] | None = None,
+    draft_tokens: int = 4,
+    **inputs: Any,
+) -> Generation:
+    """Continue each prompt by up to `steps` tokens, sampled from a causal network.
+
+    Tokens are drawn from softmax(logits / temperature), restricted to the most probable tokens by
+    `top_k` and then `top_p`. Logits are converted to at least float32. Layers in a `Repeat` are
+    unstacked first, because a scan reads each layer's parameters from a stack at each token; this
+    copies their parameters once. To generate often, or from a network with state, pass the result
+    of `nn.unstack_layers`. For the most probable sequences, see `nn.beam_search`.
+
+    A decoder with cross attention takes the output of the encoder as a named input,
+    `memory=encoder.apply(...)`. XLA computes what does not change from token to token before the
+    loop, such as the keys and values of the memory.
+
+    With `draft`, decoding is speculative: a smaller network guesses `draft_tokens` tokens one by
+    one, and the network checks all of them in one call. It keeps those that it would have generated
+    itself, and adds one, so the tokens are those without a draft (up to rounding, which differs
+    between calls with one token and with several). All rows advance by as many tokens as the row
+    with the fewest correct guesses.
+
+    Args:
+        net: Causal network, from tokens (rows, T) to logits (rows, T, vocabulary). It is run in
+            inference mode with a cache, by `nn.with_cache`.
+        params: Its parameters.
+        prompts: Integers (rows, T), or a list of rows of different lengths, which are padded on the
+            left and marked by `segment_ids`; or one prompt (T,), whose result has no axis of rows.
+        steps: Maximum number of new tokens, at least 1.
+        state: State of the network, if it keeps any, such as `ts.state`. Default: None.
+        key: PRNG key; not needed if `temperature` is 0. Default: None.
+        temperature: Number >= 0; 0 takes the most probable token. Default: 1.
+        top_k: Keep only the k most probable tokens, an int >= 1. Default: None.
+        top_p: Keep only the smallest set of most probable tokens with total probability at least p,
+            in (0, 1]. Default: None.
+        stop: Tokens that end a row. Default: ().
+        draft: Pair of a causal network with the same vocabulary and its parameters, which guesses
+            tokens; `temperature` must be 0. Default: None.
+        draft_tokens: Number of tokens that the draft guesses at a time, at least 1. Default: 4.
+        **inputs: Named inputs, arrays (rows, ...), or without the axis of rows for one prompt,
+            which reach every layer that takes them in each call, such as `memory` and
+            `memory_segment_ids`. The draft receives those that it takes.
+
+    Returns:
+        A `Generation` of `tokens` (rows, steps) and `lengths` (rows,).
+
+    Raises:
+        ValueError: If a prompt is empty or contains a token outside the vocabulary, if a number is
+            out of range, if prompts have different lengths and the network takes no segment_ids, if
+            the network has nothing to cache, if the state is missing or does not match, if an input
+            has another number of rows, if a network with a draft, or the draft, has a cache that
+            cannot be shortened, or if logits are NaN, as they are past the last learned position.
+        TypeError: If prompts are not integers, `key` is not a key, or no layer takes an input.
+
+    Reference: Leviathan, Kalman, and Matias, Fast inference from transformers via speculative
+    decoding, 2023.
+
+    >>> import jax, jaxnn as nn
+    >>> from jaxnn.models import GPT
+    >>> net = GPT(layers=1, width=8, num_heads=2, length=16).network(outputs=10)
+    >>> params = net.init(jax.random.key(0), jnp.zeros((1, 4), int))
+    >>> new = nn.generate(net, params, [[1, 2, 3], [4]], steps=5, key=jax.random.key(1))
+    >>> new.tokens.shape, new.lengths.tolist()
+    ((2, 5), [5, 5])
+    """
+    positive(steps, "steps", hint="write nn.generate(net, params, prompts, steps=100)")
+    sampling.check_sampling(temperature, top_k, top_p)
+    check_layer(net, "nn.generate(net, params, prompts, steps=100)")
+    given, single = check_prompts(net, prompts, inputs)
+    length = given.tokens.shape[1]
+    stop = as_stop(stop)
+    if draft is not None:
+        room = check_draft(net, draft, draft_tokens, temperature, given, steps)
+        net, start = read_prompts(net, params, given, room, state)
+        guesser, guess = read_prompts(*draft, for_draft(draft[0], given), room, None)
+        run = compiled(speculate, net, guesser, steps, draft_tokens)
+        tokens, lengths, broken = run(start, guess, stop)
+    else:
+        numbers = {"temperature": jnp.asarray(temperature, jnp.float32)}
+        if top_k is not None:
+            numbers["top_k"] = jnp.asarray(top_k, jnp.int32)
+        if top_p is not None:
+            numbers["top_p"] = jnp.asarray(top_p, jnp.float32)
+        key = _key(key, temperature)
+        # The last new token is not an input.
+        net, start = read_prompts(net, params, given, steps - 1, state)
+        tokens, lengths, broken = compiled(_decode, net, steps)(start, key, numbers, stop)
+    check_logits(broken, length)
+    return Generation(tokens[0], lengths[0]) if single else Generation(tokens, lengths)
+
+
+class _Loop(NamedTuple):
+    """Carry of the loop over tokens."""
+
+    step: jax.Array
+    token: jax.Array
+    state: Any
+    done: jax.Array
+    tokens: jax.Array
+    lengths: jax.Array
+    broken: jax.Array
+
+
+def _decode(
+    net: Layer,
+    steps: int,
+    start: Start,
+    key: jax.Array,
+    numbers: dict[str, jax.Array],
+    stop: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return new tokens, their number in each row, and the step of each row's first NaN, or -1."""
+
+    def going(loop: _Loop) -> jax.Array:
+        return (loop.step < steps) & ~jnp.all(loop.done)
+
+    def step(loop: _Loop) -> _Loop:
+        logits, state = advance(net, start, loop.token[:, None], loop.state)
+        logits = logits[:, 0]
+        drawn = _draw(jax.random.fold_in(key, loop.step), logits, **numbers)
+        token = jnp.where(loop.done, loop.token, drawn)
+        tokens = lax.dynamic_update_slice_in_dim(loop.tokens, token[:, None], loop.step, 1)
+        lengths = loop.lengths + (~loop.done).astype(jnp.int32)
+        done = loop.done | is_stop(token, stop)
+        wrong = jnp.any(jnp.isnan(logits), -1) & (loop.broken < 0)
+        broken = jnp.where(wrong & ~loop.done, loop.step, loop.broken)
+        return _Loop(loop.step + 1, token, state, done, tokens, lengths, broken)
+
+    none = jnp.zeros(start.token.shape, jnp.int32)
+    tokens = jnp.zeros((*none.shape, steps), jnp.int32)
+    state = start.state
+    end = lax.while_loop(
+        going, step, _Loop(jnp.int32(0), start.token, state, none > 0, tokens, none, none - 1)
+    )
+    return filled_rows(end.tokens, end.lengths), end.lengths, end.broken
+
+
+def _draw(
+    key: jax.Array, logits: jax.Array, temperature: Any, top_k: Any = None, top_p: Any = None
+) -> jax.Array:
+    """Draw a token (rows,) int32 from logits (rows, vocabulary)."""
+    logits = sampling.with_temperature(logits, temperature)
+    if top_k is not None:
+        logits = sampling.top_k(logits, top_k)
+    if top_p is not None:
+        logits = sampling.top_p(logits, top_p)
+    return jax.random.categorical(key, logits).astype(jnp.int32)
+
+
+def _key(key: Any, temperature: Any) -> jax.Array:
+    if key is not None:
+        return as_key(key)
+    if is_traced(temperature) or temperature != 0:
+        raise ValueError(
+            "sampling requires a key: write key=jax.random.key(0), or temperature=0 for the most "
+            "probable tokens"
+        )
+    return jax.random.key(0)

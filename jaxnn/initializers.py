@@ -131,7 +131,8 @@ class variance_scaling(Initializer):
 
     Args:
         scale: Number >= 0; may be traced.
-        mode: "fan_in", the number of inputs, "fan_out", of outputs, or "fan_avg", their mean.
+        mode: The fan: "fan_in", the number of inputs; "fan_out", that of outputs; or "fan_avg",
+            their mean.
         distribution: "truncated_normal", "normal", or "uniform".
         in_axis: Axis or axes of the inputs. Default: -2.
         out_axis: Axis or axes of the outputs. Default: -1.

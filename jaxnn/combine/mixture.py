@@ -39,11 +39,11 @@ class MixtureOfExperts(Composite):
     otherwise the probabilities of the chosen experts are divided by their sum.
 
     Each expert takes at most ceil(capacity * top_k * T / experts) tokens of a sequence; first
-    choices precede second choices, and early tokens precede late ones. Tokens over the capacity are
-    dropped: they add nothing to y, so the layer needs a residual connection around it. Sequences of
-    a batch do not compete. No tokens are dropped if capacity >= experts / top_k, and only then is
-    the layer causal and independent of the chunks of `nn.with_cache`. If the named input
-    `segment_ids` (..., T) is 0, the token is padding: it takes no capacity and its y is 0.
+    choices precede second choices, and early tokens precede late ones. Assignments over the
+    capacity are dropped: they add nothing to y, so the layer needs a residual connection around it.
+    Sequences of a batch do not compete. Nothing is dropped if capacity >= experts / top_k, and only
+    then is the layer causal and independent of the chunks of `nn.with_cache`. Tokens for which the
+    named input `segment_ids` (..., T) is 0 are padding: they take no capacity, and y is 0.
 
     The load-balancing loss is experts * sum_i f_i P_i, with f_i the fraction of assignments to
     expert i and P_i its mean probability. It is 1 at perfect balance. The layer passes it to

@@ -1,4 +1,4 @@
-"""Number types: Precision sets the type of computation, and quantize stores weights as int8."""
+"""Numeric types: Precision sets the type of computation, and quantize stores weights as int8."""
 
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -79,12 +79,12 @@ class Precision(Wrapper):
     are unchanged. Parameters keep their type, and so do gradients and updates. Each layer casts its
     parameters where it uses them.
 
-    Some results are computed in at least float32 whatever `compute` is: statistics, softmax,
+    Some results are computed in at least float32, regardless of `compute`: statistics, softmax,
     losses, and the gradient of a parameter that is used many times (a bias, a table, a weight in a
     scan, or the weights of a layer that is called many times). In custom layers, use `shared_sum`,
     `shared_product`, and `shared_rows` of `jaxnn.functional.gradients` for `y + b`, `y * scale`,
-    and `table[ids]`. Matrix products and convolutions return `compute`; their sums accumulate in
-    float32 on TPUs, GPUs, and CPUs.
+    and `table[ids]`. Matrix products and convolutions return arrays of type `compute`; their sums
+    accumulate in float32 on TPUs, GPUs, and CPUs.
 
     Without a network it is a policy, `Precision(compute="bfloat16")`, for
     `train.Supervised(..., precision=...)`; `dataclasses.replace(policy, inner=net)` applies it to
@@ -218,7 +218,7 @@ class Quantized(Wrapper):
             convolution, or an embedding.
 
     Raises:
-        ValueError: In training.
+        ValueError: If it is called in training.
         TypeError: If the layer is of another type.
     """
 
@@ -258,10 +258,10 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
         scale = max |w| / 127,   q = round(w / scale),   |w - scale * q| <= scale / 2
 
     The weights of Dense, Einsum, Bilinear, PatchEmbedding, MultiHeadAttention, GatedFeedForward,
-    convolutions, and embeddings are quantized; those stacked by `Repeat` or `Ensemble` separately.
-    All other parameters are unchanged, and so are recurrent cells and layers that compute their
-    weights, such as `WeightNorm`. The result is for inference: training raises. Works under
-    `jax.jit`.
+    convolutions, and embeddings are quantized; those stacked by `Repeat` or `Ensemble` are
+    quantized separately. All other parameters are unchanged, including those of recurrent cells and
+    of layers that compute their weights, such as `WeightNorm`. The result is for inference, and
+    raises an error in training. The function works under `jax.jit`.
 
     Args:
         net: Network.

@@ -54,7 +54,7 @@ class Recurrent(Wrapper):
 
     x has shape (..., T, n) and y (..., T, features); for a cell over images, the image's axes
     follow T. Parameters are those of the cell. Matrix products with the input are computed outside
-    the scan, and in the backward pass so are the products for the gradients of the weights.
+    the scan, and so are, in the backward pass, the products for the gradients of the weights.
 
     Named inputs:
 
@@ -66,7 +66,7 @@ class Recurrent(Wrapper):
     `method="unroll"` returns (carry, y): the last carry, and all outputs. In a composite, write
     `carry, y = self.encoder.unroll(source)` and then `self.decoder(target, carry)`.
 
-    Layers are stacked by `Sequential`, optionally with dropout:
+    To stack layers, use `Sequential`, for example with dropout:
     `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`.
 
     Args:
@@ -77,7 +77,7 @@ class Recurrent(Wrapper):
         output: "all" returns all outputs. "last" returns the output (..., features) of the last
             step that is not padding (with `reverse`, of the first one in time). Default: "all".
         cache: If positive, the carry is state, so that a sequence can be passed in chunks; set by
-            `nn.with_cache`. It has a fixed size, so there is no maximal length. Default: 0.
+            `nn.with_cache`. The carry has a fixed size, so there is no maximum length. Default: 0.
 
     Raises:
         TypeError: If `inner` is not a cell.
@@ -313,10 +313,10 @@ _REVERSIBLE = Accepts(
 class Bidirectional(Composite):
     """Process a sequence in both directions: `y = merge(forward(x), backward(x))`.
 
-    `backward` is the same layer with separate parameters, in which each field `reverse` is
-    inverted. x has shape (..., T, n) and y, by default, (..., T, 2 * features). With
-    `output="last"` in the layer, y is (..., 2 * features): the last output of each direction, each
-    of which depends on the whole sequence. Parameters are {"forward": ..., "backward": ...}.
+    `backward` is the same layer with separate parameters and with each field `reverse` inverted. x
+    has shape (..., T, n) and y, by default, (..., T, 2 * features). With `output="last"` in the
+    layer, y is (..., 2 * features): the last output of each direction, each of which depends on the
+    whole sequence. Parameters are {"forward": ..., "backward": ...}.
 
     Rows of different lengths are padded on either side and marked by `segment_ids`. The named input
     `carry` is a dict of a carry for each direction, and so is the carry that `method="unroll"`

@@ -29,9 +29,9 @@ class WeightNorm(Wrapper):
     """Weight normalization: replace each weight w of a layer by `g * v / |v|`.
 
     |v| is the norm over all axes but the last. The parameter w becomes w/v, of the same shape, and
-    w/g, one length for each feature of the last axis. Initially, w equals what the layer itself
-    would draw, up to rounding. Weights stacked by `Repeat` or `Ensemble` inside are normalized
-    separately. A v of 0 gives w = 0.
+    w/g, one length for each feature of the last axis. Initially, w equals the weight that the layer
+    itself would draw, up to rounding. Weights stacked by `Repeat` or `Ensemble` inside are
+    normalized separately. A v of 0 gives w = 0.
 
     Args:
         inner: Layer whose weights are normalized.
@@ -139,12 +139,12 @@ def check_fits(layer: Any, params: Any, least: int = 1) -> None:
 class SpectralNorm(Wrapper):
     """Spectral normalization: divide each weight w of a layer by its largest singular value.
 
-    w is used as a matrix of all axes but the last by the last. Its largest singular value sigma is
-    estimated by `steps` steps of power iteration from the state u, float32 of shape (n,), at the
-    weight's path. Training updates u; inference does not. Both use sigma after the steps. The
-    initial u of zeros means a fixed direction. Singular vectors are constant in the gradient.
-    Weights stacked by `Repeat` or `Ensemble` inside are normalized separately. A weight of 0 stays
-    0.
+    w is used as a matrix: the last axis is its columns, and all other axes are combined to its
+    rows. The largest singular value sigma is estimated by `steps` steps of power iteration from the
+    state u, float32 of shape (n,), at the weight's path. Training updates u; inference does not.
+    Both use sigma after the steps. The initial u is zeros, which selects a fixed direction.
+    Gradients treat the singular vectors as constants. Weights stacked by `Repeat` or `Ensemble`
+    inside are normalized separately. A weight of 0 stays 0.
 
     Args:
         inner: Layer whose weights are normalized.
@@ -246,9 +246,9 @@ class LoRA(Wrapper):
     """Low-rank adaptation: replace each weight w of a layer by `base + scale * down @ up`.
 
     The parameter w becomes w/base, the original weight, w/down (n, rank), and w/up (rank, m), where
-    m is the last axis of w and n is the product of the others. up starts at 0, so the layer starts
-    unchanged. Weights stacked by `Repeat` or `Ensemble` inside are adapted separately. The sum is
-    computed in at least float32.
+    m is the last axis of w and n is the product of the others. up starts at 0, so the outputs are
+    unchanged at first. Weights stacked by `Repeat` or `Ensemble` inside are adapted separately. The
+    sum is computed in at least float32.
 
     `nn.add_lora` wraps a trained network, and `nn.merge_lora` adds the products to the weights,
     with the same outputs. To train only the adapters, wrap an `nn.Inference`, or use
@@ -318,8 +318,8 @@ class LoRA(Wrapper):
         """Return the parameters of the inner layer, with the products added to the weights.
 
         Args:
-            params: Parameters of this layer.
-            path: Path of `params` within them. Default: ().
+            params: Parameters of this layer, or of a part of it.
+            path: Path of `params` in the parameters of this layer. Default: (), for all of them.
         """
         if paths.matches(self.match, paths.text(path)):
             return _adapted(params, self.scale, path)

@@ -117,7 +117,7 @@ class Parallel(Branches):
 
     Args:
         *layers: Layers or functions, by position.
-        merge: Function of that tuple or dict, whose result is the output. Default: None.
+        merge: Function from that tuple or dict to the output. Default: None.
         **named: Layers or functions, by name.
 
     Raises:

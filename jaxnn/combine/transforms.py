@@ -1,6 +1,7 @@
 """Wrappers around one layer: Repeat (scan), Ensemble (vmap), Remat (checkpoint), and Inference.
 
-`capture` returns intermediate outputs of a network, and `Tap` gives any value a path for it.
+`capture` returns intermediate outputs of a network, and `Tap` gives any value a path, so that
+`capture` can return it.
 """
 
 import dataclasses
@@ -150,7 +151,7 @@ POLICIES: dict[str, Any] = {"nothing": None, "products": dear}
 
 
 class Remat(Wrapper):
-    """Run a layer under `jax.checkpoint`: less memory for a second forward pass.
+    """Run a layer under `jax.checkpoint`, which saves memory at the cost of a second forward pass.
 
     The backward pass recomputes activations instead of storing them. The results are unchanged.
 
@@ -158,8 +159,8 @@ class Remat(Wrapper):
         inner: Layer or function.
         keep: The values to store besides inputs and parameters. "nothing" recomputes everything.
             "products" stores matrix products, convolutions, and random bits, so that only cheap
-            operations are recomputed; for a layer in `Repeat`, whose scan copies all that is
-            stored, this is faster on a CPU than storing everything. Default: "nothing".
+            operations are recomputed; for a layer in `Repeat`, whose scan copies all stored values,
+            this is faster on a CPU than storing everything. Default: "nothing".
 
     Raises:
         ValueError: If `keep` has another value.
@@ -311,7 +312,7 @@ def _seen(match: str, path: paths.Path, layer: Any, call: Call, next: Next) -> O
 
 
 class Tap(Primitive):
-    """The identity as a layer, which gives a value a path for `capture`.
+    """Identity layer, which gives a value a path for `capture`.
 
     >>> import jax.numpy as jnp
     >>> Tap().apply({}, jnp.ones(2)).tolist()

@@ -77,13 +77,13 @@ class Call:
         method: Name of the method.
         path: Path of the layer, from the layer on which `apply` was called.
         inner: Whether a wrapper around the layer has the same path.
-        interceptor: Function that intercepts the calls below; see `nn.intercept`.
-        foreign: Whether a user's own transform is between this call and the one that passed key and
-            state; a layer that uses either then raises.
+        interceptor: Function that intercepts the calls of the layers below; see `nn.intercept`.
+        foreign: Whether a transform of the user is between this call and the one that passed key
+            and state; a layer that uses either then raises an error.
         casting: Type in which parameters are used, `casting.cast(params, path)`, for
             `nn.Precision`.
-        stopped: Whether a wrapper outside has stopped the gradients of all parameters under
-            `nn.Inference`, so that others may have been added to them.
+        stopped: Whether an outer wrapper has already stopped the gradients of all parameters under
+            `nn.Inference`, so that parameters with gradients may have been added to them.
     """
 
     params: Any

@@ -30,10 +30,10 @@ class Composite(Layer):
     """A layer made of layers.
 
     Fields annotated `Layer` are its children (or `LayerLike`, if a plain function is allowed); they
-    may be None, or in tuples and dicts. `forward` is the mathematics, and calls the children as
-    functions; init, state, keys, and paths follow from it.
+    may be None, or in tuples and dicts. `forward` contains the computation, and calls the children
+    as functions; init, state, keys, and paths follow from it.
 
-    A named input reaches every child whose forward names it, also if this forward names it too. A
+    A named input reaches every child whose forward names it, even if this forward names it too. A
     value that forward passes to a child explicitly takes precedence. Inputs that forward requires
     by position, such as x, do not reach the children.
 
@@ -139,7 +139,7 @@ def _layer_fields(kind: type) -> frozenset[str]:
 
 
 class Bound:
-    """A child of a composite while its forward runs. It is called, or another pure method of it.
+    """A child of a composite while its forward runs; it and its pure methods can be called.
 
     `bound.layer` and `bound.params` are the pure pair, for a hand-written `lax.scan`; other
     attributes are those of the layer. Under an interceptor, `bound.layer` is intercepted too.
@@ -419,7 +419,7 @@ class intercept(Wrapper):
     - `path` is the path of the layer, a tuple of segments, `()` for the network itself;
     - `layer` is the layer that is called. A wrapper and the layer inside it are two layers at one
       path; `call.inner` is True for the second;
-    - `call` is what it is called with: `call.inputs`, `call.named`, `call.params`, `call.state`,
+    - `call` contains its arguments: `call.inputs`, `call.named`, `call.params`, `call.state`,
       `call.train`, and `call.method`. `call.replace(inputs=...)` is another call;
     - `next(call)` calls the layer and returns the outcome: `outcome.output` and `outcome.state`.
       `outcome._replace(output=...)` is another outcome.
@@ -435,7 +435,7 @@ class intercept(Wrapper):
 
     Args:
         inner: Network.
-        function: Function; it prints and pickles if it can be imported.
+        function: Plain function. To pickle the network, it must be possible to import the function.
 
     Raises:
         TypeError: If `function` is not a plain function.
@@ -482,7 +482,7 @@ def _seen(kind: Any) -> Any:
 
 
 def as_layers(item: Any, where: str, several: bool = True) -> Any:
-    """Convert plain functions to layers, in tuples and dicts too; raise TypeError for the rest."""
+    """Convert plain functions, also in tuples and dicts, to layers; raise TypeError for others."""
     if isinstance(item, Layer):
         check_nesting(item, where)
     if isinstance(item, Layer) or (several and (item is None or is_traced(item))):

@@ -1,8 +1,8 @@
-"""Declarations: the parameters and state of a layer, before any number exists.
+"""Declarations: the parameters and state of a layer, before any array exists.
 
 A layer declares a `Param` for every weight and bias, and a `Variable` for every array of state. The
-declarations of a whole network are nested as its parameters are, so `net.spec(x)` is a tree of
-`Param` with the structure of `net.init(key, x)`.
+declarations of a network are nested like its parameters, so `net.spec(x)` is a tree of `Param` with
+the structure of `net.init(key, x)`.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class Param(Declared):
         init: Initializer, a function of (key, shape, dtype). Default: `zeros()`.
         dtype: Type. Default: the default floating type.
         stack: Stacked axes; set by wrappers. Default: ().
-        lift: Segments that the key leaves out; set by wrappers. Default: 0.
+        lift: Number of last path segments that the key leaves out; set by wrappers. Default: 0.
         frozen: Whether no optimizer receives the parameter; set by `nn.Inference`. Default: False.
 
     >>> Param((784, 128)).shape
@@ -84,15 +84,15 @@ class Param(Declared):
 class Variable(Declared):
     """A declared array of state.
 
-    State that starts constant, as with `nn.zeros()`, needs no key. Any other initializer draws from
-    the key of its path, as for a parameter: `net.init_state(x, key=key)`.
+    State with constant initial values, such as `nn.zeros()`, needs no key. Any other initializer
+    draws from the key of its path, as for a parameter: `net.init_state(x, key=key)`.
 
     Args:
         shape: Shape, a tuple of ints >= 0.
         init: Initializer, a function of (key, shape, dtype). Default: `zeros()`.
         dtype: Type. Default: the default floating type.
         stack: Stacked axes; set by wrappers. Default: ().
-        lift: Segments that the key leaves out; set by wrappers. Default: 0.
+        lift: Number of last path segments that the key leaves out; set by wrappers. Default: 0.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> class Codebook(nn.Primitive):

@@ -1,11 +1,11 @@
 """A layer is a value: configuration only, with pure functions `init` and `apply`.
 
-`Layer` is what users call. It has three kinds. A `Primitive` owns parameters and has no children. A
-`Composite` has children and owns no parameters. A `Wrapper` turns a layer into a layer and adds no
-level to paths. Each kind defines how it is evaluated, `_evaluate(call) -> outcome`. Its declaration
-follows: it is evaluated once with inputs that have only a shape and a type, and with parameters
-that are `Unknown`; each call of a layer below, or of `parameters`, adds its declaration to
-`Declaring`.
+`Layer` is the interface for users. There are three kinds. A `Primitive` owns parameters and has no
+children. A `Composite` has children and owns no parameters. A `Wrapper` turns a layer into a layer
+and adds no level to paths. Each kind defines how it is evaluated, `_evaluate(call) -> outcome`. Its
+declaration follows: it is evaluated once with inputs that have only a shape and a type, and with
+parameters that are `Unknown`; each call of a layer below, or of `parameters`, adds its declaration
+to `Declaring`.
 """
 
 import contextlib
@@ -113,17 +113,17 @@ class Layer(Value):
     def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:
         """Return the state before the first step: nested dicts of arrays, `{}` if there is none.
 
-        State that starts constant needs no key. State that starts random, such as a codebook, is
-        drawn by path as parameters are: a child `name` has the state that
+        State with constant initial values needs no key. State with random initial values, such as a
+        codebook, is drawn by path, as parameters are: a child `name` has the state that
         `child.init_state(x, key=nn.fold_in(key, name))` returns.
 
         Args:
             *inputs: Arrays or `jax.ShapeDtypeStruct`, as for `init`.
-            key: PRNG key; required if some state starts random. Default: None.
+            key: PRNG key; required if any state has random initial values. Default: None.
             **named: Named inputs, as for `init`.
 
         Raises:
-            ValueError: If some state starts random, and no key is passed.
+            ValueError: If any state has random initial values, and no key is passed.
         """
         root = None if key is None else as_key(key)
         slots = self._declaration("forward", inputs, named).state
@@ -171,9 +171,9 @@ class Layer(Value):
     ) -> Any:
         """Return the output of the layer, a pure function of all arguments.
 
-        State in, state out: with `state` the result is `(y, new_state)`, otherwise `y`. If
-        `segment_ids` are passed by name, positions of the first input with segment 0 are padding
-        and are replaced by zeros; `memory_segment_ids` mark padding of the input `memory`.
+        If `state` is passed, the result is `(y, new_state)`, otherwise `y`. If `segment_ids` are
+        passed by name, positions of the first input with segment 0 are padding and are replaced by
+        zeros; `memory_segment_ids` mark padding of the input `memory`.
 
         Args:
             params: Parameters, as returned by `init`.
@@ -181,12 +181,13 @@ class Layer(Value):
             state: State, as returned by `init_state` or the previous call. Default: None.
             key: PRNG key, for layers that draw random numbers. Default: None.
             train: Whether this is training. Default: False.
-            method: Name of another pure method than `forward`. Default: None.
+            method: Name of a pure method to call instead of `forward`. Default: None.
             **named: Named inputs, which reach every layer that takes them.
 
         Raises:
-            ValueError: If parameters, state, or inputs do not match, with the path of the layer.
-            TypeError: If an input, or an option, is of another kind.
+            ValueError: If parameters, state, or inputs do not match; the error names the path of
+                the layer.
+            TypeError: If an input or an option has a wrong type.
         """
         method = explain.known_method(self, method or "forward")
         if isinstance(params, Unknown):
@@ -390,7 +391,7 @@ def _union(one: Any, other: Any) -> Any:
 class Primitive(Layer):
     """A layer that owns parameters and has no children.
 
-    Write `parameters(self, x)`, which returns a dict of `Param` by name, and
+    Define `parameters(self, x)`, which returns a dict of `Param` by name, and the method
     `forward(self, params, x)`. `forward` declares what else it needs as keyword-only arguments:
     `*, key, train`, or `*, state`. With `state`, it returns `(y, new_state)`, and
     `variables(self, x)` declares the state.
@@ -411,8 +412,8 @@ class Primitive(Layer):
         """Return the declared parameters.
 
         Args:
-            *inputs: Inputs with a shape and a type; those that this method does not take are
-                left out.
+            *inputs: Inputs with a shape and a type; those that this method does not accept are left
+                out.
             **named: Named inputs.
         """
         return {}

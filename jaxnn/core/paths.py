@@ -27,8 +27,8 @@ def fold_in(key: jax.Array, segment: str | int) -> jax.Array:
     """Return the key of the child called `segment`, given its parent's key.
 
     In `net.init(key, x)`, the child `name` has the parameters that
-    `child.init(fold_in(key, name), ...)` returns. Member i of an ensemble, and copy i of a
-    repetition, have `fold_in(key, i)`.
+    `child.init(fold_in(key, name), ...)` returns. Member i of an ensemble and copy i of a
+    repetition use `fold_in(key, i)`.
 
     Args:
         key: PRNG key.

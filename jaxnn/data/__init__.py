@@ -1,4 +1,4 @@
-"""Data sets inside packages, and data of any kind as batches for training.
+"""Data sets from installed packages, and conversion of data of any kind to training batches.
 
     from jaxnn import data
 
@@ -9,12 +9,12 @@
 
 Data that do not fit on the device are a `source` of batches: `HostArrays`, `Records`, or a `Grain`
 pipeline. Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators;
-`accept` converts all that a run accepts to a pytree of rows or a source.
+`accept` converts everything that a run accepts to a pytree of rows or a source.
 
-`packaged` has the data sets, and `dataset` their values and splits. `rows` and `check` check
-arrays, `augment` changes or standardizes them, `image_transforms` changes colors and geometry, and
-`augmented` applies this to the batches of a run. `source`, `records`, `grain_pipeline`, and
-`stream` are sources, and `prefetch` reads ahead of the training.
+`packaged` contains the data sets, and `dataset` their classes and the split of rows. `rows` and
+`check` check arrays, `augment` changes or standardizes them, `image_transforms` changes colors and
+geometry, and `augmented` applies this to the batches of a run. `source`, `records`,
+`grain_pipeline`, and `stream` are sources, and `prefetch` reads ahead of the training.
 """
 
 from jaxnn.data.accept import as_source as as_source

@@ -123,8 +123,8 @@ def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
     """Set a square of each image to zero, at a random place.
 
     out[b, i, j] = 0 if 0 <= i - top[b] < size and 0 <= j - left[b] < size, else images[b, i, j].
-    The square's center is uniform over the pixels, so that at the edge a part of it lies outside,
-    which the paper found to matter: top = center - size // 2.
+    The square's center is uniform over the pixels, with top = center - size // 2, so that a part of
+    it may lie outside, which the paper found to matter.
 
     Args:
         key: A JAX key; equal keys give equal squares.
@@ -154,7 +154,7 @@ def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
 def mixup(
     key: jax.Array, x: Any, y: Any, *, alpha: Any = 0.2, classes: int | None = None
 ) -> tuple[Any, Any]:
-    """Replace each example by a mean of itself and another, with a separate weight for each.
+    """Replace each example by a weighted mean of itself and another, with one weight per example.
 
     x'[b] = w[b] x[b] + (1 - w[b]) x[p(b)], and y' likewise. w[b] is drawn from Beta(alpha, alpha),
     and p is a random order of the batch.
@@ -164,7 +164,7 @@ def mixup(
         x: Inputs, a pytree of floats (B, ...).
         y: Targets, a pytree of (B, ...): floats; or labels, integers, if `classes` is given.
         alpha: Parameter of the Beta distribution, greater than 0; larger values mix more. It may be
-            traced; a traced 0 mixes nothing. Default: 0.2.
+            traced; with a traced 0, examples are unchanged. Default: 0.2.
         classes: Number of classes of labels; they become probabilities (B, ..., classes), and NaN
             for a label outside of [0, classes). Default: None if targets are floats.
 
@@ -194,10 +194,10 @@ def cutmix(
 ) -> tuple[jax.Array, Any]:
     """Replace a box of each image by the same box of another image, and mix targets by area.
 
-    The box has sides sqrt(1 - w[b]) of the image's. w[b] is drawn from Beta(alpha, alpha), and its
-    center is uniform over the pixels, so that a part of it may lie outside. If s[b] is the fraction
-    of the pixels inside of it, y'[b] = (1 - s[b]) y[b] + s[b] y[p(b)]. p is a random order of the
-    batch.
+    The sides of the box are sqrt(1 - w[b]) times those of the image. w[b] has the distribution
+    Beta(alpha, alpha). The center of the box is uniform over the pixels, so that a part of it may
+    lie outside. If s[b] is the fraction of the image's pixels inside the box, y'[b] = (1 - s[b])
+    y[b] + s[b] y[p(b)]. p is a random order of the batch.
 
     Args:
         key: A JAX key; equal keys give equal mixtures.
@@ -310,7 +310,7 @@ class Standardizer(NamedTuple):
     """z = (x - mean) / std, feature by feature.
 
     A pytree of two plain arrays: save it with the parameters and apply it to all later inputs. It
-    accepts NumPy arrays and, under any transform, JAX arrays. Integers become float32, floats keep
+    accepts NumPy arrays and, under any transform, JAX arrays. Integers become float32; floats keep
     their type.
 
     Args:
@@ -338,7 +338,7 @@ class Standardizer(NamedTuple):
             x: Training examples only, (rows, ...).
 
         Raises:
-            ValueError: There are no rows, or NaN or infinity among them.
+            ValueError: There are no rows, or they contain NaN or infinity.
             TypeError: `x` is not an array of numbers.
 
         >>> Standardizer.fit(np.array([0.0, 10.0, 20.0, 30.0])).mean.item()
@@ -380,7 +380,7 @@ class Standardizer(NamedTuple):
         return cast(Array, (z * std + mean).astype(self._dtype(z)))
 
     def layer(self) -> functools.partial[Any]:
-        """Return a function to use as a layer, for a network of inputs in their original units.
+        """Return a function to use as a layer, for a network with inputs in their original units.
 
         >>> import jaxnn as nn
         >>> scale = Standardizer(np.float32(15), np.float32(5))

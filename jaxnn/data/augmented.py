@@ -59,8 +59,8 @@ class Augmented:
         source: Data in any form that a run accepts, such as a pytree of rows, a `Source`, or a
             DataLoader. If it is `Augmented`, its function is applied first.
         function: The augmentation, which must be hashable. Runs with equal functions share a
-            compiled program, so do not write a lambda in a loop, but a function or a
-            `functools.partial`.
+            compiled program, so pass a function or a `functools.partial`, not a lambda that is made
+            in a loop.
 
     Raises:
         TypeError: The function is not callable, takes other arguments, or cannot be hashed.
@@ -111,8 +111,8 @@ class Augmentation(Value):
     """Apply augmentations in sequence: a function of (key, x, y) that returns (x, y).
 
     Each part is a function of (key, x), such as `random_flip`, or of (key, x, y), such as `mixup`;
-    see `Augmented`. Part i receives the key `fold_in(key, i)`. If `functools.partial` holds their
-    numbers, augmentations with equal parts are equal and share one compiled program.
+    see `Augmented`. Part i receives the key `fold_in(key, i)`. Augmentations with equal parts are
+    equal and share one compiled program, so bind hyperparameters with `functools.partial`.
 
     Args:
         *parts: The augmentations, in the order of their application.

@@ -1,4 +1,4 @@
-"""Whether arrays can be trained on, checked before the first step instead of after a NaN loss."""
+"""Checks of training data before the first step, instead of after a NaN loss."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def check(
 
     Both must be arrays of numbers with the same number of rows, at least one, and no NaN or
     infinity. If `classes` is given, targets must be integers in 0 .. classes - 1. If x or y is a
-    pytree of several arrays, only the arrays and their rows are checked, since NaN may be masked.
+    pytree of several arrays, only types and numbers of rows are checked, since NaN may be masked.
 
     Args:
         x: Inputs, (rows, ...), a NumPy or JAX array; or a pytree of such arrays.
@@ -73,7 +73,8 @@ def saturated_batch(batch: Any) -> Any:
 def saturated(value: Any) -> Any:
     """Return a NumPy array of integers as JAX holds it, clipped to the range of that type.
 
-    JAX keeps the lower 32 bits of 64, which may be a class. Other values are returned unchanged.
+    By default, JAX keeps only the lower 32 of 64 bits, which may be a valid class. Other values are
+    returned unchanged.
 
     Args:
         value: Any value.

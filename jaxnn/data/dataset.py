@@ -1,4 +1,4 @@
-"""Data sets and texts as values: three parts of examples or tokens, and the split of rows.
+"""Data sets and texts: three parts of examples or tokens, and the split of rows.
 
 The split depends on SHA-256, not on a random generator, so it is the same on every machine.
 """
@@ -48,7 +48,7 @@ class Dataset:
         test: Examples for the final evaluation of the chosen configuration.
         class_names: Names by label 0, 1, ... Default: (), for regression.
         feature_names: Names by column of x. Default: ().
-        target_name: Name of regression targets, for pictures. Default: "".
+        target_name: Name of regression targets, for plots. Default: "".
         image_shape: (height, width) if a row of x is an image, read row by row from the top left.
             Default: None.
         source: Who made the data. Default: "".
@@ -133,10 +133,10 @@ def split(
 ) -> tuple[Examples, Examples]:
     """Split rows in two: those kept, and a fraction held out.
 
-    Rows are ordered by the SHA-256 of the text "seed/row", as in `printf 0/17 | sha256sum`. Of each
-    class the first round(fraction * rows of that class) are held out (halves round to even); if
-    targets are floats, all rows count as one class. Both results keep this order, so their first n
-    rows are also a random sample.
+    Rows are ordered by the SHA-256 of the text "seed/row", as in `printf 0/17 | sha256sum`. The
+    first round(fraction * rows of that class) rows of each class are held out (halves round to
+    even); if targets are floats, all rows count as one class. Both results keep this order, so
+    their first n rows are also a random sample.
 
     Args:
         examples: x and y, (rows, ...) each, or pytrees of such arrays. If y is one array of
@@ -241,10 +241,10 @@ class Text:
         return decode(tokens, self.vocabulary)
 
     def windows(self, length: int) -> Dataset:
-        """Return consecutive pieces of `length` tokens, with the next token of each token.
+        """Return consecutive pieces of `length` tokens, with the next token at each position.
 
         x is int32 (rows, length), and y is shifted by one token, so that y[i, t] follows x[i, t].
-        Tokens that do not fill a last piece are left out. `class_names` is the vocabulary.
+        Tokens at the end that do not fill a piece are left out. `class_names` is the vocabulary.
 
         Args:
             length: Number of tokens of a piece. ValueError if a part is shorter than one piece.
@@ -303,8 +303,9 @@ def encode(text: str, vocabulary: tuple[str, ...]) -> np.ndarray:
 def read_text(path: str | os.PathLike[str]) -> Text:
     """Return the text of a file as tokens of characters.
 
-    The symbols are the characters of the file in order of their Unicode numbers. The first 70 % of
-    the characters are for training, the next 10 % for validation, and the last 20 % for the test.
+    The symbols are the characters of the file in order of their Unicode code points. The first 70 %
+    of the characters are for training, the next 10 % for validation, and the last 20 % for the
+    test.
 
     Args:
         path: A text file in UTF-8, with at least 10 characters.
@@ -332,8 +333,8 @@ def split_text(
 
     Args:
         text: The whole text.
-        vocabulary: The character of each token; ValueError if one of the text is missing.
-        name: What errors and logs call it.
+        vocabulary: The character of each token; ValueError if a character of the text is missing.
+        name: Name of the data set in errors and logs.
         source: Who wrote the text. Default: "".
         licence: Terms of the package that contains it. Default: "".
 

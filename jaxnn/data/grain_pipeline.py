@@ -1,7 +1,7 @@
 """A source of Grain pipelines, for data that fit neither on the device nor in memory.
 
-Grain reads records, transforms them in threads or worker processes, shuffles and batches them; its
-iterators know their position. Reference: https://google-grain.readthedocs.io.
+Grain reads records, transforms them in threads or worker processes, and shuffles and batches them;
+its iterators report their position. Reference: https://google-grain.readthedocs.io.
 """
 
 import dataclasses
@@ -38,23 +38,23 @@ class Grain:
         source = data.Grain(pipeline.batch(128, drop_remainder=True))
 
     A `MapDataset` is read in threads, epoch after epoch; Grain shuffles each epoch separately. The
-    order depends on the seed of the pipeline, not on the key of the run. Each of several processes
-    reads every count-th batch, so the pipeline's batches are one process's part of a step.
+    order depends on the seed of the pipeline, not on the key of the run. Each of `count` processes
+    reads every `count`-th batch, so a batch of the pipeline is one process's part of a step.
 
-    An `IterDataset` determines how it is read, with worker processes by `mp_prefetch`, and the part
-    of each process, by a slice of the MapDataset from which it is made:
+    An `IterDataset` itself determines how it is read: worker processes are set by `mp_prefetch`,
+    and the part of each process by a slice of the MapDataset from which it is made:
 
         part = pipeline[jax.process_index() :: jax.process_count()].repeat()
         workers = grain.MultiprocessingOptions(num_workers=4)
         source = data.Grain(part.batch(128).to_iter_dataset().mp_prefetch(workers), steps=1000)
 
-    At its end, the pipeline starts again. Worker processes import the main module, which must start
-    the training below `if __name__ == "__main__":`.
+    When the pipeline ends, it starts again. Worker processes import the main module, which must
+    start the training under `if __name__ == "__main__":`.
 
     Args:
         dataset: A `grain.MapDataset` or `grain.IterDataset` of batches of equal size.
-        steps: Number of batches of an epoch; batches of all processes together count as one step.
-            Default: None, all of a MapDataset that has an end.
+        steps: Number of steps of an epoch; in each step, every process reads one batch. Default:
+            None, all batches of a finite MapDataset.
 
     Raises:
         ImportError: Grain is not installed.
@@ -139,8 +139,8 @@ class Grain:
 
         Raises:
             ValueError: The processes do not divide the batch, or the position is that of another
-                source or batch. When a batch is read: it cannot be read, has another size, or
-                cannot be trained on.
+                source or batch size. Also raised later, if a batch cannot be read, has another
+                size, or cannot be trained on.
         """
         local = share(batch_size, process)
         dataset = self._endless(process) if self._is_map() else self.dataset
@@ -150,7 +150,7 @@ class Grain:
         """Yield the batches of one epoch, in the pipeline's order: all, or `steps` of them.
 
         Args:
-            batch_size: Not used; the batches of a pipeline have a size.
+            batch_size: Not used; the pipeline determines the size of its batches.
         """
         steps = self.steps
         if steps is None:

@@ -28,9 +28,10 @@ def color_jitter(
     """Change brightness, contrast, saturation, and hue of each image, in this order.
 
     A factor f of brightness, contrast, or saturation is uniform over [max(0, 1 - a), 1 + a] for
-    amount a. Each change is a mean f * image + (1 - f) * other, with the other image black, gray of
-    the mean of the image, or the gray image; the result is clipped to [0, 1]. The shift of the hue
-    is uniform over [-hue, hue]. These are the changes of torchvision's ColorJitter.
+    amount a. Each change is f * image + (1 - f) * other, clipped to [0, 1]. The other image is
+    black for brightness, the mean gray level for contrast, and the gray image for saturation. The
+    shift of the hue is uniform over [-hue, hue]. These are the changes of torchvision's
+    ColorJitter.
 
     Args:
         key: A JAX key; equal keys give equal changes.
@@ -38,13 +39,13 @@ def color_jitter(
         brightness: Amount of brightness, a number >= 0; may be traced. Default: 0.
         contrast: Amount of contrast, likewise. Default: 0.
         saturation: Amount of saturation, likewise. Default: 0.
-        hue: Largest shift of the hue, in [0, 0.5], as a fraction of its circle. Default: 0.
+        hue: Largest shift of the hue, in [0, 0.5], as a fraction of the color circle. Default: 0.
 
     Returns:
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: Images have another shape or no floats, or an amount is out of range.
+        ValueError: Images have another shape or are not floats, or an amount is out of range.
 
     >>> images = jnp.full((2, 4, 4, 3), 0.5)
     >>> color_jitter(jax.random.key(0), images, 0.4, 0.4, 0.4, 0.1).shape
@@ -91,7 +92,7 @@ def random_affine(
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: Images have another rank or no floats, or an argument is out of range.
+        ValueError: Images have another rank or are not floats, or an argument is out of range.
 
     >>> random_affine(jax.random.key(0), jnp.ones((2, 8, 8, 3)), degrees=15, scale=(0.9, 1.1)).shape
     (2, 8, 8, 3)
@@ -123,13 +124,13 @@ def random_erasing(
 ) -> jax.Array:
     """Erase a rectangle of some images, at a random place.
 
-    Area and aspect ratio are uniform, the ratio in its logarithm. A side longer than the image is
-    cut to it.
+    The area is uniform, and the aspect ratio is log-uniform. A side longer than that of the image
+    is shortened to it.
 
     Args:
         key: A JAX key; equal keys give equal rectangles.
         images: (B, H, W, C), floats.
-        probability: Fraction of the images that are changed. Default: 0.5.
+        probability: Probability with which each image is changed. Default: 0.5.
         area: Smallest and largest area, as fractions of the image. Default: (0.02, 0.33).
         aspect: Smallest and largest ratio of height to width. Default: (0.3, 3.3).
         value: Number that fills the rectangle, or one for each channel. Default: 0.
@@ -138,7 +139,7 @@ def random_erasing(
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: Images have another rank or no floats, or an argument is out of range.
+        ValueError: Images have another rank or are not floats, or an argument is out of range.
 
     Reference: Zhong et al., Random erasing data augmentation, 2017.
 
@@ -172,7 +173,7 @@ def random_erasing(
 def rand_augment(
     key: jax.Array, images: jax.Array, operations: int = 2, magnitude: Any = 9
 ) -> jax.Array:
-    """RandAugment: apply random operations of one magnitude to each image.
+    """RandAugment: apply random operations of the same magnitude to each image.
 
     The operations are identity, shear and translation along both axes, rotation, brightness, color,
     contrast, sharpness, posterize, solarize, autocontrast, and equalize, with the ranges of
@@ -181,14 +182,14 @@ def rand_augment(
     Args:
         key: A JAX key; equal keys give equal images.
         images: (B, H, W, 3), floats in [0, 1].
-        operations: Number of operations in a row. Default: 2.
+        operations: Number of operations applied in sequence to each image. Default: 2.
         magnitude: Strength of all of them, from 0 to 30; may be traced. Default: 9.
 
     Returns:
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: Images have another shape or no floats, or an argument is out of range.
+        ValueError: Images have another shape or are not floats, or an argument is out of range.
 
     Reference: Cubuk et al., RandAugment: practical automated data augmentation with a reduced
     search space, 2019.
@@ -222,8 +223,8 @@ def spec_augment(
 ) -> jax.Array:
     """SpecAugment: set random ranges of times and of frequencies of each spectrogram to zero.
 
-    The width of a range is uniform over 0 .. its largest width, and its place over those where it
-    fits. Ranges may overlap. Spectrograms should have the mean 0.
+    The width of a range is uniform over 0 .. its largest width, and its start is uniform over the
+    places that fit. Ranges may overlap. Spectrograms should have mean 0.
 
     Args:
         key: A JAX key; equal keys give equal ranges.

@@ -1,8 +1,8 @@
 """The data sets inside installed packages, read from their files, verified, and split.
 
-Every split of rows is the same on every machine: `split` puts a fifth of the rows into `test`,
-then an eighth of the rest into `validation`, which leaves 70 / 10 / 20 %. There are no options, so
-that two results on one data set compare. To split the training rows differently, write
+Every split of rows is the same on every machine: `split` puts a fifth of the rows into `test`, then
+an eighth of the rest into `validation`, which leaves 70 / 10 / 20 %. There are no options, so that
+any two results on a data set are comparable. To split the training rows differently, write
 `split(dataset.train_and_validation, fraction)`; the test rows do not change.
 """
 
@@ -228,9 +228,10 @@ def breast_cancer() -> Dataset:
 def diabetes() -> Dataset:
     """Return 10 measurements of 442 patients, and the progression of their disease in a year.
 
-    x is float32 (rows, 10) as measured: age in years, sex 1 or 2, body mass index, blood pressure
-    and six of blood serum. It is not scaled by the statistics of all rows, unlike in scikit-learn:
-    standardize it. y is float32 (rows,), disease progression from 25 to 346, unscaled.
+    x is float32 (rows, 10) as measured: age in years, sex 1 or 2, body mass index, blood pressure,
+    and six blood serum measurements. It is not scaled by the statistics of all rows, unlike in
+    scikit-learn: standardize it. y is float32 (rows,), disease progression from 25 to 346,
+    unscaled.
 
     Raises:
         ImportError: scikit-learn, which contains the files, is not installed.

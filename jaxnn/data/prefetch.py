@@ -20,21 +20,21 @@ def prefetched(
     ahead: int = 2,
     counts: Iterable[int] | None = None,
 ) -> "Prefetched":
-    """Read batches in a separate thread, and put them on the device ahead of time.
+    """Read batches in a separate thread, and copy them to the device ahead of time.
 
     The order, values, and positions are those of `batches`. An error in the thread is raised in
     place of the batch, after all batches that were read before it.
 
     Args:
         batches: The batches of a source, any pytrees. Nothing else may read them.
-        place: A function applied to each batch in the thread. Default: it copies the batch to the
-            default device.
+        place: A function applied to each batch in the thread. By default, it copies the batch to
+            the default device.
         ahead: Number of batches to read ahead of the last one taken, at least 1. They use memory on
             the device. Default: 2.
-        counts: Number of batches of each item, which are stacked along a new first axis, for
-            several steps in one program. The iterator ends with the counts. Batches of different
-            shapes, such as a smaller last batch of an epoch, are not stacked, but returned as
-            several items. Default: None, each item is one batch, not stacked.
+        counts: Iterable of the number of batches in each item, which are stacked along a new first
+            axis, for several steps in one program. The iterator ends when the counts end. Batches
+            of different shapes, such as a smaller last batch of an epoch, are not stacked, but
+            returned as several items. Default: None, each item is one batch, not stacked.
 
     Returns:
         An iterator of batches with `position`, `peek`, and `close`; a `with` statement closes it.

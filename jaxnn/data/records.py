@@ -1,4 +1,4 @@
-"""Sources for data larger than the device: arrays in host memory or mapped, and record files."""
+"""Sources for data larger than the device: host or memory-mapped arrays, and record files."""
 
 import bisect
 import dataclasses
@@ -53,8 +53,8 @@ class Records:
     Raises:
         ImportError: array_record, which Grain installs, is not installed.
         FileNotFoundError: A file does not exist.
-        ValueError: There are no files, or a file is damaged as a whole. When a record is read: it
-            is damaged or cannot be decoded; the message contains the file and the record.
+        ValueError: There are no files, or a file is damaged as a whole. Also raised later, if a
+            record is damaged or cannot be decoded; the message contains the file and the record.
 
     Reference: https://github.com/google/array_record.
     """
@@ -137,9 +137,9 @@ class Records:
             process: (index, count) of this process.
 
         Raises:
-            ValueError: A batch is larger than the data or not divided by the processes, or the
-                position is that of a run with other data. When a batch is read: its records differ
-                in structure or shape.
+            ValueError: A batch is larger than the data or not divisible by the number of processes,
+                or the position is that of a run with other data. Also raised later, if the records
+                of a batch differ in structure or shape.
         """
         pool = ThreadPoolExecutor(THREADS, "jaxnn-records")
 
@@ -219,7 +219,7 @@ def import_array_record() -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostArrays:
-    """Arrays on the host, where each batch is gathered in the order of `epoch_order`.
+    """Arrays on the host, from which each batch is gathered in the order of `epoch_order`.
 
     Batch t of epoch e holds the rows `epoch_order(key, e, rows)[t * size : (t + 1) * size]`, as for
     arrays on the device. Rows that do not fill a last batch are left out of the epoch.
@@ -231,9 +231,9 @@ class HostArrays:
             Default: None, batches without targets.
 
     Raises:
-        ValueError, TypeError: The arrays cannot be trained on: leaves differ in rows, or have none.
-            A pair of two arrays must also be finite, as `check` requires; other structures may
-            contain NaN, which a mask may exclude.
+        ValueError, TypeError: The arrays cannot be trained on: leaves differ in the number of rows,
+            or there are no rows. A pair of two arrays must also be finite, as `check` requires;
+            other structures may contain NaN, which a mask may exclude.
 
     >>> source = HostArrays(np.arange(6.0), np.arange(6))
     >>> source.steps_per_epoch(2)
@@ -245,7 +245,7 @@ class HostArrays:
     >>> next(source.open(jax.random.key(0), 2))["tokens"].shape
     (2, 4)
 
-    Mapped from files, the arrays may be larger than the memory:
+    Arrays mapped from files may be larger than the memory:
 
         data.HostArrays(np.load("x.npy", mmap_mode="r"), np.load("y.npy", mmap_mode="r"))
     """
@@ -330,8 +330,9 @@ class HostArrays:
             process: (index, count) of this process.
 
         Raises:
-            ValueError: A batch is larger than the data or not divided by the processes, or the
-                position is that of a run with other data, another batch size, or another key.
+            ValueError: A batch is larger than the data or not divisible by the number of processes,
+                or the position is that of a run with other data, another batch size, or another
+                key.
         """
 
         def take(rows: np.ndarray) -> Any:

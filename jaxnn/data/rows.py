@@ -1,4 +1,4 @@
-"""Pytrees of rows: what a data set and a batch are, how they are checked, and frames as such.
+"""Pytrees of rows, the form of data sets and batches: their checks, and conversion from frames.
 
 Each leaf is an array with one row per example along its first axis. Errors name a leaf by its path:
 `training data/tokens/mask`. Frames, series, and tensors of other libraries are recognized by their
@@ -210,9 +210,9 @@ masked by weights of 0
 
 
 def check_like(tree: Any, first: Any, name: str, first_name: str = "the first batch") -> None:
-    """Raise ValueError with all differences if a pytree has another structure than the first.
+    """Raise ValueError with all differences if two pytrees differ in structure.
 
-    Leaves may differ in dtype and in the length of an axis, not in their number of axes. Tuples,
+    Leaves may differ in dtype and in the lengths of axes, but not in the number of axes. Tuples,
     lists, and named tuples of equal length count as equal.
 
     Args:

@@ -1,6 +1,6 @@
 """Sources of batches, for data that are not on the device, and the order of the rows of an epoch.
 
-A source opens into batches, which know their position, so that a run resumes where it stopped:
+The batches of a source report their position, so that a run can resume after the last one:
 
     batches = prefetched(source.open(key, batch_size))
     x, y = next(batches)
@@ -11,18 +11,18 @@ A source opens into batches, which know their position, so that a run resumes wh
 
 A source may have three more members:
 
-- `fingerprint()` returns nested dicts of text: what determines its batches, as far as it is known.
-  Checkpoints record it, and only a run with an equal one is resumed. Without this method they
-  record the source's class and attributes, so a source whose attributes change while it is read
-  needs it.
+- `fingerprint()` returns nested dicts of text that describe what determines its batches, as far as
+  it is known. Checkpoints record it, and only a run with an equal fingerprint is resumed. Without
+  this method, they record the source's class and attributes, so a source whose attributes change
+  while it is read must define it.
 - `resumable = False`: it cannot return to a position. `position()` of its batches is None, and
-  `open` raises for one. Its runs train, and are rejected with checkpoints.
-- `once(batch_size)` iterates over all rows once, in order, to evaluate on them; its last batch may
-  be smaller.
+  `open` raises if a position is passed. A run can train on it, but not with checkpoints.
+- `once(batch_size)` iterates over all rows once, in order, for evaluation; its last batch may be
+  smaller.
 
-`host_arrays` is the source of arrays in host memory or mapped from files, `records` that of record
-files, `grain_pipeline` that of a Grain pipeline, and `stream` that of batches which are made
-elsewhere; any object with these methods is one. `prefetch` reads ahead of the training.
+`records` contains the sources of arrays in host memory or mapped from files, and of record files;
+`grain_pipeline` that of a Grain pipeline; and `stream` that of batches that are made elsewhere. Any
+object with these methods is a source. `prefetch` reads ahead of the training.
 
 Batch t of epoch e holds the rows `epoch_order(key, e, rows)[t * size : (t + 1) * size]`, for arrays
 on the device, `batches`, and the sources that can read a row by its number. Rows that do not fill a
@@ -174,7 +174,7 @@ Arrays = TypeVar("Arrays")
 
 
 def epoch_order(key: Any, epoch: int, rows: int) -> np.ndarray[Any, Any]:
-    """Return the order in which an epoch visits the rows, int32 (rows,): a permutation.
+    """Return the permutation in which an epoch visits the rows, int32 (rows,).
 
     It sorts the raw words of a Philox generator keyed by `key` and `epoch`, so it does not depend
     on the machine.
@@ -221,7 +221,8 @@ def batches(key: jax.Array, arrays: Arrays, size: int, epoch: int = 0) -> Iterat
         An iterator of rows // size pytrees like `arrays`. Other epochs leave out other rows.
 
     Raises:
-        ValueError: Arrays differ in rows, or have fewer than `size`. Raised by the call.
+        ValueError: Arrays differ in the number of rows, or have fewer than `size`. Raised by the
+            call itself.
 
     >>> x, y = np.arange(10.0), np.arange(10)
     >>> [len(labels) for _, labels in batches(jax.random.key(0), (x, y), 4)]
@@ -246,8 +247,8 @@ class GatheredBatches:
         close: Releases what reading holds.
 
     Raises:
-        ValueError: A batch is larger than the data or not divided by the processes, or the position
-            is that of a run with other data, another batch size, or another key.
+        ValueError: A batch is larger than the data or not divisible by the number of processes, or
+            the position is that of a run with other data, another batch size, or another key.
     """
 
     def __init__(

@@ -40,9 +40,10 @@ class Stream:
     rows, and the last one of an epoch may be smaller. Leaves become NumPy arrays, copied, so that
     the iterable may use its arrays again; a list at the top of a batch becomes a tuple.
 
-    Worker processes of a DataLoader should be spawned, `multiprocessing_context="spawn"`: JAX has
-    threads, which a fork does not copy. Each of several processes of a run reads its part of a
-    batch from its iterable. A stream cannot return to a position, so its runs cannot be resumed.
+    Worker processes of a DataLoader should be spawned, `multiprocessing_context="spawn"`: JAX uses
+    threads, which a fork does not copy. In a run with several processes, each one reads its part of
+    every batch from its iterable. A stream cannot return to a position, so its runs cannot be
+    resumed.
 
     Args:
         batches: A DataLoader of torch, a list of batches, an iterator, or a function without
@@ -130,9 +131,10 @@ class Stream:
             process: (index, count) of this process.
 
         Raises:
-            ValueError: A position is given, or the first batch has another size than `batch_size`.
-                When a batch is read: it has another structure than the first or cannot be trained
-                on, or an epoch has another number of batches than `len(batches)`.
+            ValueError: A position is given, or the size of the first batch differs from
+                `batch_size`. Also raised later, if a batch has another structure than the first or
+                cannot be trained on, or if the number of batches of an epoch differs from
+                `len(batches)`.
         """
         if position is not None:
             raise ValueError(

@@ -1,10 +1,10 @@
-"""generate: continue prompts by a causal network, token by token.
+"""generate: continue prompts with a causal network, token by token.
 
 Two programs are compiled. The first (`prompts`) reads all tokens of the prompts except the last
 ones and returns the state of the network's caches. The second is a loop over new tokens, in one
-dispatch, that ends when all rows have stopped: of sampled tokens, of tokens that a `draft` network
-guesses (`speculative`), or of several sequences for each prompt (`beams`). The temperature, k, p,
-and the stop tokens are arguments of the program, so changing them does not recompile.
+dispatch, that ends when all rows have stopped. It samples tokens, checks the guesses of a `draft`
+network (`speculative`), or extends several sequences for each prompt (`beams`). The temperature, k,
+p, and the stop tokens are arguments of the program, so changing them does not recompile.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from .speculative import check_draft, for_draft, speculate
 class Generation(NamedTuple):
     """New tokens, int32 (rows, steps), and the number of them in each row, int32 (rows,).
 
-    The stop token that ends a row is counted, and also fills the rest of the row.
+    The stop token that ends a row is counted, and is repeated to fill the rest of the row.
     """
 
     tokens: jax.Array
@@ -64,10 +64,11 @@ def generate(
     """Continue each prompt by up to `steps` tokens, sampled from a causal network.
 
     Tokens are drawn from softmax(logits / temperature), restricted to the most probable tokens by
-    `top_k` and then `top_p`. Logits are converted to at least float32. Layers in a `Repeat` are
-    unstacked first, because a scan reads each layer's parameters from a stack at each token; this
-    copies their parameters once. To generate often, or from a network with state, pass the result
-    of `nn.unstack_layers`. For the most probable sequences, see `nn.beam_search`.
+    `top_k` and then by `top_p`. Logits are converted to at least float32. Layers in a `Repeat` are
+    unstacked first, because a scan would read each layer's parameters from a stack at each token;
+    this copies their parameters once per call. To generate repeatedly, or from a network with
+    state, pass the result of `nn.unstack_layers`. For the most probable sequences, see
+    `nn.beam_search`.
 
     A decoder with cross attention takes the output of the encoder as a named input,
     `memory=encoder.apply(...)`. XLA computes what does not change from token to token before the
@@ -75,16 +76,17 @@ def generate(
 
     With `draft`, decoding is speculative: a smaller network guesses `draft_tokens` tokens one by
     one, and the network checks all of them in one call. It keeps those that it would have generated
-    itself, and adds one, so the tokens are those without a draft (up to rounding, which differs
-    between calls with one token and with several). All rows advance by as many tokens as the row
-    with the fewest correct guesses.
+    itself, and adds one, so the result is the same as without a draft (up to rounding, which
+    differs between calls with one token and with several). All rows advance together, so the row
+    with the fewest correct guesses determines the speed.
 
     Args:
         net: Causal network, from tokens (rows, T) to logits (rows, T, vocabulary). It is run in
             inference mode with a cache, by `nn.with_cache`.
         params: Its parameters.
         prompts: Integers (rows, T), or a list of rows of different lengths, which are padded on the
-            left and marked by `segment_ids`; or one prompt (T,), whose result has no axis of rows.
+            left and marked by `segment_ids`; or one prompt (T,); the result then has no axis of
+            rows.
         steps: Maximum number of new tokens, at least 1.
         state: State of the network, if it keeps any, such as `ts.state`. Default: None.
         key: PRNG key; not needed if `temperature` is 0. Default: None.
@@ -96,9 +98,9 @@ def generate(
         draft: Pair of a causal network with the same vocabulary and its parameters, which guesses
             tokens; `temperature` must be 0. Default: None.
         draft_tokens: Number of tokens that the draft guesses at a time, at least 1. Default: 4.
-        **inputs: Named inputs, arrays (rows, ...), or without the axis of rows for one prompt,
-            which reach every layer that takes them in each call, such as `memory` and
-            `memory_segment_ids`. The draft receives those that it takes.
+        **inputs: Named inputs, such as `memory` and `memory_segment_ids`: arrays (rows, ...),
+            without the axis of rows for one prompt. They are passed to every layer that takes them,
+            in each call, and to the draft if it takes them.
 
     Returns:
         A `Generation` of `tokens` (rows, steps) and `lengths` (rows,).
@@ -107,8 +109,8 @@ def generate(
         ValueError: If a prompt is empty or contains a token outside the vocabulary, if a number is
             out of range, if prompts have different lengths and the network takes no segment_ids, if
             the network has nothing to cache, if the state is missing or does not match, if an input
-            has another number of rows, if a network with a draft, or the draft, has a cache that
-            cannot be shortened, or if logits are NaN, as they are past the last learned position.
+            has another number of rows, if a `draft` is given and it or the network has a cache that
+            cannot be shortened, or if logits are NaN, for example past the last learned position.
         TypeError: If prompts are not integers, `key` is not a key, or no layer takes an input.
 
     Reference: Leviathan, Kalman, and Matias, Fast inference from transformers via speculative

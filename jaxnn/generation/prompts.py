@@ -1,7 +1,8 @@
-"""What all ways to continue prompts share: their inputs, the state after the prompts, and the ends.
+"""Shared by all ways to continue prompts: inputs, the state after the prompts, and ends of rows.
 
 `check_prompts` converts the prompts and the named inputs, `read_prompts` runs the network on all
-tokens of the prompts except the last ones, and `filled_rows` ends the rows of the result.
+tokens of the prompts except the last ones, and `filled_rows` fills the rows of the result after
+their ends.
 """
 
 from collections.abc import Callable
@@ -40,8 +41,8 @@ class Prompts(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a network with a cache continues from: its parameters, its state after all tokens of the
-    prompts except the last ones, those tokens (rows,), and its named inputs. `marks` are
+    """The start of generation by a network with a cache: its parameters, its state after all tokens
+    of the prompts except the last ones, those tokens (rows,), and its named inputs. `marks` are
     segment_ids (rows, 1), if the network takes any."""
 
     params: Any
@@ -102,7 +103,7 @@ def prefill(net: Layer, params: Any, tokens: jax.Array, marks: Any, inputs: Any,
 
 
 def empty_state(net: Layer, rows: int, marks: Any, inputs: Any) -> Any:
-    """Return the state before the first token; state that starts random is to be replaced."""
+    """Return the state before the first token; random initial values are to be replaced."""
     one = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     return net.init_state(one, key=placeholder_key(), **dict.fromkeys(marks, one), **inputs)
 

@@ -1,8 +1,8 @@
-"""why_recompiled: what differs in a call of a function for which JAX compiled it again.
+"""why_recompiled: what differed in each call for which JAX compiled a function again.
 
-JAX reports each compilation to listeners. At every call the kinds of its arguments are recorded:
-all that a compiled program depends on, and no numbers. If a call compiles, its kinds are compared
-with those of the calls before.
+JAX reports each compilation to listeners. At every call, the kinds of its arguments are recorded:
+everything that a compiled program depends on, without the values of arrays. If a call compiles, its
+kinds are compared with those of previous calls.
 """
 
 import functools
@@ -73,7 +73,7 @@ class Explained:
 def why_recompiled(function: Callable[..., Any]) -> Explained:
     """Wrap a function to record in `.reasons` why calls of it were recompiled.
 
-    Each reason compares the call with the most similar call that was compiled before. It lists
+    Each reason compares the call with the most similar previous call that was compiled. It lists
     every difference in shapes, types, weak types, and placement of arrays, in the structure of
     pytrees, in the settings of layers, and in static values. Values of Python numbers are listed
     only if nothing else differs, because only static numbers cause a recompilation. Programs that

@@ -1,4 +1,4 @@
-"""statistics: of the numbers in a pytree, or in the outputs of all layers, as a table."""
+"""statistics: a table that describes the arrays of a pytree, or the outputs of all layers."""
 
 import dataclasses
 import re

@@ -1,11 +1,11 @@
-"""summary: a network as a table, a row for each path, from shapes alone; and flops.
+"""summary: a table of a network, with a row for each path, from shapes alone; and flops.
 
 `flops` is the sum of `costs`, which walks the equations of a jaxpr with the number of times that
 each one runs and with the name scopes around it.
 
-Parameters and state are those that the network declares. For outputs and FLOPs it is traced once,
-intercepted: each layer reports its output, and the scope of an equation shows to which row its
-FLOPs belong.
+Parameters and state are those that the network declares. For outputs and FLOPs, the network is
+traced once with an interceptor: each layer reports its output, and the name scope of an equation
+determines the row to which its FLOPs belong.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ def costs(jaxpr: Any, times: int = 1, scope: str = "") -> Iterator[tuple[str, in
 
     Args:
         jaxpr: The equations.
-        times: How often they run. Default: 1.
+        times: The number of times that they run. Default: 1.
         scope: The name scopes around all of them. Default: "".
     """
     from jax.extend.core import jaxprs_in_params  # here: its import is slow

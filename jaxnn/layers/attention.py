@@ -65,7 +65,7 @@ class MultiHeadAttention(Primitive):
 
     - `mask`: booleans, True if a position is visible; (T, S), or broadcasting to
       (..., heads, T, S).
-    - `bias`: numbers to add to the scores, with a shape as `mask`; -inf hides a position.
+    - `bias`: numbers to add to the scores, in the shape of a `mask`; -inf hides a position.
     - `segment_ids`: integers (..., T), 0 for padding and otherwise the number of the packed
       sequence. Only positions of the same sequence are visible, and positions count within it.
     - `memory_segment_ids`: integers (..., S). With `segment_ids`, only equal numbers are visible;
@@ -76,7 +76,8 @@ class MultiHeadAttention(Primitive):
     gives NaN. If nothing is visible to a position, its heads are 0; at padding, y is b_out.
 
     The method `weights` returns the weights of all heads, (..., heads, T, S), before dropout, and
-    `with_weights` returns y and them; `nn.capture(net, "**/*.weights")` returns those of a network.
+    `with_weights` returns y and these weights; `nn.capture(net, "**/*.weights")` returns those of
+    all layers of a network.
 
     Args:
         num_heads: Number of query heads.
@@ -85,9 +86,9 @@ class MultiHeadAttention(Primitive):
             attention, more for grouped-query attention. Default: `num_heads`.
         features: Number of output features. Default: n.
         value_dim: Features of the values of each head. Default: `head_dim`.
-        axis: Axis of the sequence, or several: their positions are one sequence, in the order of
-            the given axes, and all others but the last are batch axes. Masks and segment_ids refer
-            to shapes (..., T, n) of this sequence. Default: -2.
+        axis: Axis of the sequence, or several axes, whose positions form one sequence in the order
+            of the given axes. All other axes but the last are batch axes. Masks and segment_ids
+            refer to shapes (..., T, n) of this sequence. Default: -2.
         causal: Whether to hide later positions. Default: False.
         window: Hide positions that are `window` or more away. Default: None.
         rotary: Rotary embedding of queries and keys. Default: None.
@@ -95,12 +96,13 @@ class MultiHeadAttention(Primitive):
         query_key_norm: Whether to apply RMSNorm to queries and keys over the features of a head,
             before the rotary embedding. Default: False.
         soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap). Default: None.
-        score_mod: Function score_mod(scores, query, key) that returns other scores from scaled
-            scores (..., heads, T, S) and positions, integers (..., 1, T, 1) of the queries and
-            (..., 1, 1, S) of the keys, which count within a sequence of `segment_ids`. Default:
-            None.
-        mask_mod: Function mask_mod(query, key) of positions that returns booleans, True if a key is
-            visible, such as `nn.PrefixMask(8)`. Default: None.
+        score_mod: Function score_mod(scores, query, key) that returns modified scores. It receives
+            scaled scores (..., heads, T, S), after the soft cap, positions of the queries, integers
+            (..., 1, T, 1), and positions of the keys, (..., 1, 1, S). Positions count within each
+            sequence of `segment_ids`. Default: None.
+        mask_mod: Function mask_mod(query, key) of positions, as for `score_mod`, that returns
+            booleans, False to hide a key, such as `nn.PrefixMask(8)`. It is combined with all other
+            masks. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d), with d the features of a head.
         dropout: Dropout rate of the attention weights in training, in [0, 1). Default: 0.
         bias: Whether query, key, and value have biases. Default: True.
@@ -109,16 +111,17 @@ class MultiHeadAttention(Primitive):
             `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within
             `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None.
         cache: If positive, keys and values of up to `cache` positions are state, so that a sequence
-            can be passed in chunks; set by `nn.with_cache`. With a shorter `window` the cache is a
-            ring buffer, without a maximal length. Memory is not cached. Default: 0.
+            can be passed in chunks; set by `nn.with_cache`. With a shorter `window`, the cache is a
+            ring buffer without a maximum length. Memory is not cached. Default: 0.
         w_init: Initializer of the weights. Default: `glorot_uniform()`.
         b_init: Initializer of the biases. Default: `zeros()`.
         out_init: Initializer of out/w. Default: `w_init`.
 
     Raises:
-        ValueError: If numbers of heads do not divide, if shapes do not match, if `causal`,
-            `window`, `rotary`, or `alibi` are used with a memory, if a cache is used without
-            `causal`, or if a concrete position is past the cache. A traced one gives NaN.
+        ValueError: If `num_kv_heads` does not divide `num_heads`, if shapes do not match, if
+            `causal`, `window`, `rotary`, or `alibi` are used with a memory, if a cache is used
+            without `causal`, or if a concrete position is past the cache. A traced position past it
+            gives NaN.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA, 2023; Beltagy
     et al., Longformer, 2020 (windows); Henry et al., Query-key normalization for transformers,

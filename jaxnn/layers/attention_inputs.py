@@ -68,7 +68,7 @@ def restore_axes(y: jax.Array, x: jax.Array, axis: int | tuple[int, ...]) -> jax
 
 
 def mask_across(segment_ids: Any, memory_segment_ids: Any) -> jax.Array | None:
-    """Return which positions of the memory are visible to each query, (..., 1, T or 1, S)."""
+    """Return whether each position of the memory is visible to each query, (..., 1, T or 1, S)."""
     if memory_segment_ids is None:
         return None
     if segment_ids is None:

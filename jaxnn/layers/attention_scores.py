@@ -26,19 +26,20 @@ class RelativePositionBias(Primitive):
     than x, for the named input `bias` of `nn.MultiHeadAttention`. The parameter is
     w (num_buckets, num_heads).
 
-    Half of the buckets are for keys at later positions, unless `causal`. Half of the buckets of
-    each side are distances 0, 1, 2, ..., and the others grow logarithmically up to `max_distance`;
-    the last one has all greater distances.
+    Half of the buckets are for keys at later positions, unless `causal` is True. On each side, the
+    first half of the buckets hold one distance each (0, 1, 2, ...), and the others grow
+    logarithmically up to `max_distance`; the last one holds all greater distances.
 
     Args:
         num_heads: Number of heads.
         num_buckets: Number of buckets. Default: 32.
-        max_distance: Distance from which on all positions share a bucket. Default: 128.
+        max_distance: Distance at and beyond which all positions on a side share one bucket.
+            Default: 128.
         causal: Whether all keys at later positions share the bucket of distance 0. Default: False.
         w_init: Initializer of w. Default: `normal(0.02)`.
 
     Raises:
-        ValueError: `max_distance` is not above `num_buckets`.
+        ValueError: If `max_distance` is not greater than `num_buckets`.
 
     Reference: Raffel et al., Exploring the limits of transfer learning with a unified text-to-text
     transformer, 2020.
@@ -92,11 +93,11 @@ class AdditiveAttention(Primitive):
 
     x has shape (..., T, n), memory (..., S, m), and y (..., T, m), in the type of x. Without a
     memory, x attends to itself. Parameters are `query` and `score`, each with a weight w, and
-    `key`, with w and b. The named input `memory_segment_ids`, integers (..., S), is 0 for positions
-    of the memory that are hidden. They have no effect. If nothing is visible, y is 0.
+    `key`, with w and b. The named input `memory_segment_ids`, integers (..., S), is 0 for hidden
+    positions of the memory, which have no effect. If nothing is visible, y is 0.
 
     Args:
-        features: Features of the sum whose tanh is scored.
+        features: Number of features of the hidden layer, whose tanh is scored.
         w_init: Initializer of the weights. Default: `glorot_uniform()`.
 
     Reference: Bahdanau et al., Neural machine translation by jointly learning to align and
@@ -158,7 +159,9 @@ class AdditiveAttention(Primitive):
 
 
 class PrefixMask(Value):
-    """A mask_mod of prefix language models: the first positions are visible to all.
+    """A mask_mod of prefix language models: positions see the prefix and all earlier positions.
+
+    Use it with `causal=False`: a causal attention would hide later positions of the prefix, too.
 
     Args:
         length: Number of positions of the prefix.
@@ -178,12 +181,12 @@ class PrefixMask(Value):
 
 
 class BlockMask(Value):
-    """A mask_mod of block attention: positions see those of their block of `size` consecutive ones.
+    """A mask_mod of block attention: positions see those in the same block of `size` positions.
 
     Args:
         size: Number of positions of a block.
-        before: Number of blocks before its own that a position sees, too. Default: 0.
-        after: Number of blocks after its own that a position sees, too. Default: 0.
+        before: Number of preceding blocks that a position also sees. Default: 0.
+        after: Number of following blocks that a position also sees. Default: 0.
 
     Reference: Zaheer et al., Big Bird, 2020 (blocks of neighbors).
 

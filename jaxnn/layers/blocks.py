@@ -84,7 +84,7 @@ class SqueezeExcitation(Primitive):
     reduce/b (m,) and expand/b (n,).
 
     Args:
-        reduction: Factor by which the hidden features are fewer than the channels. Default: 16.
+        reduction: Ratio of the number of channels to that of hidden features. Default: 16.
         activation: Activation of the hidden features. Default: `jax.nn.relu`.
         spatial: Number of axes of the window, which precede the last axis. None means all axes
             between the first and the last. Default: None.
@@ -135,12 +135,11 @@ class EncoderLayer(Composite):
         x = x + attention(attention_norm(x))
         y = x + feed_forward(feed_forward_norm(x))
 
-    x and y have shape (..., T, n). With a causal attention it is a layer of a decoder-only network.
+    x and y have shape (..., T, n). With causal attention, it is a layer of a decoder-only network.
 
     Named inputs: `mask` and `bias` are passed to the attention, and so are other named inputs that
-    it takes, such as `segment_ids`. If a mask or bias is given, positions that are hidden may
-    contain NaN or inf without effect on other positions or on gradients; `feed_forward` receives
-    zeros for them.
+    it takes, such as `segment_ids`. If a mask or bias is given, hidden positions may contain NaN or
+    inf without affecting other positions or gradients; `feed_forward` receives zeros for them.
 
     Args:
         attention: Attention layer, such as `nn.MultiHeadAttention(8)`.

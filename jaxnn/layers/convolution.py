@@ -37,15 +37,15 @@ class Conv(Primitive):
     x has shape `(..., *axes, n)` with any number of batch axes, and y `(..., *axes, features)`, in
     the type of x. Parameters are w `(*kernel_size, n / groups, features)` and b (features,).
 
-    A convolution over one axis, of time, accepts `segment_ids=`: integers (..., T), 0 for padding
-    and the number of the packed sequence otherwise. Each output sees zeros outside its sequence.
-    Padding is skipped and its outputs are 0. This requires a stride of 1 and zero padding that
-    keeps the length. For an input (..., T, L, n) of frames with segment_ids (..., T), each frame is
-    convolved along L, and frames marked as padding are replaced by zeros.
+    A convolution over one axis, that of time, accepts `segment_ids=`: integers (..., T), 0 for
+    padding and the number of the packed sequence otherwise. Each output sees zeros outside its
+    sequence. Padding is skipped and its outputs are 0. This requires a stride of 1 and zero padding
+    that keeps the length. For an input (..., T, L, n) of frames with segment_ids (..., T), each
+    frame is convolved along L, and frames marked as padding are replaced by zeros.
 
     Args:
         features: Number of output channels.
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows, one number for all axes or one for each. Default: 1.
         dilation: Step between the elements of a window, as `stride`. Default: 1.
         groups: Number of groups of neighboring channels; must divide n and `features`. Each group
@@ -122,7 +122,7 @@ class DepthwiseConv(Primitive):
     (n * multiplier,). `segment_ids` and errors are those of `Conv`.
 
     Args:
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         multiplier: Number of output channels for each input channel. Default: 1.
         stride: Step between windows, one number for all axes or one for each. Default: 1.
         dilation: Step between the elements of a window, as `stride`. Default: 1.
@@ -214,7 +214,7 @@ def SeparableConv(
 
     Args:
         features: Number of output channels.
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows. Default: 1.
         dilation: Step between the elements of a window. Default: 1.
         padding: As for `Conv`. Default: "same".

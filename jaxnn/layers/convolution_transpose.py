@@ -27,7 +27,7 @@ class ConvTranspose(Primitive):
 
     Args:
         features: Number of output channels.
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between the outputs of neighboring inputs, one number for all axes or one for
             each. Default: 1.
         dilation: Step between the elements of a window, as `stride`. Default: 1.

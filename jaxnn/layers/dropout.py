@@ -1,7 +1,7 @@
 """Dropout and other noise in training; the identity in inference.
 
-Integer inputs become floating in both, so that the types agree. If the rate or standard deviation
-is a concrete 0, training is the identity too, and needs no key.
+Integer inputs become floating in both, so that output types agree. If the rate or standard
+deviation is a concrete 0, the layers are the identity in training too, and need no key.
 """
 
 from typing import Annotated, Any

@@ -19,11 +19,12 @@ from .checks import axis_or_axes, check_rank, distinct_axes
 class PReLU(Primitive):
     """Parametric ReLU: `y = x` if x >= 0, otherwise `y = alpha * x`, with a learned alpha.
 
-    x and y have any shape. The parameter is alpha, with the sizes of the axes of `axis`.
+    x and y have any shape. The parameter is alpha, whose shape consists of the sizes of the axes in
+    `axis`.
 
     Args:
-        axis: Axis or axes of x that alpha has: -1 for a number per feature, (1, 2, 3) for one per
-            element of an image, as in keras. Default: None, one number.
+        axis: Axis or axes of x along which alpha varies: -1 for one number per feature, (1, 2, 3)
+            for one per element of an image, as in keras. Default: None, for a single number.
         alpha_init: Initializer of alpha. Default: `constant(0.25)`.
 
     Reference: He et al., Delving deep into rectifiers, 2015.

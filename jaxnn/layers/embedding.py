@@ -53,12 +53,13 @@ class Embedding(Primitive):
         padding: Token whose row starts as zeros and receives no gradient from lookups, as in
             torch.nn.Embedding. Default: None.
         w_init: Initializer of w. Default: normal with variance 1 / features.
-        max_norm: Largest length of a row: longer rows are scaled to it when they are looked up.
-            torch changes the table itself, which has the same outputs. Default: None, no limit.
+        max_norm: Maximum norm of a row: longer rows are scaled down to it when they are looked up.
+            torch changes the table itself, with the same outputs. Default: None, no limit.
 
     Raises:
         TypeError: If ids are not integers.
-        ValueError: If a concrete token is outside [0, vocabulary). A traced one gives NaN.
+        ValueError: If a concrete token is outside [0, vocabulary). A traced token outside gives
+            NaN.
 
     >>> import jax, jax.numpy as jnp
     >>> net = Embedding(1000, 64)
@@ -136,7 +137,7 @@ class EmbeddingBag(Primitive):
         TypeError: If ids or segment_ids are not integers.
         ValueError: If weights or segment_ids have another shape than ids, if weights are given in
             another mode than "sum", if `bags` is set and segment_ids are not given, or if a
-            concrete token is outside [0, vocabulary). A traced one gives NaN in its bag.
+            concrete token is outside [0, vocabulary). A traced token outside gives NaN in its bag.
 
     >>> import jax, jax.numpy as jnp
     >>> net, ids = EmbeddingBag(1000, 64, padding=0), jnp.array([[3, 7, 9], [5, 0, 0]])

@@ -36,7 +36,7 @@ class LongShortTerm(Cell):
         }
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """Return the new carry, and its h."""
+        """Return the new carry and the output h."""
         c, h = lstm_step(carry["c"], *gates)
         return {"c": c, "h": h}, h
 
@@ -51,13 +51,13 @@ class LSTMCell(LongShortTerm):
 
     Three options add parameters, and a product or sum to each step:
 
-    - `projection`: h' = (o * tanh(c')) @ w with `projection` features, as torch's `proj_size`. The
-      parameter is projection w (features, projection).
+    - `projection`: h' = (o * tanh(c')) @ w has `projection` features, like `proj_size` in torch.
+      The parameter is projection w (features, projection).
     - `peepholes`: i and f also receive c times a weight of each feature, and o receives c'. The
       parameter is peephole w (3, features), for i, f, and o.
-    - `layer_norm`: x @ w and h @ w_h are standardized over the 4 features of all gates, and scaled,
-      before b is added; the tanh is of the standardized c', scaled and shifted. Parameters are
-      input_norm and recurrent_norm with a scale, and cell_norm with scale and b.
+    - `layer_norm`: x @ w and h @ w_h are each standardized over the features of all gates together,
+      and scaled, before b is added; in h', c' is standardized, scaled, and shifted before the tanh.
+      Parameters are input_norm and recurrent_norm with a scale, and cell_norm with scale and b.
 
     Args:
         features: Number of features of the cell state and the hidden state.
@@ -70,7 +70,7 @@ class LSTMCell(LongShortTerm):
         projection: Number of features of the hidden state and the output. Default: None, those of
             the cell state, without a projection.
         peepholes: Whether the gates receive the cell state. Default: False.
-        layer_norm: Whether gates and cell state are normalized. Default: False.
+        layer_norm: Whether the gates and the cell state are normalized. Default: False.
 
     References: Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers et al., Learning to
     forget, 2000; Jozefowicz et al., An empirical exploration of recurrent network architectures,
@@ -168,7 +168,7 @@ class ConvLSTMCell(LongShortTerm):
 
     Args:
         features: Number of channels of the cell state and the hidden state.
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         w_init: Initializer of the input's kernel of each gate. Default: `glorot_uniform()`.
         recurrent_init: Initializer of the hidden state's kernel of each gate. Default:
             `orthogonal()`.

@@ -119,8 +119,9 @@ class GroupNorm(Primitive):
     and the window, separately for each example, in at least float32.
 
     Positions that `segment_ids` mark as padding (0) have no effect on the statistics, and each
-    packed sequence is normalized by its own. They are integers (..., T) for the first axes of x;
-    those that end before the window, or that x does not have, change nothing.
+    packed sequence is normalized by its own statistics. They are integers (..., T) for the leading
+    axes of x, and T is the first axis of the window. They are ignored if they end before the
+    window, or if x does not have their axes.
 
     Args:
         groups: Number of groups; must divide n.
@@ -171,8 +172,9 @@ class InstanceNorm(Primitive):
     are taken separately for each feature of each example, in at least float32.
 
     Positions that `segment_ids` mark as padding (0) have no effect on the statistics, and each
-    packed sequence is normalized by its own. They are integers (..., T) for the first axes of x;
-    those that end before the window, or that x does not have, change nothing.
+    packed sequence is normalized by its own statistics. They are integers (..., T) for the leading
+    axes of x, and T is the first axis of the window. They are ignored if they end before the
+    window, or if x does not have their axes.
 
     Args:
         scale: Whether to multiply by a learned scale. Default: True.
@@ -222,9 +224,9 @@ class LocalResponseNorm(Primitive):
     """Local response normalization: `y = x / (k + alpha / size * s)**beta`.
 
     s is the sum of squares over `size` neighboring features, from size // 2 before a feature to
-    (size - 1) // 2 after it, in at least float32; features past the ends are 0. x and y have shape
-    (..., n). There are no parameters. In the paper, alpha is not divided by size; in this form its
-    values are k = 2, size = 5, alpha = 5e-4.
+    (size - 1) // 2 after it, in at least float32; features beyond the ends count as 0. x and y have
+    shape (..., n). There are no parameters. In the paper, alpha is not divided by size; in this
+    form its values are k = 2, size = 5, alpha = 5e-4.
 
     Args:
         size: Number of neighboring features. Default: 5.
@@ -257,14 +259,14 @@ class LocalResponseNorm(Primitive):
 class BatchNorm(Primitive):
     """Batch normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`.
 
-    In training, the mean and variance (divided by n) are those of the batch over all axes but
-    `axis`, and each running statistic becomes momentum * running + (1 - momentum) * batch. In
-    inference they are the running statistics. Parameters are scale and b (n,). The state is `mean`
-    and `var`, float32 of shape (n,), which start at 0 and 1.
+    In training, the mean and the biased variance are those of the batch over all axes but `axis`,
+    and each running statistic becomes momentum * running + (1 - momentum) * batch. In inference
+    they are the running statistics. Parameters are scale and b (n,). The state is `mean` and `var`,
+    float32 of shape (n,), which start at 0 and 1.
 
     Positions that `segment_ids` mark as padding (0) have no effect on the statistics. They are
-    integers for the first axes of x, such as (..., T) for x (..., T, n); if x does not have these
-    axes, as after pooling, they change nothing.
+    integers for the leading axes of x, such as (..., T) for x (..., T, n), and are ignored if x
+    does not have these axes, as after pooling.
 
     On a mesh, the statistics are those of the whole batch, on all devices.
 
@@ -275,7 +277,7 @@ class BatchNorm(Primitive):
         eps: Added to the variance, a number >= 0. Default: 1e-5.
         axis: Axis of the features. Default: -1.
         axis_name: Name or names of mapped axes (of `jax.vmap`, `jax.pmap`, or `shard_map`) over
-            which the batch statistics are taken, too. Default: None.
+            which the batch statistics are also taken. Default: None.
         scale_init: Initializer of scale. Default: `ones()`.
         b_init: Initializer of b. Default: `zeros()`.
 

@@ -1,7 +1,7 @@
 """Pooling layers: the maximum, mean, or power mean of windows, channels last.
 
 Windows slide along the last axes before the features, one for each entry of `kernel_size` (an int
-is one axis), with any number of batch axes in front.
+means one axis), with any number of batch axes in front.
 """
 
 import math
@@ -32,24 +32,24 @@ OutputSize = int | tuple[int | None, ...]
 class MaxPool(Primitive):
     """Max pooling: `y[t] = max_i x[t * stride + i * dilation]`, over the elements i of a window.
 
-    x has shape `(..., *axes, features)`, and so has y, in the type of x. Along an axis of n
+    x and y have shape `(..., *axes, features)`, and y has the type of x. Along an axis of n
     elements, padded to m, there are (m - (kernel_size - 1) * dilation - 1) // stride + 1 windows.
     The results are those of torch.nn.MaxPool1d to MaxPool3d; of several equal maxima, the first one
     receives the gradient.
 
     Args:
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows, one number for all axes or one for each. None means
             `kernel_size`. Default: None.
         padding: "valid" (none), "same" (ceil(n / stride) windows), an int for both sides, a pair
-            (before, after), or a tuple with one such entry for each axis. Two ints are a pair for
-            one axis, and an int for each of two axes. Padding is never the maximum. Default:
-            "valid".
+            (before, after), or a tuple with one such entry for each axis. Two ints mean (before,
+            after) if there is one axis, and one int per axis if there are two. Padding is never the
+            maximum. Default: "valid".
         dilation: Step between the elements of a window, as `stride`. Default: 1.
         ceil_mode: Whether to add a last window that begins before the end and extends past it, if
             elements are left over. Default: False.
-        return_indices: Whether the output is a tuple (y, indices), with the place of each maximum
-            in the flattened axes, int32, for `MaxUnpool`. Default: False.
+        return_indices: Whether to return a tuple (y, indices), with the position of each maximum in
+            the flattened axes, int32, for `MaxUnpool`. Default: False.
 
     Raises:
         ValueError: If a window is larger than the padded input (torch returns one window in
@@ -85,14 +85,14 @@ class MinPool(Primitive):
     Shapes are those of `MaxPool`; of several equal minima, the first one receives the gradient.
 
     Args:
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows. None means `kernel_size`. Default: None.
         padding: As for `MaxPool`; padding is never the minimum. Default: "valid".
         dilation: Step between the elements of a window. Default: 1.
         ceil_mode: Whether to add a last window that extends past the end. Default: False.
 
     Raises:
-        ValueError: As `MaxPool`.
+        ValueError: As for `MaxPool`.
 
     >>> import jax.numpy as jnp
     >>> MinPool(2).apply({}, jnp.array([[1], [4], [2], [3]])).tolist()
@@ -124,7 +124,7 @@ class AvgPool(Primitive):
     in at least float32. The results are those of torch.nn.AvgPool1d to AvgPool3d.
 
     Args:
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows. None means `kernel_size`. Default: None.
         padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
         count_include_pad: Whether padding counts as elements of a window. Elements past the padding
@@ -134,7 +134,7 @@ class AvgPool(Primitive):
             elements.
 
     Raises:
-        ValueError: As `MaxPool`.
+        ValueError: As for `MaxPool`.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[2.0], [4.0], [6.0]])
@@ -171,14 +171,14 @@ class LpPool(Primitive):
 
     Args:
         p: Exponent, a number > 0; may be traced.
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows. None means `kernel_size`. Default: None.
         padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
         ceil_mode: Whether to add a last window that extends past the end; its sum is scaled to the
             size of a whole window. Default: False.
 
     Raises:
-        ValueError: If a window is larger than the input, also in `ceil_mode`.
+        ValueError: If a window is larger than the padded input, even in `ceil_mode`.
 
     >>> import jax.numpy as jnp
     >>> LpPool(2, 2).apply({}, jnp.array([[3.0], [4.0]])).tolist()
@@ -212,7 +212,7 @@ class AdaptiveAvgPool(Primitive):
     torch.nn.AdaptiveAvgPool1d to AdaptiveAvgPool3d.
 
     Args:
-        output_size: Number of windows along each axis, or None to keep the axis; an int is one
+        output_size: Number of windows along each axis, or None to keep the axis; an int means one
             axis.
 
     Raises:
@@ -239,7 +239,7 @@ class AdaptiveMaxPool(Primitive):
     the gradient.
 
     Args:
-        output_size: Number of windows along each axis, or None to keep the axis; an int is one
+        output_size: Number of windows along each axis, or None to keep the axis; an int means one
             axis.
 
     Raises:
@@ -262,7 +262,7 @@ class GlobalAvgPool(Primitive):
     """Global average pooling: the mean over the axes from `start` to the second to last.
 
     (batch, H, W, C) becomes (batch, C), in the type of x; integers become floating. Sums are
-    computed in at least float32. The layer does not take `segment_ids`: padding is counted.
+    computed in at least float32. The layer does not take `segment_ids`: padding is included.
 
     Args:
         start: First axis to average. Default: 1.

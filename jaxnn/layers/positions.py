@@ -41,7 +41,7 @@ class LearnedPositions(Primitive):
             0.
 
     Raises:
-        ValueError: If a concrete position is past the table. A traced one gives NaN.
+        ValueError: If a concrete position is past the table. A traced position past it gives NaN.
 
     Reference: Gehring et al., Convolutional sequence to sequence learning, 2017.
 
@@ -146,7 +146,7 @@ class SinusoidalPositions(Primitive):
 
 
 class TimeEmbedding(Primitive):
-    """Embedding of a number, such as the time of a diffusion model: cosines, then sines.
+    """Sinusoidal embedding of a number, such as the time step of a diffusion model.
 
     `y = concat(cos(x * w), sin(x * w))` with frequencies `w[i] = base**(-2i / features)`, computed
     in float32. x has any shape (...), and y has shape (..., features), in the floating type of x.
@@ -179,8 +179,8 @@ class FourierFeatures(Primitive):
     """Random Fourier features: `y = concat(cos(2 pi x @ w), sin(2 pi x @ w))`.
 
     x has shape (..., n), and y has shape (..., features), in the floating type of x; it is computed
-    in at least float32. The parameter is w (n, features / 2). It is usually kept as it is drawn:
-    write `nn.Inference(nn.FourierFeatures(...))`.
+    in at least float32. The parameter is w (n, features / 2). It is usually not trained: write
+    `nn.Inference(nn.FourierFeatures(...))`.
 
     Args:
         features: Number of features, even.

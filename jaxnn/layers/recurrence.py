@@ -73,7 +73,7 @@ class Cell(Primitive):
 
     @property
     def hoists(self) -> bool:
-        """Whether a step has no products but those of `project` and `recur`."""
+        """Whether a step has no products other than those of `project` and `recur`."""
         return True
 
     @property
@@ -205,8 +205,9 @@ class GRUCell(Cell):
     b_hn. The carry is {"h"}, of shape (..., features).
 
     As in torch and cuDNN, the gate r multiplies the product h @ w_hn, which needs one product per
-    step. With `reset_after=False` it multiplies the hidden state, (r * h) @ w_hn, as in the paper
-    and by default in ONNX. This is another function, needs a second product, and has no b_hn.
+    step. With `reset_after=False`, it multiplies the hidden state, (r * h) @ w_hn, as in the paper
+    and by default in ONNX. This computes a different function, needs a second product, and has no
+    b_hn.
 
     Args:
         features: Number of features of the hidden state.

@@ -78,9 +78,9 @@ class NTKScaling(Scaling):
 class DynamicNTKScaling(Scaling):
     """NTK-aware scaling with a factor that depends on the length T of the sequence.
 
-    Up to `original_length` nothing changes. For longer sequences the base is that of `NTKScaling`
-    with the factor `factor * T / original_length - (factor - 1)`. All angles depend on T, so the
-    rule cannot be used with a cache or with segment_ids.
+    Up to `original_length`, frequencies are unchanged. For longer sequences the base is that of
+    `NTKScaling` with the factor `factor * T / original_length - (factor - 1)`. All angles depend on
+    T, so the rule cannot be used with a cache or with segment_ids.
 
     Args:
         factor: Number > 0.

@@ -91,10 +91,10 @@ class Upsample(Primitive):
         factor: Factor by which each axis grows, a tuple of 1 to 3 numbers > 0; an axis of n
             elements gets floor(n * factor). Default: None.
         size: New size of each axis, a tuple of 1 to 3 ints. Default: None.
-        method: "nearest" repeats elements, as torch's "nearest-exact", and "nearest_floor" is
-            torch's "nearest"; they are equal for whole factors. "linear" is torch's "linear",
-            "bilinear", and "trilinear". "cubic" uses Keys' kernel with a = -0.5, as
-            tf.image.resize, and "bicubic" with a = -0.75, as torch. Default: "nearest".
+        method: "nearest" is "nearest-exact" in torch, and "nearest_floor" is "nearest" in torch;
+            they are equal for integer factors. "linear" is "linear", "bilinear", or "trilinear" in
+            torch. "cubic" uses Keys' kernel with a = -0.5, like tf.image.resize, and "bicubic" with
+            a = -0.75, like torch. Default: "nearest".
         align_corners: Whether the centers of the corners of both grids coincide, instead of their
             outer edges; for "linear" and "bicubic". Default: False.
 
@@ -225,7 +225,7 @@ class ChannelShuffle(Primitive):
     groups: Annotated[int, positive]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """Return x with its channels in another order."""
+        """Return x with interleaved channels."""
         check_rank(x, 1, "(..., channels)")
         check_multiples(x, "channels", x.shape[-1:], (self.groups,), "change groups")
         split = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)

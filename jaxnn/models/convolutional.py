@@ -97,9 +97,9 @@ class ResNetBlock(Composite):
 class ResNet(Model):
     """Residual network with batch normalization, for image classification.
 
-    `resnet18()` to `resnet152()` are the published sizes. The stride of a bottleneck is in its
-    3 x 3 convolution, as in torchvision. Weights of convolutions are initialized normal, scaled by
-    fan-out.
+    `resnet18()` to `resnet152()` are the published sizes. As in torchvision, the stride of a
+    bottleneck is in its 3 x 3 convolution. Convolution weights are drawn from a normal distribution
+    with variance 2 / fan_out.
 
     Reference: He et al., Deep residual learning for image recognition, 2016.
     """
@@ -111,7 +111,7 @@ class ResNet(Model):
     bottleneck: bool = False
     """Whether blocks are bottlenecks (1 x 1, 3 x 3, 1 x 1) instead of two 3 x 3 convolutions."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First layers: 7 x 7 and max pooling, each by 2; or 3 x 3 at full size, for small images."""
+    """First layers: 7 x 7 convolution and max pooling, each of stride 2; or 3 x 3 of stride 1."""
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from images (N, H, W, C) to logits (N, outputs).
@@ -244,7 +244,7 @@ class UNetLevel(Composite):
 
 @dataclasses.dataclass(frozen=True)
 class UNet(Model):
-    """U-Net with batch normalization, for the classification of pixels.
+    """U-Net with batch normalization, for semantic segmentation.
 
     Unlike in the paper, convolutions are padded, so the output has the size of the image.
 
@@ -253,9 +253,9 @@ class UNet(Model):
     """
 
     width: Annotated[int, size] = 64
-    """Channels at full size, doubled from level to level."""
+    """Channels at full size; each coarser level doubles them."""
     depth: Annotated[int, depths] = 4
-    """Number of times that the image is halved; its sides must be multiples of 2**depth."""
+    """Number of times that the image is halved; its sides must be divisible by 2**depth."""
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from images (N, H, W, C) to logits (N, H, W, outputs).

@@ -1,4 +1,4 @@
-"""Transformer encoders: BERT for texts, in its form or that of RoBERTa, and ViT for images."""
+"""Transformer encoders: BERT, in the form of BERT or RoBERTa, for text, and ViT for images."""
 
 import dataclasses
 import functools
@@ -32,12 +32,13 @@ from .pretrained import Published
 class TextEncoder(Composite):
     """Bidirectional transformer over tokens (..., T).
 
-    The output is the features of all tokens (..., T, n); with `mean`, their mean (..., n); with a
-    `pooler`, tanh(pooler(x)) of the first token (..., n). A `head` is applied last.
+    The output contains the features of all tokens, (..., T, n). With `mean`, it is their mean,
+    (..., n); with a `pooler`, it is tanh(pooler(x)) of the first token x, (..., n). If there is a
+    `head`, it is applied last.
 
-    Named inputs: `token_types` (..., T), integers that number the sentences of a pair, by default
-    0; `segment_ids` (..., T), 0 for padding, such as the attention mask of a tokenizer. Padding is
-    hidden from attention and from the mean.
+    Named inputs: `token_types` (..., T), integers, such as 0 and 1 for the two sentences of a pair
+    (default: 0); `segment_ids` (..., T), 0 for padding, such as the attention mask of a tokenizer.
+    Padding is excluded from attention and from the mean.
 
     Args:
         embedding: Embedding of tokens.
@@ -45,7 +46,7 @@ class TextEncoder(Composite):
         positions: Layer that adds position encodings.
         norm: Norm of the sum.
         dropout: Layer applied after the norm.
-        blocks: Layer of all transformer blocks.
+        blocks: Layer that contains all transformer blocks.
         pooler: Layer for the first token. Default: None.
         mean: Whether to take the mean of all tokens. Default: False.
         head: Output layer. Default: None.
@@ -97,11 +98,11 @@ def _mean(x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class BERT(Published, Model):
-    """Bidirectional transformer with normalization after each branch, for texts.
+    """Bidirectional transformer with normalization after each branch, for text.
 
-    The default is BERT-base without case, and `from_pretrained` loads BERT, RoBERTa, and sentence
-    encoders of these forms. Weights are initialized normal with a standard deviation of 0.02, and
-    biases as 0.
+    The default is BERT-base (uncased), and `from_pretrained` loads BERT, RoBERTa, and sentence
+    encoders with these architectures. Weights are drawn from a normal distribution with a standard
+    deviation of 0.02, and biases start at 0.
 
     References: Devlin et al., BERT: pre-training of deep bidirectional transformers for language
     understanding, 2019; Liu et al., RoBERTa: a robustly optimized BERT pretraining approach, 2019;
@@ -125,7 +126,7 @@ class BERT(Published, Model):
     padding: Annotated[int, natural] = 0
     """Token that fills short sequences: 0 in BERT, 1 in RoBERTa."""
     pooling: Literal["none", "mean", "pooler"] = "none"
-    """Outputs: all tokens; their mean; or tanh of a dense layer of the first token."""
+    """Features: of all tokens; their mean; or tanh of a dense layer of the first token."""
     eps: float = 1e-12
     """Added to the variance in the norms."""
     dropout: Annotated[float, dropout_rate] = 0.1
@@ -200,13 +201,13 @@ class PatchTransformer(Composite):
         token: Learned array of the class token.
         positions: Layer that adds position encodings.
         dropout: Layer applied to the embeddings.
-        blocks: Layer of all transformer blocks.
+        blocks: Layer that contains all transformer blocks.
         norm: Final norm.
         head: Output layer.
-        image: Height and width of the images, to which the positions belong.
+        image: Height and width of the images for which the positions are made.
 
     Raises:
-        ValueError: If the images have another size.
+        ValueError: If the images have a different size.
 
     >>> net = ViT(image=8, patch=4, layers=2, width=16, num_heads=2).network(outputs=10)
     >>> type(net).__name__, net.patches
@@ -245,7 +246,8 @@ class ViT(Published, Model):
     """Vision transformer with pre-normalization, for image classification.
 
     `tiny16()` to `huge14()` are the published sizes; the default is `base16()`. `from_pretrained`
-    loads ViTForImageClassification of transformers. The weights of the head are initialized as 0.
+    loads checkpoints of ViTForImageClassification in transformers. The weights of the head start as
+    zeros.
 
     References: Dosovitskiy et al., An image is worth 16x16 words, 2021; Touvron et al., Training
     data-efficient image transformers, 2021 (tiny and small).

@@ -1,4 +1,4 @@
-"""Families of published models: what their config.json means here, and the names of their arrays.
+"""Families of published models: the meaning of their config.json, and the names of their arrays.
 
 A `Family` is data that is read in both directions: from a configuration of transformers to the
 fields of a model, and back.
@@ -50,7 +50,7 @@ class Family:
             file: Its path, for errors.
 
         Raises:
-            FileError: A value has no counterpart; the message names its key.
+            FileError: A value is not supported; the message names its key.
         """
         for key, accepted in {**self.fixed, "quantization_config": (None,)}.items():
             if config.get(key, accepted[0]) not in accepted:

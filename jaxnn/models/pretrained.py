@@ -1,7 +1,8 @@
-"""Published weights: from_pretrained and save_pretrained, in the files of transformers.
+"""Published weights: from_pretrained and save_pretrained, in the file format of transformers.
 
 A checkpoint is a folder with config.json and safetensors files. Its `model_type` selects a
-`Family`, whose tables turn the configuration and the arrays into those of a model here, and back.
+`Family`, whose tables convert the configuration and the arrays to those of a model in this library,
+and back.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Pretrained(NamedTuple):
 class Published:
     """Base of the models that have published weights.
 
-    A class states its `families`, and replaces the methods `example`, `outputs_of`, and `explicit`.
+    A subclass sets `families`, and overrides the methods `example`, `outputs_of`, and `explicit`.
     """
 
     families: ClassVar[tuple[Family, ...]] = ()
@@ -61,14 +62,14 @@ class Published:
         """Load a published model: its configuration, network, and parameters.
 
         The configuration is read from config.json, and the weights from model.safetensors or the
-        files in model.safetensors.index.json. Values of config.json without a counterpart here are
-        rejected. No code from a checkpoint is run, so pickled weights such as pytorch_model.bin are
-        rejected, too. Parameters have the types that the network declares, float32.
+        files in model.safetensors.index.json. Values of config.json that the model does not support
+        are rejected. No code from a checkpoint is run, so pickled weights such as pytorch_model.bin
+        are rejected, too. Parameters are converted to the type that the network declares, float32.
 
         Args:
             path_or_name: A folder, a safetensors file next to its config.json, or the name of a
-                repository of the Hugging Face hub, such as "openai-community/gpt2", which is
-                downloaded by `huggingface_hub`, in the extra `hub`.
+                repository on the Hugging Face Hub, such as "openai-community/gpt2", which is
+                downloaded with `huggingface_hub` (the extra `hub`).
             **changes: Fields of the model that replace those of config.json, such as
                 `dropout=0.0`.
 
@@ -76,8 +77,8 @@ class Published:
             `(model, net, params)`, a `Pretrained`.
 
         Raises:
-            ValueError: config.json has another model type or an unsupported value, or the arrays do
-                not fit it. The message names the keys or arrays.
+            ValueError: config.json has an unsupported model type or value, or the arrays do not
+                match it. The message names the keys or arrays.
             FileNotFoundError: A file is missing, or cannot be downloaded.
             ImportError: A name is given, and huggingface_hub is not installed.
 
@@ -143,15 +144,15 @@ class Published:
     def save_pretrained(self, folder: str | os.PathLike[str], params: Any) -> None:
         """Write config.json and model.safetensors, which transformers and `from_pretrained` load.
 
-        The folder is written completely or not at all. The model type is the first one of
-        transformers that has all values of this model.
+        The folder is written completely or not at all. The model type in config.json is the first
+        one that can represent all fields of this model.
 
         Args:
             folder: The new folder.
             params: Parameters of `self.network(outputs)`; of `self.network()` for `BERT`.
 
         Raises:
-            ValueError: No model type of transformers has the values of this model, or the
+            ValueError: No model type of transformers can represent all fields of this model, or the
                 parameters do not belong to it.
             FileExistsError: The folder exists.
             ImportError: safetensors is not installed.

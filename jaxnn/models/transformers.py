@@ -1,4 +1,4 @@
-"""GPT: decoder of tokens, in the form of GPT-2 or LLaMA."""
+"""GPT: decoder-only transformer, in the form of GPT-2 or LLaMA."""
 
 import dataclasses
 import math
@@ -43,12 +43,13 @@ class Decoder(Composite):
 
     Args:
         embedding: Embedding of tokens.
-        positions: Layer that adds position encodings. None if the blocks encode positions.
+        positions: Layer that adds position encodings. None if the blocks encode positions
+            themselves.
         dropout: Layer applied to the embeddings.
-        blocks: Layer of all transformer blocks.
+        blocks: Layer that contains all transformer blocks.
         norm: Final norm.
         head: Output layer. None to use the embedding's table.
-        embedding_scale: Factor of the embeddings. Default: None, no factor.
+        embedding_scale: Number by which embeddings are multiplied. Default: None, for 1.
 
     >>> net = GPT(layers=2, width=16, num_heads=2).network(outputs=84)
     >>> type(net).__name__, net.embedding
@@ -80,9 +81,9 @@ class GPT(Published, Model):
 
     `gpt2()` to `gpt2_xl()` and `llama2_7b()` to `llama2_70b()` are published sizes, and
     `from_pretrained` loads weights of GPT-2, LLaMA, Mistral, Qwen 2 and 3, and Gemma. Weights are
-    initialized normal with a standard deviation of 0.02, and biases as 0. The last weights of the
-    2 * layers residual branches have a standard deviation of 0.02 / sqrt(2 * layers), so that the
-    size of their sum does not depend on the depth.
+    drawn from a normal distribution with a standard deviation of 0.02, and biases start at 0. The
+    output weights of the n = 2 * layers residual branches have a standard deviation of 0.02 /
+    sqrt(n), so that the scale of their sum does not depend on the depth.
 
     References: Radford et al., Language models are unsupervised multitask learners, 2019, section
     2.3; Touvron et al., Llama 2: open foundation and fine-tuned chat models, 2023.
@@ -99,9 +100,9 @@ class GPT(Published, Model):
     head_dim: Annotated[int | None, None | size] = None
     """Features of each head; None for width / num_heads."""
     window: Annotated[int | None, None | size] = None
-    """Positions that are this far or farther back are hidden from attention; None for no limit."""
+    """Attention window: positions this far back or farther are hidden; None for no limit."""
     query_key_norm: bool = False
-    """Whether queries and keys of each head are normalized by RMSNorm."""
+    """Whether the queries and keys of each head are normalized by RMSNorm."""
     hidden: Annotated[int | None, None | size] = None
     """Units of the feed-forward network; None for 4 * width."""
     length: Annotated[int, size] = 256
@@ -113,17 +114,17 @@ class GPT(Published, Model):
     rotary_scaling: Annotated[
         LinearScaling | NTKScaling | YaRNScaling | Llama3Scaling | None, None | scaling_rule
     ] = None
-    """Rule of rotary embeddings for longer sequences, such as `nn.Llama3Scaling()`."""
+    """Scaling rule of rotary embeddings for longer sequences, such as `nn.Llama3Scaling()`."""
     norm: Literal["layer", "rms"] = "layer"
     """Normalization: LayerNorm or RMSNorm."""
     eps: float = 1e-5
     """Added to the variance, or to the mean square, in the norms."""
     feed_forward: Literal["gelu", "swiglu", "geglu"] = "gelu"
-    """Feed-forward network: two layers with GELU, or three with a gate by SiLU or GELU."""
+    """Feed-forward network: two layers with GELU, or three with a gate of SiLU or GELU."""
     bias: bool = True
-    """Whether attention and feed-forward network have biases."""
+    """Whether the attention and the feed-forward network have biases."""
     qkv_bias: Annotated[bool | None, None | flag] = None
-    """Whether queries, keys, and values have biases; None for bias."""
+    """Whether queries, keys, and values have biases; None for the value of `bias`."""
     scaled_embedding: bool = False
     """Whether embeddings are multiplied by the square root of the width."""
     tied: bool = True

@@ -1,4 +1,4 @@
-"""Surgery: a network made from another one."""
+"""Surgery: functions that make a network from another one."""
 
 from .caching import with_cache
 from .replacement import add_lora, merge_lora, replace

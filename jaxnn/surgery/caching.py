@@ -1,4 +1,4 @@
-"""with_cache: the same network, keeping keys, carries, and positions from call to call."""
+"""with_cache: a network that keeps keys, values, carries, and positions from call to call."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,17 +20,18 @@ _MATCH = None | Accepts(
 
 
 def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> Net:
-    """Return `net` with a cache of `length` positions in every layer, or in a part of the layers.
+    """Return `net` with a cache of `length` positions in all layers that can keep one, or in some.
 
-    The network has the same parameters, and takes a sequence in pieces of any length, each call
-    with the state that the last one returned. The outputs equal those of one call with the whole
-    sequence. With `match`, only a part of the network keeps caches, such as the decoder of an
-    encoder and a decoder: the other layers receive their whole input in each call. Attention to a
-    `memory` keeps nothing in either case.
+    The network has the same parameters, and takes a sequence in chunks of any length; pass each
+    call the state that the previous one returned. The outputs equal those of one call with the
+    whole sequence. With `match`, only a part of the network keeps caches, such as the decoder of an
+    encoder-decoder network; the other layers must receive their whole input in each call. Attention
+    to a `memory` is never cached.
 
-    Cached networks are for inference; training raises. `init_state` starts all caches empty. If the
-    network has other state, such as running statistics, copy it into the new state. Writing past
-    the length raises if the position is known while tracing, and gives NaN otherwise.
+    Cached networks are for inference, and raise an error in training. `init_state` starts all
+    caches empty. If the network has other state, such as running statistics, copy it into the new
+    state. Writing past the length raises an error if the position is known while tracing, and gives
+    NaN otherwise.
 
     Args:
         net: Network.
@@ -41,7 +42,7 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
 
     Raises:
         TypeError: If `net` is not a layer, or if `match` is neither a string nor a function.
-        ValueError: If no layer keeps a cache, if none that does fits `match`, or if length < 1.
+        ValueError: If no layer can keep a cache, if none of those matches, or if length < 1.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> class Translation(nn.Composite):

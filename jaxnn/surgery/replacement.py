@@ -1,6 +1,6 @@
-"""replace: a network with other layers or settings; add_lora, merge_lora: with adapters.
+"""replace: change layers or settings of a network; add_lora, merge_lora: add and merge adapters.
 
-Each returns the network and its parameters.
+Each returns the new network and its parameters.
 """
 
 from collections.abc import Iterable
@@ -53,13 +53,13 @@ def replace(
 
     - a setting of that layer or of one of its wrappers: `"hidden/features"`, or `"blocks/n"` for
       `blocks=Repeat(block, n)`. A child of the same name takes precedence;
-    - `inner`, the layer inside all wrappers, which stay: `"blocks/inner"` is the block.
+    - `inner`, the layer inside all wrappers, which are kept: `"blocks/inner"` is the block.
 
     A pattern such as `"**/norm*"` replaces every layer whose path matches: `*` matches any text in
     one segment, `**` any segments. If one matching layer contains another, the outer one is
     replaced. If no layer matches, the pattern selects settings: `"**/attention/dropout"`.
 
-    With `params`, parameters at and below the replaced places are drawn from `key`, as
+    With `params`, parameters at and below the replaced paths are drawn from `key`, as
     `init(key, *inputs)` of the new network draws them; all others are taken from `params`.
 
     Args:
@@ -282,11 +282,11 @@ def add_lora(
     scale: float = 1.0,
     **named: Any,
 ) -> tuple[Layer, Any]:
-    """Wrap a trained network in `LoRA`, with new adapters; at first its outputs are the same.
+    """Wrap a trained network in `LoRA`, with new adapters that do not change its outputs at first.
 
     Each weight w whose path fits `match` becomes {"base": w, "down": (n, rank), "up": (rank, m)},
-    which is used as base + scale * down @ up. down is drawn from `key`, and up is 0. Only the
-    adapters are trained if `net` is an `nn.Inference`, or with
+    which is used as base + scale * down @ up. down is drawn from `key`, and up is 0. To train only
+    the adapters, pass an `nn.Inference` as `net`, or use
     `train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})`. `merge_lora` is the
     inverse. The weights are not copied: a step that donates the new parameters also donates
     `params`.
@@ -339,7 +339,7 @@ def add_lora(
 def merge_lora(net: Layer, params: Any) -> tuple[Layer, Any]:
     """Remove the `LoRA` wrappers of a network, and add its adapters to the weights.
 
-    The outputs are bitwise the same: w is computed once as the wrapper computes it in each call.
+    The outputs are bitwise identical: w is computed once, as the wrapper computes it in each call.
 
     Args:
         net: Network with `LoRA` wrappers.

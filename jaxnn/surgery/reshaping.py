@@ -1,4 +1,4 @@
-"""Networks in another shape that compute the same function: wider, stacked, and unstacked ones."""
+"""Changes of shape that keep the function of a network: widening, stacking, and unstacking."""
 
 import math
 from typing import Any
@@ -30,13 +30,13 @@ def widen(
     state: Any = None,
     **named: Any,
 ) -> Any:
-    """Raise the number of features at `path`, with parameters for the same function.
+    """Increase the number of features at `path`, with parameters that compute the same function.
 
     New units are copies of units drawn at random. The weights of the layers that use their outputs
-    are divided between a unit and its copies, in random proportions, so that training separates
-    them. Which arrays these are follows from the shapes: an axis that grows is copied if it is the
-    last axis of an array (outputs), and divided otherwise (inputs). Both networks are run once on
-    random inputs to compare their outputs.
+    are divided between a unit and its copies, in random proportions, so that they diverge in
+    training. The affected arrays follow from the shapes: along an axis that grows, elements are
+    copied if it is the last axis of an array (outputs), and divided otherwise (inputs). Both
+    networks are run once on random inputs to compare their outputs.
 
     Args:
         net: Network.
@@ -53,8 +53,8 @@ def widen(
 
     Raises:
         TypeError: If `net` is not a layer.
-        ValueError: If `features` is not larger than before, if the setting changes other shapes, or
-            if the outputs would change, for example because of a LayerNorm in between.
+        ValueError: If `features` is not larger than before, if the setting changes any other size,
+            or if the outputs would change, for example because of a LayerNorm in between.
 
     Reference: Chen et al., Net2Net: accelerating learning via knowledge transfer, 2016.
 
@@ -163,10 +163,10 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     """Replace every `Repeat` of a network by a `Sequential` of its copies.
 
     The outputs are the same, including random numbers: copy i keeps its key. The network takes
-    longer to compile, but no scan reads a layer's parameters from a stack, which takes most of the
-    time of decoding token by token on a CPU. The arrays are copies, so memory doubles until the
-    stacked ones are freed. Repeats inside a wrapper that rearranges parameters, such as
-    `Ensemble`, are unchanged.
+    longer to compile, but a scan no longer reads each layer's parameters from a stack, which takes
+    most of the time of token-by-token decoding on a CPU. The arrays are copies, so memory doubles
+    until the stacked ones are freed. A `Repeat` inside a wrapper that rearranges parameters, such
+    as `Ensemble`, is unchanged.
 
     Args:
         net: Network.
@@ -177,7 +177,7 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
 
     Raises:
         TypeError: If `net` is not a layer.
-        ValueError: If the parameters are of another number of copies.
+        ValueError: If the parameters have a different number of copies.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Repeat(nn.Dense(4), 2)
@@ -194,8 +194,8 @@ def stack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     """Replace every `Sequential` of two or more equal layers by a `Repeat`.
 
     This is the inverse of `unstack_layers`: the outputs are the same, including random numbers, and
-    the network compiles in the time of one layer. A `Sequential` is unchanged if its layers are
-    named, differ, or have no parameters or parameters of different shapes.
+    each stack compiles in about the time of one layer. A `Sequential` is unchanged if its layers
+    are named, differ, or have no parameters or parameters of different shapes.
 
     Args:
         net: Network.

@@ -1,8 +1,8 @@
 """Speculative decoding: a draft network guesses tokens, and the network checks several at once.
 
-After each check, both states are set back to the last token that was accepted. Keys and values
-behind it stay in the caches: their positions are later than that of any query, so that the mask
-excludes them, until they are overwritten.
+After each check, both states are set back to the last token that was accepted. Later keys and
+values remain in the caches: their positions are later than that of any query, so the mask excludes
+them until they are overwritten.
 """
 
 from typing import Any, NamedTuple

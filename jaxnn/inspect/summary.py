@@ -409,7 +409,7 @@ def _watched(
 
 
 def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:
-    """Yield every path at which there are layers, with the layer in short; parents come first.
+    """Yield every path that has layers, with a short text of the layer; parents come first.
 
     Args:
         net: The network.

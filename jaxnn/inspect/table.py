@@ -1,4 +1,4 @@
-"""A table as text for a terminal and as HTML for a notebook, and its numbers with units."""
+"""Tables as text for a terminal and as HTML for a notebook, and numbers with units."""
 
 import html as escaping
 import re
@@ -32,7 +32,7 @@ class Table:
 
 
 def format_table(lines: Sequence[Line], notes: Sequence[Line]) -> str:
-    """Return aligned columns between rules, the last line separate as the total, and notes below.
+    """Return aligned columns between rules, the last line set apart as the total, and notes below.
 
     Texts are shortened if lines would be longer than `WIDTH`.
 
@@ -67,7 +67,7 @@ def _cut(cell: str, width: int, keep_end: bool = False) -> str:
 
 
 def html(lines: Sequence[Line], notes: Sequence[Line]) -> str:
-    """Return the same as an HTML table, without shortening; every text is escaped.
+    """Return the same content as an HTML table, not shortened; all text is escaped.
 
     Args:
         lines: Cells of each line: the head, the rows, the total.

@@ -1,9 +1,9 @@
 """Checks of values while a network runs: first_nonfinite and checkify.
 
-For `first_nonfinite`, the network runs once, compiled, with every call intercepted. The interceptor
-returns a number with each output, as a collected value: that of the first place in the layer, in
-the order of evaluation, whose output is not finite. A wrapper that scans or maps its layer stacks
-the numbers, so the copy is known too. `_Place` holds the place of each number.
+For `first_nonfinite`, the network runs once, compiled, with every call intercepted. With each
+output, the interceptor collects a number that identifies the first place in the layer, in the order
+of evaluation, whose output is not finite. A wrapper that scans or maps its layer stacks these
+numbers, so the index of the copy is known too. `_Place` represents the place of a number.
 
 `checkify` returns a function that checks values such as token ids while it runs.
 """
@@ -48,13 +48,13 @@ def first_nonfinite(
     1. the inputs, such as `"inputs/0"` or, for a named input, `"inputs/mask"`;
     2. the parameters, such as `"blocks/mlp/w"`, and the state, such as `"norm/mean"`;
     3. the output of each layer in the order of evaluation, such as `"blocks/mlp"`. The inputs of
-       the reported layer are finite. The second call of a layer is `"blocks/mlp@1"`. The result is
+       the reported layer are finite. A second call of a layer is `"blocks/mlp@1"`. The result is
        `"output"` if only the output of the network itself is not finite.
 
     `[3]` after a segment is the index of a copy in a `Repeat`, of a member in an `Ensemble`, or of
-    a step in a `Recurrent`: `"blocks[3]/mlp/w"`. Layers that are called inside a transform such as
-    `jax.vmap` are reported as the layer that calls them. If the result is None, the forward pass is
-    finite; then check the loss, and the gradients with `statistics`.
+    a step in a `Recurrent`: `"blocks[3]/mlp/w"`. For layers that are called inside a transform such
+    as `jax.vmap`, the layer that calls them is reported. If the result is None, the forward pass is
+    finite; in that case, check the loss, and the gradients with `statistics`.
 
     Args:
         net: The network.

@@ -174,7 +174,7 @@ class MaxUnpool(Primitive):
     ]
 
     def forward(self, params: Any, y: jax.Array, indices: jax.Array) -> jax.Array:
-        """Return the maxima at their places."""
+        """Return the maxima at their positions."""
         axes = len(self.output_size)
         check_rank(y, axes + 1, "(..., *windows, channels)")
         if y.shape != getattr(indices, "shape", None):

@@ -1,4 +1,4 @@
-"""beam_search: the most probable continuations of prompts, as transformers searches for them."""
+"""beam_search: the most probable continuations of prompts, by the algorithm of transformers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,8 +28,9 @@ from .prompts import (
 class Beams(NamedTuple):
     """The most probable sequences of each row, the best one first.
 
-    New tokens, int32 (rows, results, steps), the number of them, int32 (rows, results), and scores
-    (rows, results). The stop token that ends a sequence is counted, and also fills the rest of it.
+    `tokens` are the new tokens, int32 (rows, results, steps), `lengths` is the number of them,
+    int32 (rows, results), and `scores` is (rows, results). A stop token that ends a sequence is
+    counted in its length, and also fills the rest of its row.
     """
 
     tokens: jax.Array
@@ -58,9 +59,10 @@ def beam_search(
 
     At each step, every running sequence is extended by every token, and the `beams` most probable
     ones that do not end with a stop token continue. Sequences that end among the `beams` best
-    extensions are kept if they are among the `beams` best results so far. A row ends if its most
-    probable running sequence, with its present length, has a lower score than all results. These
-    are the rules of transformers' `generate(num_beams=beams, num_return_sequences=results)`.
+    extensions are kept if they are among the `beams` best results so far. The search in a row ends
+    if the score of its most probable running sequence, at its current length, is not higher than
+    that of the worst of these results. These are the rules of transformers'
+    `generate(num_beams=beams, num_return_sequences=results)`.
 
     Args:
         net: Causal network, as for `nn.generate`.
@@ -68,7 +70,7 @@ def beam_search(
         prompts: Integers (rows, T), a list of rows of different lengths, or one prompt (T,), as for
             `nn.generate`.
         steps: Maximum number of new tokens, at least 1.
-        beams: Number of sequences that run for each prompt, at least 1. Default: 4.
+        beams: Number of running sequences for each prompt, at least 1. Default: 4.
         results: Number of sequences to return for each prompt, from 1 to `beams`. Default: 1.
         length_penalty: Exponent of the length in the score: 0 for the log probability, 1 for the
             mean per token; larger values prefer longer sequences. Default: 1.
@@ -78,12 +80,12 @@ def beam_search(
 
     Returns:
         `Beams` of `tokens` (rows, results, steps), `lengths` (rows, results), and `scores` (rows,
-        results), without the axis of rows for one prompt. With more `beams` than sequences of
-        `steps` tokens, the last scores are -infinity.
+        results), without the axis of rows for a single prompt. If there are fewer sequences of
+        `steps` tokens than `beams`, the last scores are -infinity.
 
     Raises:
-        ValueError: If a number is out of range, or for the reasons of `nn.generate`.
-        TypeError: For the reasons of `nn.generate`.
+        ValueError: If a number is out of range, or as for `nn.generate`.
+        TypeError: As for `nn.generate`.
 
     References: Graves, Sequence transduction with recurrent neural networks, 2012; Wu et al.,
     Google's neural machine translation system, 2016.
@@ -192,7 +194,7 @@ def _search(
     none = jnp.zeros((rows, beams), jnp.int32)
     tokens = jnp.zeros((rows, beams, steps), jnp.int32)
     worst = jnp.full((rows, beams), -jnp.inf)
-    one = worst.at[:, 0].set(0.0)  # the running sequences begin as one
+    one = worst.at[:, 0].set(0.0)  # all others begin as copies, which must not count
     token = jnp.broadcast_to(start.token[:, None], none.shape)
     empty = Beams(tokens, none + 1, worst)
     state, row = take(start.state, copies), none[:, 0]
@@ -213,7 +215,7 @@ def _pick(a: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _row_axes(net: Layer, start: Start) -> Any:
-    """Return the axis of rows of each array of the state, the one that grows with them, or -1."""
+    """Return the axis of each array of the state that grows with the number of rows, or -1."""
     rows = start.token.shape[0]
 
     def begun(rows: int) -> Any:

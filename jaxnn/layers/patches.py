@@ -1,4 +1,4 @@
-"""Patches: elements of windows as channels, and back; the inverse of max pooling."""
+"""Patches: the elements of windows as channels, the transpose of this, and max unpooling."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def unfold(
     padding: Padding = "valid",
     dilation: PerAxis = 1,
 ) -> jax.Array:
-    """Return the elements of each window as channels, padded by zeros.
+    """Return the elements of each window as channels, with x padded by zeros.
 
     Args:
         x: Array of shape `(..., *axes, n)`.
@@ -33,8 +33,8 @@ def unfold(
         dilation: Step between the elements of a window. Default: 1.
 
     Returns:
-        Array of shape `(..., *windows, n * prod(kernel_size))`. The channels are ordered by that of
-        x, and then by the place in the window, as in torch.nn.Unfold.
+        Array of shape `(..., *windows, n * prod(kernel_size))`. The channels are ordered by the
+        channel of x, and then by the position in the window, as in torch.nn.Unfold.
 
     >>> import jax.numpy as jnp
     >>> unfold(jnp.array([[1], [2], [3]]), 2).tolist()
@@ -46,7 +46,7 @@ def unfold(
 
 
 def _slices(x: jax.Array, found: dict[int, Windows], outside: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each place in a window, and the elements of all windows there, in order."""
+    """Yield each position in a window, and the elements of all windows there, in order."""
     padding = [(0, 0)] * x.ndim
     for axis, along in found.items():
         padding[axis] = along.cover
@@ -64,11 +64,11 @@ class Unfold(Primitive):
     """The elements of each window as channels, as torch.nn.Unfold (im2col).
 
     x has shape `(..., *axes, n)` and y `(..., *windows, n * prod(kernel_size))`, in the type of x.
-    The channels are ordered by that of x, and then by the place in the window. There are no
-    parameters.
+    The channels are ordered by the channel of x, and then by the position in the window. There are
+    no parameters.
 
     Args:
-        kernel_size: Size of the window along each axis; an int is one axis.
+        kernel_size: Size of the window along each axis; an int means one axis.
         stride: Step between windows. Default: 1.
         padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
         dilation: Step between the elements of a window. Default: 1.
@@ -103,15 +103,15 @@ class Fold(Primitive):
     of x. Elements that no window covers are 0. There are no parameters.
 
     Args:
-        output_size: Size of each axis of y; an int is one axis.
+        output_size: Size of each axis of y; an int means one axis.
         kernel_size: Size of the window along each axis.
         stride: Step between windows. Default: 1.
-        padding: Zeros on both sides that `Unfold` has added. Default: "valid".
+        padding: Zeros that `Unfold` added on both sides. Default: "valid".
         dilation: Step between the elements of a window. Default: 1.
 
     Raises:
         ValueError: If the number of channels is not a multiple of the elements of a window, or if
-            x does not have as many windows.
+            x has another number of windows.
 
     >>> import jax.numpy as jnp
     >>> Fold(3, 2).apply({}, jnp.array([[1.0, 2.0], [10.0, 20.0]])).ravel().tolist()
@@ -151,15 +151,15 @@ class Fold(Primitive):
 
 
 class MaxUnpool(Primitive):
-    """The inverse of max pooling: maxima at their places, and zeros elsewhere.
+    """The inverse of max pooling: maxima at their positions, and zeros elsewhere.
 
     Inputs are maxima y and indices, both `(..., *windows, n)`, as `MaxPool(return_indices=True)`
-    returns them; the output is `(..., *output_size, n)`, in the type of y. An index is the place in
-    the flattened axes, as in torch.nn.MaxUnpool1d to MaxUnpool3d. If several maxima have the same
-    place, the output is one of them.
+    returns them; the output is `(..., *output_size, n)`, in the type of y. An index is a position
+    in the flattened axes, as in torch.nn.MaxUnpool1d to MaxUnpool3d. If several maxima have the
+    same position, the output is one of them.
 
     Args:
-        output_size: Size of each axis of the output, that of the input of the max pooling.
+        output_size: Size of each axis of the output, which is that of the input of the max pooling.
 
     >>> import jax.numpy as jnp
     >>> MaxUnpool((4,)).apply({}, jnp.array([[5.0], [7.0]]), jnp.array([[1], [2]])).ravel().tolist()
@@ -174,7 +174,7 @@ class MaxUnpool(Primitive):
     ]
 
     def forward(self, params: Any, y: jax.Array, indices: jax.Array) -> jax.Array:
-        """Return the maxima at their places."""
+        """Return the maxima at their positions."""
         axes = len(self.output_size)
         check_rank(y, axes + 1, "(..., *windows, channels)")
         if y.shape != getattr(indices, "shape", None):
@@ -196,7 +196,7 @@ class MaxUnpool(Primitive):
 
 
 def max_pool_indices(x: jax.Array, found: dict[int, Windows]) -> jax.Array:
-    """Return the place of the first maximum of each window in the flattened axes, int32."""
+    """Return the position of each window's first maximum in the flattened axes, int32."""
     best, chosen = None, jnp.zeros((), jnp.int32)
     for place, part in _slices(x, found, lowest(x.dtype)):
         index: Any = 0

@@ -50,7 +50,7 @@ NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 class Placement:
     """A mesh, and rules that place the state of a program and the rows of its batches on it.
 
-    The first rule whose pattern matches the path of an array in the state decides: `**/g/**`
+    The first rule whose pattern matches the path of an array in the state applies: `**/g/**`
     matches `g/0/w` and `optimizers/g/0/mu/0/w`. Patterns also match the path of a parameter in its
     network: `head/w` matches `params/head/w`, and what an optimizer keeps for it. Arrays that no
     rule matches, scalars, random keys, and the `state` of a `train.TrainState` (running statistics)
@@ -70,8 +70,8 @@ class Placement:
     activations instead of weights, which changes the traffic but not the results.
 
     Data in arrays are replicated. The axes `replica` and `data` of the mesh split the rows of each
-    batch and must divide their number. In an evaluation, every device computes a piece whose rows
-    they do not divide.
+    batch and must divide their number. In an evaluation, a piece whose rows they do not divide
+    is computed on every device.
 
     Args:
         mesh: The mesh, from `parallel.mesh`.
@@ -118,8 +118,8 @@ class Placement:
                 data.
 
         Raises:
-            TypeError: An `init` that reads values of the batch.
-            ValueError: Rules that do not fit the state.
+            TypeError: `program.init` reads values of the batch.
+            ValueError: The rules do not fit the state.
 
         >>> import jax, optax
         >>> from jaxnn import Dense, parallel, train
@@ -337,8 +337,8 @@ def init(program: Any, key: jax.Array, batch: Any, placement: Placement) -> Any:
         placement: The mesh and the rules.
 
     Raises:
-        TypeError: An `init` that reads values of the batch.
-        ValueError: Rules that do not fit the state.
+        TypeError: `program.init` reads values of the batch.
+        ValueError: The rules do not fit the state.
 
     >>> import jax, optax
     >>> from jaxnn import Dense, parallel, train

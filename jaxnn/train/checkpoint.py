@@ -7,12 +7,12 @@
         seal.json       the SHA-256 of each file above
 
 A checkpoint may be damaged, or made by someone else. Everything that it holds is checked before it
-is used. A checkpoint that is not what was written raises `Damaged`; any other error leaves it as it
-is.
+is used. A checkpoint that differs from what was written raises `Damaged`; after any other error, it
+is left unchanged.
 
-`run_identity` determines the numbers of a run, and a run resumes only from a checkpoint with an
-equal one. It holds everything that `train.run` is given, except what changes no number of the
-steps: the length of the run, hooks that only look at it, and where its arrays are placed.
+`run_identity` determines the results of a run, and a run resumes only from a checkpoint with an
+equal one. It contains all arguments of `train.run` except those that do not change the results of
+the steps: the length of the run, hooks that only observe it, and the placement of its arrays.
 `environment` is compared too, but a difference there is only a warning: a run of weeks has to
 survive a security update or a move to another machine.
 """
@@ -70,14 +70,14 @@ SETTINGS = "enable_x64 default_matmul_precision threefry_partitionable numpy_dty
 
 
 class Damaged(FileError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 # ---- which run it is ----
 
 
 def run_identity(run: Any) -> dict[str, Any]:
-    """Return what determines the numbers of a run, as JSON."""
+    """Return what determines the results of a run, as JSON."""
     program, data = run.program, run.data
     methods = [getattr(type(program), name) for name in ("init", "step", "evaluate")]
     fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
@@ -94,7 +94,7 @@ def run_identity(run: Any) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions and the device, which change the numbers of a run by rounding."""
+    """Return the versions and the device, which affect the results of a run by rounding."""
     libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
     own = {"jaxnn": __version__, "device": jax.devices()[0].device_kind}
     return {"python": platform.python_version(), **libraries, **own}

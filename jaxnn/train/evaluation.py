@@ -1,7 +1,7 @@
-"""Evaluation and prediction of a program: a state over a whole data set, in pieces.
+"""Evaluation and prediction: a program applied to a whole data set, in pieces.
 
-Metrics are combined as they declare it, so the numbers do not depend on the size of the pieces.
-Piece i draws with `fold_in(key, i)`.
+Metrics are combined as they declare, so their values do not depend on the size of the pieces. The
+random key of piece i is `fold_in(key, i)`.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Metrics that declare how they are combined, and which direction is better.
+"""Metrics that declare how they are combined, and whether larger or smaller is better.
 
 The metric of a data set is rarely the mean of the metrics of its batches: a mean over valid tokens
 divides by all of them, F1 is a ratio of sums, and AUC needs every row. A metric therefore declares
@@ -13,7 +13,7 @@ how its parts are combined:
 `record` adds the parts of several steps or batches. A loss may also be a sum of ratios,
 `beta * Ratio(a, n) + Ratio(b, m)`: each term divides by its own count.
 
-Records and trials are ranked by the direction of a metric, which is stated by the caller that ranks
+Records and trials are ranked by the direction of a metric, which is given by the caller that ranks
 (`maximize=` of `EarlyStopping` and `Checkpoints`, `--maximize` and `--minimize` of a sweep), or
 declared by the program or its task:
 
@@ -127,7 +127,7 @@ class Mean(Metric):
 
     Args:
         value: Scalar, the mean over the rows.
-        maximize: Whether larger is better. Default: None, the metric ranks nothing.
+        maximize: Whether larger is better. Default: None, the metric is not used for ranking.
 
     >>> Mean(0.5, maximize=True)
     Mean(value=0.5, maximize=True)
@@ -184,7 +184,7 @@ class Ratio(_Terms):
         sum: Scalar.
         count: Scalar, such as the number of valid tokens or the sum of the weights. Its gradient is
             zero. A ratio with a count of 0 is 0.
-        maximize: Whether larger is better. Default: None, the metric ranks nothing.
+        maximize: Whether larger is better. Default: None, the metric is not used for ranking.
 
     >>> import jax.numpy as jnp
     >>> float(Ratio(jnp.float32(6), jnp.float32(4)))

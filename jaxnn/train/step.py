@@ -55,7 +55,7 @@ class SingleDevice:
         return None
 
     def pinned(self, state: Any, layout: Any) -> Any:
-        """Return the state that a step returns, where the one before it was."""
+        """Return the state that a step returns, placed like the state before it."""
         return state
 
     def gathering(self, program: Any, state: Any, batch: Any, layout: Any) -> Any:

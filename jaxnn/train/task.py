@@ -1,4 +1,4 @@
-"""Tasks: the loss, the metrics, the outputs, and the predictions of a purpose of training.
+"""Tasks: the loss, the metrics, the number of outputs, and the predictions of a kind of problem.
 
 A task is a value. Its method `measure` returns the loss and the metrics as `train.Ratio`s over the
 examples that count; `task(outputs, targets)` is the loss alone, a scalar. A plain function
@@ -97,7 +97,7 @@ class Task(Value):
 
     @property
     def ignored(self) -> int | None:
-        """Label that marks examples without one, or None if there is no such label."""
+        """Label that marks examples without a label, or None if there is no such mark."""
         return getattr(self, "ignore", None)
 
     @unwritten(

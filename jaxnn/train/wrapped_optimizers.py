@@ -1,4 +1,4 @@
-"""Optimizers made of optimizers: `partition`, one per group of parameters, and `with_ema`."""
+"""Optimizers that wrap others: `partition`, with one per group of parameters, and `with_ema`."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -223,9 +223,9 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 
     as in `optax.ema` with debias=True. The weights sum to 1 at every n, and the initial parameters
     are not included. The average is kept in the optimizer's state, in at least float32;
-    `train.ema_params(ts)` returns it. Apply this function to the complete optimizer, because the
-    average is over the parameters after its updates, but before `train.dynamic_loss_scale` or
-    `train.apply_if_finite`, which do not change the average in a skipped step.
+    `train.ema_params(ts)` returns it. Apply this function to the complete optimizer, because it
+    averages the parameters after all updates. Apply `train.dynamic_loss_scale` or
+    `train.apply_if_finite` afterwards, so that skipped steps do not change the average.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
@@ -261,7 +261,7 @@ def ema_params(ts: TrainState) -> Weights:
         ts: A state of a program whose optimizer is `train.with_ema`.
 
     Raises:
-        TypeError: `ts` is not a `TrainState`, such as plain parameters.
+        TypeError: `ts` is not a `TrainState`; for example, it is a pytree of parameters.
         ValueError: The optimizer keeps no average, or more than one.
     """
     instance(TrainState, "a train.TrainState", "write ema_params(state) with the state of a run")(
@@ -284,8 +284,8 @@ def evaluation_params(trained: Trained) -> Any:
 
     They are the average for `train.with_ema`, the slow parameters for `optax.lookahead`,
     `optax.contrib.schedule_free_eval_params` for schedule-free optimizers, the unperturbed
-    parameters for `optax.contrib.sam`, and the parameters themselves for everything else. Training
-    computes its validation metrics with them, and so do `evaluate` and `predict`.
+    parameters for `optax.contrib.sam`, and the parameters themselves for everything else.
+    Validation during training, `evaluate`, and `predict` use these parameters.
 
     Args:
         trained: A `TrainState`; the parameters of other values are returned as they are.

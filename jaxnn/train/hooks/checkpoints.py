@@ -5,8 +5,8 @@
         1200/               the checkpoint after step 1,200
 
 A checkpoint that lacks a file, or whose files do not match their checksums, is renamed
-`damaged-1200`, and the one before it is used. Any other error is raised, and the folder stays as it
-is, as it does if the run that wrote the checkpoint differs from the one that resumes it.
+`damaged-1200`, and the previous one is used. Any other error, such as a checkpoint of another
+run, is raised and leaves the folder unchanged.
 """
 
 import contextlib

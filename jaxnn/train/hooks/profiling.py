@@ -23,7 +23,7 @@ TIMINGS = (
     "mfu",
     "device_bytes",
 )
-"""The names that `Throughput` adds: they differ between equal runs."""
+"""The names of the metrics of `Throughput`, whose values differ between equal runs."""
 
 # Peak operations a second of one device in bfloat16, dense, by what `device_kind` begins with.
 # Sources: the data sheets of the makers.

@@ -53,7 +53,7 @@ class Processes(Pool):
         """Return the future of a call that a free worker runs.
 
         Raises:
-            ValueError: The call cannot be sent to another process.
+            ValueError, ImportError: The call cannot be sent to another process.
         """
         message = pickled_call((fn, args, kwargs))
         call = lambda: self._call(message)  # noqa: E731

@@ -362,6 +362,6 @@ def restored(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any
         return one, train.TrainState(weights.params, weights.state, (), zero, words)
     if not has_checkpoints(folder):
         raise FileError(f"{folder} has no checkpoint; restore {CHECKPOINTS} from a copy")
-    # The run is over, so that it only restores its state.
+    # The run is finished, so `fit` only restores its state.
     hooks = [checkpoints_of(one, folder, RunOptions(), force=True)]
     return one, one.fit(hooks=hooks, progress=False)[0]

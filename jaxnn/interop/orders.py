@@ -124,8 +124,8 @@ def _unit(vector: Any) -> Any:
     return vector / np.sqrt(np.square(vector).sum())
 
 
-# Layers for which the other library's layout has a place for each axis, or whose axes run over
-# different things.
+# Layers whose axes correspond one by one to axes of the other library's layout, or are of
+# different kinds.
 _AXIS_BY_AXIS = (
     *(Conv, DepthwiseConv, ConvTranspose, PatchEmbedding, Embedding, EmbeddingBag),
     *(LearnedPositions, MultiHeadAttention, GatedFeedForward, Bilinear, Cell),

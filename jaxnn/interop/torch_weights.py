@@ -233,12 +233,12 @@ def _is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
 
 
 def _turns_by(rotary: RotaryEmbedding, frequencies: Any) -> bool:
-    """Return whether these frequencies of a model are the angles of `rotary`."""
+    """Return whether the frequencies of a model are those of `rotary`."""
     features = 2 * frequencies.size
     own = rotary_frequencies(features, rotary.base)
     if rotary.scaling is not None:
         own = rotary.scaling.frequencies(features, rotary.base, 1)
-    # Half precision keeps eight bits of a frequency, or a multiple of 6e-8.
+    # bfloat16 keeps eight bits of a frequency, and float16 rounds it to a multiple of 6e-8.
     return np.allclose(frequencies, own, rtol=2.0**-8, atol=6e-8)
 
 

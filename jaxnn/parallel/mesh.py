@@ -97,7 +97,7 @@ def abstract_mesh(**axes: int) -> Mesh:
 
 @functools.lru_cache(maxsize=8)
 def _simulated(count: int) -> list[Any]:
-    # A second client: the number of devices of JAX's own is fixed by its first use.
+    # A second client, because the number of devices of JAX's client is fixed at its first use.
     from jaxlib import xla_client
 
     return xla_client.make_cpu_client(num_devices=count).devices()

@@ -147,9 +147,9 @@ class Placement:
         if given is not None:
             places = self._places(given, self._traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
-            # Copies: on the device that had an array, `device_put` keeps its memory.
+            # Copy, because `device_put` shares the memory of an array that is already on a device.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
-        # On the host, the key's words are the same to all processes.
+        # On the host, so that the key's words are the same in all processes.
         words = np.asarray(kept_words(key))
         make, places = self._drawing(program, key, batch)
         shapes = jax.ShapeDtypeStruct in map(type, jax.tree.leaves(batch))
@@ -158,7 +158,7 @@ class Placement:
     def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
         """Return the jitted function (words of the key, batch, initial) that makes a state.
 
-        The second result has the sharding of each array. Parameters to start from are an argument,
+        The second result has the sharding of each array. Initial parameters are an argument,
         so that they are not part of the compiled code.
         """
         state, recording = self._traced(program, key, batch)
@@ -168,7 +168,7 @@ class Placement:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
             with watching(Drawing(recording, jax.tree.leaves(places))):
                 state = one.init(kept_key(words), batch if given is None else given)
-            # Copies, since an output that is an input would be the same memory.
+            # Copy, because an output that is also an input would share its memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
         return jax.jit(make, out_shardings=places), places

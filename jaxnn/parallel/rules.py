@@ -287,7 +287,7 @@ def shardings_of(
         if wrong and one is not None and shape != one.shape:  # as Adafactor keeps for a parameter
             wrong, spec = [], P()
         if wrong:
-            # What is kept for a parameter does not fit for the same reason.
+            # Report a parameter once, and not also the arrays that an optimizer keeps for it.
             lines.setdefault((rule, path if one is None else one.path, own), wrong)
         places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
     found = [*unused(rules, list(names)), *(line for one in lines.values() for line in one)]
@@ -302,7 +302,7 @@ def _parameter(
     """Return the parameter whose path a path ends with, preferably one of the same shape."""
 
     def rank(one: Drawn) -> Any:
-        # Of parameters of several networks, first that of the network which the path names.
+        # Among parameters of several networks, prefer the network that is named in the path.
         above = path[: len(path) - len(one.path)]
         return one.shape != shape, -len(one.path), -sum(name in above for name in one.prefix)
 

@@ -47,10 +47,10 @@ from .program import by_path
 SCHEMA = 4
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
-# Orbax numbers its operations for the whole process: two at once wait for each other's signals.
+# Orbax numbers its operations per process: two at once would wait for each other's signals.
 ORBAX = threading.RLock()
-# What a checkpoint has besides its arrays. [kind] is a list of a kind, {str: kind} a dict of it,
-# float an int or a float, and list nested lists of numbers.
+# The contents of a checkpoint besides its arrays. [kind] is a list of values of a kind, {str: kind}
+# a dict of them, float an int or a float, and list nested lists of numbers.
 PROGRESS: dict[str, Any] = {
     "program": str,
     "arrays": {str: str},
@@ -65,7 +65,7 @@ PROGRESS: dict[str, Any] = {
     "versions": {str: str},
     "forced": [[str]],
 }
-# Settings of JAX that change the numbers of a program, without the prefix "jax_".
+# Settings of JAX that change the results of a program, without the prefix "jax_".
 SETTINGS = "enable_x64 default_matmul_precision threefry_partitionable numpy_dtype_promotion"
 
 
@@ -228,7 +228,7 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     from etils import epath
 
     declared, arrays = dict(by_path(like)), dict(about["arrays"])
-    # What hooks remembered that the run no longer has is read, but not returned.
+    # The memories of hooks that the run no longer has are read, but not returned.
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
         arrays.pop(path)
@@ -284,7 +284,7 @@ def _check_seal(folder: Path) -> None:
         return
     except (ValueError, TypeError):
         sealed = {SEAL: "unreadable"}
-    # A file that is not in the seal was left by something else, such as a file manager.
+    # Files that are not in the seal are ignored: a program such as a file manager left them.
     found = _checksums(folder)
     if wrong := [name for name in sorted(sealed) if found.get(name) != sealed[name]]:
         raise Damaged(f"missing or not what was written: {listed(wrong, ', ', 3)}")

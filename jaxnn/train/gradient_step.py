@@ -272,7 +272,7 @@ def gradient_step(
     grads, metrics, state = of_batch(gradients, *arguments)
 
     def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
-        # optax's line searches reject arguments that their function does not name.
+        # optax's line searches reject arguments that this function does not declare.
         del obj_fn, grad_fn
 
         def loss_only(*arguments: Any) -> tuple[Any, Any, Any]:

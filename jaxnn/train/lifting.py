@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The operations that join scalars of several blocks, and the reduction of a stack of scalars.
+# Operations that combine scalars of several blocks, and the reduction of a stack for each.
 TOTALS: dict[str, Any] = {
     "add": lambda stack: jnp.sum(stack, dtype=stack.dtype),
     "max": jnp.max,

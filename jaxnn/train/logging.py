@@ -242,8 +242,8 @@ class TensorBoard(_Tracker):
 
         for file in Path(self.folder).glob("*tfevents*.jaxnn") if step is not None else ():
             file.unlink()
-        # A TensorBoard that is running has read the files, and forgets them at purge_step. Files
-        # are named by the second they were begun in, and by the suffix.
+        # A running TensorBoard has read the deleted files, and drops their records at purge_step.
+        # The name of a file contains the second in which it was created, and the suffix.
         writer = SummaryWriter(
             os.fspath(self.folder),
             purge_step=None if step is None else 0,
@@ -303,8 +303,8 @@ class WandB(_Tracker):
                 stacklevel=2,
             )
             run = begin(mode="offline")  # the id is still in use
-        # Online wandb knows where the run is. What an offline run sent is in files of another
-        # format, so its last step is kept in a file next to them.
+        # Online, wandb knows the last step of the run. The records of an offline run are in files
+        # of another format, so its last step is stored in a file next to them.
         last = Path(self.folder, "wandb", f"{self.run}.last-step")
         keeps = self.run is not None and offline
         first = int(getattr(run, "starting_step", 0) or 0)

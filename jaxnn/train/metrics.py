@@ -57,7 +57,7 @@ def directions_of(task: Any = None) -> dict[str, Direction]:
     """
     found: dict[str, Any] = {"loss": "minimize"}
     declared = [vars(cls).get("directions") for cls in reversed(type(task).__mro__)]
-    # The last one is that of a property, an instance, or a function.
+    # The last one may be defined by a property, an instance, or a function.
     for one in (*declared, getattr(task, "directions", None)):
         found |= one if isinstance(one, Mapping) else {}
     for metric, direction in found.items():
@@ -206,7 +206,7 @@ class Ratio(_Terms):
         count = jax.lax.stop_gradient(jnp.asarray(self.count))
         dtype = jnp.promote_types(jnp.result_type(self.sum), jnp.float32)
         divisor = jnp.where(count == 0, 1, count).astype(dtype)
-        # XLA may divide by a count that lanes share in this way; written out, all programs do.
+        # XLA may multiply by the reciprocal of a count that lanes share; here, all programs do.
         return jnp.where(count == 0, 0, jnp.asarray(self.sum).astype(dtype) * (1 / divisor))
 
 
@@ -339,7 +339,7 @@ def without_collected(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def merged(total: Any, new: Any) -> Any:
     """Return the metric `total` with another part, in the types and functions of `total`."""
-    # Two traces make different functions, so that the structures may differ.
+    # Two traces create different functions, so the tree structures may differ.
     leaves, structure = jax.tree.flatten(total)
     more = [
         jnp.asarray(n).astype(t.dtype) for t, n in zip(leaves, jax.tree.leaves(new), strict=True)

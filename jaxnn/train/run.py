@@ -408,7 +408,8 @@ def run(
         batch_size: Number of rows of a step. The batches of a stream have a fixed size, which this
             number must equal. Default: 128, or the fixed size.
         hooks: `train.Hook` values and functions of an event, called in this order at each record.
-            `train.Evaluate` comes first and `train.Checkpoints` last. Default: ().
+            `train.Throughput` comes first, `train.Evaluate` before hooks that read its metrics, and
+            `train.Checkpoints` last. Default: ().
         every: The interval between records, a `train.Every` or a number of steps. The end of the
             run is also a record. Default: None, each epoch, or only the end if there are no epochs.
         state: The initial state. Default: None, `program.init(key, batch)`.

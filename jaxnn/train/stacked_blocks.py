@@ -341,7 +341,7 @@ def _block(array: Any, depth: int) -> jax.ShapeDtypeStruct:
     """Return the shape and type of a block of an array with `depth` stacked axes."""
     aval: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     if not isinstance(array, jax.ShapeDtypeStruct) and not aval.sharding.mesh.empty:
-        # In `jax.shard_map`, and on a mesh with explicit axes, types have the mesh axes too.
+        # In `jax.shard_map`, and on a mesh with explicit axes, types also contain the mesh axes.
         first = (slice(0, 1),) * depth
         return jax.eval_shape(lambda a: lax.squeeze(a[first], range(depth)), array)
     weak = bool(getattr(aval, "weak_type", False))

@@ -394,7 +394,7 @@ def _compiled_steps(
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
             return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
         state, metrics = lax.scan(step, state, given)
-        # Again, since XLA may place the results of a loop differently from its steps.
+        # Pin again, because XLA may place the results of a loop differently from its steps.
         return placement.pinned(state, layout), placement.pinned_whole(metrics)
 
     return jax.jit(run, donate_argnums=1)

@@ -127,7 +127,7 @@ def _first(patterns: list[str], name: str) -> int | None:
 
 def _labels(patterns: list[str], params: Any) -> Any:
     """Return the number of each parameter's group, as text."""
-    # None is in place of parameters under `nn.Inference`, which no optimizer receives.
+    # Parameters under `nn.Inference`, which no optimizer receives, are None.
     groups = {paths.text(path): None for path, leaf in paths.walk(params) if leaf is not None}
     groups = {name: _first(patterns, name) for name in groups}
     lines = [f"{name} matches no pattern" for name, group in groups.items() if group is None]
@@ -181,7 +181,7 @@ class Averaged:
 
     def init(self, params: Any) -> AverageState:
         """Return the optimizer's state, and the parameters as their average."""
-        # A copy: a step takes the memory of parameters and state, which must not be shared.
+        # Copy, because a step donates parameters and state, which must not share memory.
         average = jax.tree.map(
             lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32)), params
         )
@@ -207,7 +207,7 @@ class Averaged:
 
         def moved(mean: jax.Array, p: jax.Array) -> jax.Array:
             new = p.astype(mean.dtype)
-            # 0 * NaN is NaN, so a mean without weight is left out.
+            # 0 * NaN is NaN, so a mean with weight 0 is left out.
             return jnp.where(alone, new, mean + share.astype(mean.dtype) * (new - mean))
 
         average = jax.tree.map(moved, state.average, optax.apply_updates(params, updates))
@@ -312,7 +312,7 @@ def evaluation_params(trained: Trained) -> Any:
 
 
 def _schedule_free(state: Any, params: Any) -> Any:
-    # For each leaf, since a partition masks the parameters of other optimizers.
+    # Leaf by leaf, because a partition masks the parameters of other optimizers.
     return _where_present(
         lambda z, y: optax.contrib.schedule_free_eval_params(state._replace(z=z), y),
         state.z,

@@ -282,7 +282,7 @@ class _Saving(Hook):
         if jax.process_count() > 1:  # all processes write their part, in step with each other
             self._write(event.step, tree, progress, score)
             return
-        # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
+        # Copy, because the next step reuses the memory of the state, which a CPU shares with NumPy.
         host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), tree)
         self._writing = self._pool.submit(self._write, event.step, host, progress, score)
 

@@ -1,14 +1,14 @@
 """Settings that make the suite fast, and the order of its tests.
 
 - XLA compiles with few optimizations, because they take longer than these small programs run. The
-  mathematics is the same. If XLA_FLAGS is set, even to nothing, it is not changed:
+  mathematics is the same. If XLA_FLAGS is set, even to an empty string, it is kept:
   `XLA_FLAGS= pytest` compiles as users do, as `.ci/run` does for the tests of bitwise equality.
 - All processes of a run share a folder of compiled programs, so that a program that several tests
   or processes build is compiled once. This saves a quarter of the compilations.
-- Parameters are drawn by a smaller program, because an unoptimized one takes 12 ms for the numbers
-  that users draw in 2 ms. The numbers are the same.
-- The tests of one case, or otherwise of one file, run in one process, which compiles their programs
-  once. The longest files run first, so that no process is left with one of them at the end.
+- Parameters are drawn by a smaller program, because the usual one takes 2 ms with optimizations and
+  12 ms without. The numbers are the same.
+- The tests of one parametrized case, or otherwise of one file, run in one process, which compiles
+  their programs once. The longest files run first, so that no process has one left at the end.
 - A process keeps everything that it traces and compiles. The garbage collector, which searches all
   of it each time, therefore runs less often.
 """
@@ -55,7 +55,7 @@ random.ROW, random.ROWS = 1024, 8
 
 @pytest.fixture
 def rows_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw parameters in rows of the length and number that users draw."""
+    """Draw parameters in rows of the default length and number, as users do."""
     monkeypatch.setattr(random, "ROW", USERS_ROWS[0])
     monkeypatch.setattr(random, "ROWS", USERS_ROWS[1])
 
@@ -84,7 +84,7 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Assign groups to processes in the order of LONGEST, not by their numbers of tests."""
+    """Assign groups to processes in the order of LONGEST, not by the number of their tests."""
     config.option.loadscopereorder = False
 
 

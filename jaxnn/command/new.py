@@ -1,8 +1,8 @@
-"""`jaxnn new`: write an example as a file that belongs to the reader.
+"""`jaxnn new`: copy an example into a file that the user can edit.
 
-The examples are the programs of experiments/ and experiments/gallery, which the tests run: in a
-checkout these folders themselves, and in an installed package the same files in `jaxnn.examples`.
-A copy differs from its example in its own name only, and states the extras that it needs.
+The examples are the programs of experiments/ and experiments/gallery, which the tests run. A
+checkout reads these folders, and an installed package has the same files in `jaxnn.examples`. A
+copy differs from its example only in its name and in a line that lists the extras that it needs.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from ..files.writing import fresh
 from ..installation import DISTRIBUTION, checkout, install
 from ..validation import Accepts
 
-DEFAULT = "mnist_mlp"  # the seed network
-# A package of each extra that an example may need.
+DEFAULT = "mnist_mlp"  # a small classifier of digits
+# For each extra that an example may need, packages that show whether it is installed.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "experiments": ("matplotlib", "mlxtend", "sklearn", "tyro"),
     "sweep": ("optuna",),
@@ -44,7 +44,7 @@ def new(arguments: list[str]) -> None:
         arguments: the command line after `jaxnn new`.
 
     Raises:
-        FileExistsError: the file, or a data file of the example, exists already.
+        FileExistsError: the file or a data file of the example already exists.
         ValueError: the name of the file cannot be used, or there is no such example.
         SystemExit: 0 after printing help, 2 for unknown options.
     """

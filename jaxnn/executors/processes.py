@@ -1,7 +1,7 @@
-"""Worker processes on this machine, which divide its cores.
+"""Worker processes on this machine, each with a share of its cores.
 
 A worker is a new Python process, not a fork. It reads calls from a pipe, and ends when its parent
-does. If it dies during a call, the call is repeated in a new one.
+ends. If it dies during a call, the call is repeated in a new worker.
 """
 
 import io
@@ -21,7 +21,7 @@ from typing import Any
 from ..installation import required
 from .base import TRIES, Pool, retried, worker_died
 
-GRACE = 10.0  # seconds for a worker to end by itself
+GRACE = 10.0  # seconds that a worker may take to end by itself
 
 
 class Processes(Pool):
@@ -53,7 +53,7 @@ class Processes(Pool):
         """Return the future of a call that a free worker runs.
 
         Raises:
-            ValueError: The call cannot be sent to another process.
+            ValueError, ImportError: The call cannot be sent to another process.
         """
         message = pickled_call((fn, args, kwargs))
         call = lambda: self._call(message)  # noqa: E731
@@ -63,7 +63,7 @@ class Processes(Pool):
         """Accept no more calls, wait for the submitted ones or cancel them, and stop the workers.
 
         Args:
-            wait: Whether to wait for calls that run; otherwise their workers are killed. Default:
+            wait: Whether to wait for running calls; otherwise their workers are killed. Default:
                 True.
             cancel_futures: Whether to cancel calls that have not begun. Default: False.
         """
@@ -81,7 +81,7 @@ class Processes(Pool):
         try:
             if not self._given_up.is_set():
                 worker.start()
-            if self._given_up.is_set():  # also if it is set while the worker starts
+            if self._given_up.is_set():  # it may be set while the worker starts
                 raise RuntimeError("the workers are being stopped")
             return worker.call(message)
         except RuntimeError as error:
@@ -94,7 +94,7 @@ class Processes(Pool):
 
 
 class _Worker:
-    """A worker process, which starts at its first call and again after it died."""
+    """A worker process, which starts at its first call, and again if it has died."""
 
     starting = threading.Lock()
 
@@ -113,12 +113,12 @@ class _Worker:
             raise BrokenExecutor(f"a worker process died with exit code {code}") from error
         if succeeded:
             return result
-        if worker_died(result):  # what the call raised looks like a dead worker
+        if worker_died(result):  # the error of the call would be mistaken for a dead worker
             raise RuntimeError(f"the call raised {result!r}") from result
         raise result
 
     def start(self) -> None:
-        """Start the process unless it runs."""
+        """Start the process unless it is running."""
         if self._process is not None and self._process.is_alive():
             return
         self.stop()
@@ -127,7 +127,7 @@ class _Worker:
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=serve, args=(theirs, self._cores), daemon=True)
             self._process.start()
-            theirs.close()  # so that the pipe ends with the process
+            theirs.close()  # so that the pipe closes when the process ends
         try:
             self._connection.recv_bytes()
         except (EOFError, OSError):
@@ -148,7 +148,7 @@ class _Worker:
             self._process.kill()
 
     def stop(self) -> None:
-        """Let the process end, or end it if it does not."""
+        """Wait for the process to end, and kill it if it does not."""
         if self._process is None:
             return
         self._connection.close()
@@ -181,7 +181,7 @@ def divided(cores: Sequence[int], workers: int) -> list[list[int]]:
 
 
 def serve(connection: Any, cores: Sequence[int]) -> None:
-    """Run the calls that come through a pipe, until it ends. This is a worker process.
+    """Run the calls that arrive through a pipe until it closes: the code of a worker process.
 
     Args:
         connection: The pipe.
@@ -212,7 +212,7 @@ def serve(connection: Any, cores: Sequence[int]) -> None:
             contents = pickle.dumps((False, RuntimeError(text)))
         try:
             connection.send_bytes(contents)
-        except OSError:  # the parent is dead
+        except OSError:  # the parent process has died
             return
 
 
@@ -223,7 +223,8 @@ def pickled_call(call: Any) -> bytes:
         call: The function and its arguments.
 
     Raises:
-        ValueError: It contains what cannot be sent, and cloudpickle is not installed.
+        ValueError: It contains something that cannot be sent.
+        ImportError: It contains a function that is not in a module, and cloudpickle is missing.
     """
     main = sys.modules["__main__"]
     imported = hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None

@@ -1,4 +1,4 @@
-"""Experiments: a configuration, the data and the program that follow from it, and run folders.
+"""Experiments: a configuration, the data and the program that it determines, and run folders.
 
 An `Experiment` joins a frozen configuration and two pure functions:
 

@@ -152,9 +152,9 @@ class AdamW:
     """Adam with decoupled weight decay."""
 
     learning_rate: Annotated[float, number(0)] = 1e-3
-    """The largest step size; it falls to zero over the run by half a cosine."""
+    """The initial learning rate, which decays to zero over the run along half a cosine."""
     weight_decay: Annotated[float, number(0)] = 1e-4
-    """The fraction of each weight that a step subtracts, before the learning rate."""
+    """A step subtracts this fraction of each weight, times the learning rate."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -180,7 +180,7 @@ class SGD:
     """Stochastic gradient descent with momentum."""
 
     learning_rate: Annotated[float, number(0)] = 0.1
-    """The largest step size; it falls to zero over the run by half a cosine."""
+    """The initial learning rate, which decays to zero over the run along half a cosine."""
     momentum: Annotated[float, number(0)] = 0.9
     """The fraction of the last update that is added to the next one, in [0, 1]."""
 

@@ -4,8 +4,8 @@
                             maximize="validation_score")
 
 `data(config)` is called outside of any trace and `program(config, data)` inside one, so a sweep can
-trace every number of the configuration, those inside layers too. The length of a run, its batch
-size, and its seed are fields of the configuration:
+trace every number of the configuration, including those inside layers. The length of a run, its
+batch size, and its seed are fields of the configuration:
 
     steps or epochs     the length of a run
     batch_size          rows of a step; 128 if there is no such field

@@ -1,8 +1,8 @@
-"""Intervals of the scores on test rows: how far they would vary with other rows of the same kind.
+"""Confidence intervals of scores on test rows: how much they would vary with other test rows.
 
 Each metric is evaluated on every row alone. For a mean of zeros and ones, such as accuracy, the
 interval is Wilson's; for other metrics it is the percentile interval of the bootstrap over rows.
-They hold for the trained network as it is: the score of another seed varies in addition.
+They apply to one trained network, and do not include the variation between seeds.
 
 References: Wilson, Probable inference, the law of succession, and statistical inference, 1927;
 Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13.

@@ -237,7 +237,7 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
 
 @charts.styled
 def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """Return the errors by predicted number, and their histogram; a trend is missed by the fit.
+    """Return the errors by predicted number, and their histogram; a trend shows a poor fit.
 
     Args:
         y: true numbers, (rows,).

@@ -31,7 +31,7 @@ def predicted(one: Configured, state: Any, inputs: Any) -> Any:
 
 
 def scores_of(one: Configured, state: Any, rows: Any) -> dict[str, float]:
-    """Return the metrics of a state, that of the experiment first, and the loss last."""
+    """Return the metrics of a state: that of the experiment first, and the loss last."""
     found = train.evaluate(one.program, state, rows)
     metric = one.experiment.ranked[0].removeprefix("validation_")
     return {name: found[name] for name in sorted(found, key=lambda n: (n == "loss", n != metric))}

@@ -1,4 +1,4 @@
-"""The folder of a run: it is written here, and read here, and nowhere else.
+"""The folder of a run: its files, and the functions that write and read them.
 
 runs/mnist_mlp-20260131-142530/
     config.json             the configuration with all defaults, the options, and the code and data
@@ -12,7 +12,7 @@ runs/mnist_mlp-20260131-142530/
 
 The files are written in this order, each completely or not at all; a run with a result is finished.
 Then the checkpoints are removed, except for a program that is not a `train.Minimize`: they contain
-its final state. `config.json` states which run it is, so that it resumes as the same run:
+its final state. `config.json` identifies the run, so that only the same run resumes it:
 
 {
     "schema": 1,
@@ -105,7 +105,7 @@ def content_of(one: Configured, options: RunOptions) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, size: int) -> None:
-    """Raise before the training what writing a new run folder would raise after it.
+    """Raise the errors of writing a new run folder before the training instead of after it.
 
     Args:
         folder: the run folder. Its parent folder is made, and a file is written and removed there.
@@ -209,7 +209,7 @@ def unfinished(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _identity(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what of `config.json` determines the results."""
+    """Return the part of `config.json` that determines the results."""
     options = content.get("options")
     patience = options.get("patience") if isinstance(options, dict) else None
     return {k: content.get(k) for k in ("schema", "experiment", "config")} | {"patience": patience}
@@ -326,8 +326,8 @@ def _content(file: Path) -> dict[str, Any]:
 def load_run(experiment: Experiment[Any], folder: str | Path) -> TrainedRun:
     """Return a finished run: its configuration, data, program, and final state.
 
-    For a `train.Minimize`, the state holds the parameters of evaluation and prediction, without the
-    state of the optimizer.
+    For a `train.Minimize`, the state holds the parameters for evaluation and prediction, but not
+    the state of the optimizer.
 
     Args:
         experiment: the experiment.
@@ -362,6 +362,6 @@ def restored(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any
         return one, train.TrainState(weights.params, weights.state, (), zero, words)
     if not has_checkpoints(folder):
         raise FileError(f"{folder} has no checkpoint; restore {CHECKPOINTS} from a copy")
-    # The run is over, so that it only restores its state.
+    # The run is finished, so `fit` only restores its state.
     hooks = [checkpoints_of(one, folder, RunOptions(), force=True)]
     return one, one.fit(hooks=hooks, progress=False)[0]

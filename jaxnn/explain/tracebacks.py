@@ -2,7 +2,7 @@
 
 A public function that calls much of the package is an `entry`: an error that leaves it keeps the
 frames of the caller, of the user's layers and functions, and of libraries other than JAX. JAX's
-option decides: `jax.config.update("jax_traceback_filtering", "off")`, or the environment variable
+option applies: `jax.config.update("jax_traceback_filtering", "off")`, or the environment variable
 JAX_TRACEBACK_FILTERING=off, shows all frames.
 
 Frames are removed, not only marked as hidden, since IPython shows the last frame of an error in any
@@ -26,7 +26,7 @@ HIDDEN = tuple(
 
 
 def entry(function: F) -> F:
-    """Return the function, whose errors have no frames of this package and of JAX."""
+    """Wrap a function so that its errors have no frames of this package or of JAX."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ def entry(function: F) -> F:
 
 
 def entry_iterator(iterator: Iterator[T]) -> Iterator[T]:
-    """Yield the items of an iterator, whose errors have no frames of this package and of JAX."""
+    """Yield the items of an iterator; its errors have no frames of this package or of JAX."""
     __tracebackhide__ = True
     try:
         yield from iterator
@@ -66,7 +66,7 @@ def filter_frames(error: BaseException) -> None:
 
 
 def _without_hidden(first: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the frames of this package and of JAX."""
+    """Return a traceback without the frames of this package or of JAX."""
     kept = []
     while first is not None:
         if not _is_hidden(first.tb_frame):
@@ -80,6 +80,6 @@ def _without_hidden(first: TracebackType | None) -> TracebackType | None:
 
 def _is_hidden(frame: Any) -> bool:
     file = frame.f_code.co_filename
-    # The methods that dataclasses writes have no file.
+    # Methods that `dataclasses` generates have no file.
     written = file == "<string>" and frame.f_globals.get("__name__", "").startswith("jaxnn.")
     return written or file.startswith(HIDDEN)

@@ -116,12 +116,12 @@ def packed_convolution(
         dilation: Step between the elements of a window. Default: 1.
         groups: Number of groups of channels. Default: 1.
         before: Number of positions at the start of x that precede the T = L - before outputs: the
-            end of the previous chunk, or padding. The window extends `before` positions ahead of
-            an output; the rest extends behind it. Default: 0.
+            end of the previous chunk, or padding. The window of an output starts `before`
+            positions before it. Default: 0.
 
     Returns:
-        The output (..., T, m), and a pair of the last `before` inputs and segment_ids, to precede
-        the next chunk. Both are zero outside the last sequence.
+        The output (..., T, m), and a pair of the last `before` inputs and segment_ids, which must
+        precede the next chunk. Both are zero outside the last sequence.
 
     >>> import jax.numpy as jnp
     >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
@@ -277,19 +277,19 @@ def _xla(x: jax.Array, w: jax.Array, strides: Any, padding: Any, **options: Any)
 # Convolutions inside of loops on a CPU
 
 PRODUCTS = 64
-"""The largest window for which the gradient of a kernel is a sum of products."""
+"""The largest number of window elements for which a kernel's gradient is a sum of products."""
 
 _in_loop: ContextVar[bool] = ContextVar("_in_loop", default=False)
 
 
 @contextlib.contextmanager
 def looped() -> Iterator[None]:
-    """While the body of a loop is traced: let convolutions have gradients that are fast there.
+    """Use convolutions whose gradients are fast in a loop, while the body of a loop is traced.
 
     On a CPU, XLA computes the gradients of a convolution in a loop one to two orders of magnitude
     slower than outside of it, because the layouts of their operands are unusual. The gradient of
-    the kernel is then a matrix product for each element of the window, and the gradient of the
-    input a convolution with the usual layout. On other devices this changes nothing.
+    the kernel is then computed by a matrix product for each element of the window, and the gradient
+    of the input by a convolution with the usual layout. Other devices are not affected.
     """
     token = _in_loop.set(jax.default_backend() == "cpu")
     try:
@@ -300,7 +300,7 @@ def looped() -> Iterator[None]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _convolved(x: jax.Array, w: jax.Array, strides: Any, dilations: Any, groups: int) -> jax.Array:
-    """Convolve x, which is padded."""
+    """Convolve x, which is already padded."""
     padding = [(0, 0)] * len(strides)
     return _xla(x, w, strides, padding, rhs_dilation=dilations, feature_group_count=groups)
 
@@ -309,8 +309,8 @@ def _convolved(x: jax.Array, w: jax.Array, strides: Any, dilations: Any, groups:
 def _(strides: Any, dilations: Any, groups: int, primals: Any, tangents: Any) -> Any:
     (x, w), (dx, dw) = primals, tangents
     y = _convolved(x, w, strides, dilations, groups)
-    # The backward pass transposes both, and computes what is written in `_input_gradient`, and
-    # products of the windows and dy.
+    # The backward pass transposes both terms: it computes `_input_gradient`, and products of the
+    # windows and dy.
     (by_input,) = jax.linear_transpose(
         lambda dy: _input_gradient(dy, w, x.shape, strides, dilations, groups), y
     )(dx)
@@ -323,7 +323,7 @@ def _input_gradient(
     """Return the gradient of a padded input of `shape`, as a convolution of dy."""
     axes = len(strides)
     *window, n, m = w.shape
-    # Inputs and outputs of the kernel change places within each group.
+    # Swap the input and output features of the kernel within each group.
     w = jnp.flip(w, tuple(range(axes))).reshape(*window, n, groups, m // groups)
     w = jnp.swapaxes(w, -1, -3).reshape(*window, m // groups, groups * n)
     edges = []
@@ -338,7 +338,7 @@ def _input_gradient(
 def _products(
     x: jax.Array, w: jax.Array, shape: Any, strides: Any, dilations: Any, groups: int
 ) -> jax.Array:
-    """Return the convolution of a padded x, as a sum of products for each element of the window."""
+    """Return the convolution of a padded x, as a sum of one product per element of the window."""
     *window, n, m = w.shape
     wide = wider_type(x.dtype, jnp.float32)
     total: Any = 0

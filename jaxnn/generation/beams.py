@@ -194,7 +194,7 @@ def _search(
     none = jnp.zeros((rows, beams), jnp.int32)
     tokens = jnp.zeros((rows, beams, steps), jnp.int32)
     worst = jnp.full((rows, beams), -jnp.inf)
-    one = worst.at[:, 0].set(0.0)  # the running sequences begin as one
+    one = worst.at[:, 0].set(0.0)  # all others begin as copies, which must not count
     token = jnp.broadcast_to(start.token[:, None], none.shape)
     empty = Beams(tokens, none + 1, worst)
     state, row = take(start.state, copies), none[:, 0]
@@ -215,7 +215,7 @@ def _pick(a: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _row_axes(net: Layer, start: Start) -> Any:
-    """Return the axis of rows of each array of the state, the one that grows with them, or -1."""
+    """Return the axis of each array of the state that grows with the number of rows, or -1."""
     rows = start.token.shape[0]
 
     def begun(rows: int) -> Any:

@@ -55,8 +55,8 @@ class from_linen(Primitive):
     `module.init(key, x)["params"]`. If `__call__` of the module has an argument `train`,
     `training`, or `is_training`, it receives `train`; an argument `deterministic` or
     `use_running_average` receives `not train`. Training requires a key, which all random streams
-    use. Initialize a module with many parameters by its own `init` or by `jax.jit(net.init)`, which
-    are faster.
+    use. For a module with many parameters, `module.init` and `jax.jit(net.init)` are faster than
+    `net.init`.
 
     Args:
         module: The flax.linen module.

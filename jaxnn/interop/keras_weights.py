@@ -67,8 +67,8 @@ def from_keras(
         **named: Named inputs, as `*inputs`.
         names: Dict from a path of the network, or a pattern of paths, to a prefix of names.
             Default: None, prefixes equal paths.
-        ignore: Patterns of names that may remain unused. The states of random generators always
-            may. Default: ().
+        ignore: Patterns of names that may remain unused. The states of random generators may
+            always remain unused. Default: ().
 
     Returns:
         Parameters and state, in the types that the network declares.

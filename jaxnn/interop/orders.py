@@ -124,8 +124,8 @@ def _unit(vector: Any) -> Any:
     return vector / np.sqrt(np.square(vector).sum())
 
 
-# Layers for which the other library's layout has a place for each axis, or whose axes run over
-# different things.
+# Layers whose axes correspond one by one to axes of the other library's layout, or are of
+# different kinds.
 _AXIS_BY_AXIS = (
     *(Conv, DepthwiseConv, ConvTranspose, PatchEmbedding, Embedding, EmbeddingBag),
     *(LearnedPositions, MultiHeadAttention, GatedFeedForward, Bilinear, Cell),
@@ -217,7 +217,7 @@ class ByType:
 
 
 tied: ByType = ByType()
-"""Convert by the type of the layer, and let another layer take the same arrays."""
+"""Convert by the type of the layer, and allow another layer to use the same arrays."""
 
 
 def channels_first(channels: int, *window: int) -> ByType:
@@ -252,8 +252,8 @@ def channels_first(channels: int, *window: int) -> ByType:
 def channels_last(*sizes: int) -> ByType:
     """Return a converter for the layer after a flattened image that the source keeps as (H, W, C).
 
-    This is also the order of jaxnn. Torch models that permute to channels last before they flatten
-    use it.
+    This is also the order of jaxnn. Torch models use it if they permute an image to channels last
+    before they flatten it.
 
     Args:
         *sizes: Height, width, and channels of the image, or length and channels of a sequence.

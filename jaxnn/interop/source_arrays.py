@@ -132,11 +132,11 @@ class SourceArrays:
         return self.book.find(self, name) is not None
 
     def has_itself(self, name: str) -> bool:
-        """Return whether there is an array of exactly that name, not by number or computed."""
+        """Return whether there is an array of exactly that name, neither numbered nor computed."""
         return self.full(name) in self.book.weights
 
     def at(self, segment: str) -> "SourceArrays":
-        """Return the same for a part of the layer."""
+        """Return the source arrays of a part of the layer."""
         return dataclasses.replace(
             self, path=(*self.path, segment), declared=self.declared[segment]
         )

@@ -87,7 +87,7 @@ def export(
 
 
 def load_program(file: str | os.PathLike[str]) -> Any:
-    """Load the program in a file that `export` made, a `jax.export.Exported`.
+    """Load a `jax.export.Exported` from a file with the bytes that `export` returned.
 
     `program.call(*inputs)` runs the program and can be used in `jax.jit`. `program.in_avals` and
     `program.out_avals` hold the shapes and types of inputs and outputs, and `program.mlir_module()`
@@ -97,7 +97,7 @@ def load_program(file: str | os.PathLike[str]) -> Any:
         file: The path of the file.
 
     Raises:
-        ValueError: The file was not written by `export`, or is damaged.
+        ValueError: The file does not contain such bytes, or is damaged.
         FileNotFoundError: The file does not exist.
     """
     export = _library()

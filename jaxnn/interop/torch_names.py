@@ -27,7 +27,7 @@ from .torch_weights import TORCH
 
 
 def state_dict(net: Layer, params: Any, names: Names) -> dict[str, np.ndarray[Any, Any]]:
-    """Return parameters by the names and in the layout of torch, as a table for `from_torch` says.
+    """Return parameters by the names and in the layout of torch, by a table for `from_torch`.
 
     Args:
         net: The network.
@@ -134,7 +134,7 @@ def _batched_array(params: dict[str, Any], source: SourceArrays, found: dict[str
 
 
 FIRST_POSITION = 2
-"""Rows of RoBERTa's table of positions that belong to no position."""
+"""The row of RoBERTa's position table that holds the first position; earlier rows are not used."""
 
 
 def last_rows(layer: Any, source: SourceArrays) -> dict[str, Any]:
@@ -194,7 +194,7 @@ LLAMA: Names = {
     "norm": "model.norm",
     "head": IfThere("lm_head"),
 }
-"""transformers' LlamaForCausalLM, for `GPT`, and models with the names of LLaMA."""
+"""transformers' LlamaForCausalLM, for `GPT`, and other models with the same names."""
 
 GEMMA: Names = {
     "norm": ("model.norm", offset_norm),

@@ -59,8 +59,8 @@ def from_torch(
     - `{"attention": (".attn", converter)}`: `converter(layer, source)` reads arrays such as
       `source("weight")` and returns the parameters in the layout of jaxnn;
     - `{"head": ("head", interop.channels_first(C, H, W))}`: the input of the layer is a flattened
-      image of the order (C, H, W), the default of torch; if the model permutes it to channels last
-      first, write `interop.channels_last(H, W, C)`;
+      image in the order (C, H, W), the default of torch; if the model permutes the image to
+      channels last before it is flattened, write `interop.channels_last(H, W, C)`;
     - `{"head": ("embed", interop.tied)}`: two layers share the same arrays.
 
     `interop.GPT2`, `LLAMA`, `VIT`, and `RESNET` are such dicts for models of transformers and
@@ -77,8 +77,8 @@ def from_torch(
         names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
             pair of a prefix and a converter. Default: None, prefixes equal paths.
         ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
-            `num_batches_tracked` and causal masks, always may, and so may the weight of a head that
-            is tied to the embedding in the network. Default: ().
+            `num_batches_tracked` and causal masks, may always remain unused, and so may the weight
+            of a head that is tied to the embedding in the network. Default: ().
 
     Returns:
         Parameters and state, in the types that the network declares.
@@ -233,12 +233,12 @@ def _is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
 
 
 def _turns_by(rotary: RotaryEmbedding, frequencies: Any) -> bool:
-    """Return whether these frequencies of a model are the angles of `rotary`."""
+    """Return whether the frequencies of a model are those of `rotary`."""
     features = 2 * frequencies.size
     own = rotary_frequencies(features, rotary.base)
     if rotary.scaling is not None:
         own = rotary.scaling.frequencies(features, rotary.base, 1)
-    # Half precision keeps eight bits of a frequency, or a multiple of 6e-8.
+    # bfloat16 keeps eight bits of a frequency, and float16 rounds it to a multiple of 6e-8.
     return np.allclose(frequencies, own, rtol=2.0**-8, atol=6e-8)
 
 

@@ -62,7 +62,7 @@ def _alike(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
 
 
 def _call(jaxpr: Any, ins: Any, outs: Any, classes: Any) -> None:
-    # A jaxpr may be called twice: its inputs get axes for each call.
+    # A jaxpr may be called twice: its inputs receive axes for each call.
     inside = dict(zip(jaxpr.invars, ins, strict=True))
     follow(jaxpr, inside, classes)
     for var, out in zip(jaxpr.outvars, outs, strict=True):
@@ -72,7 +72,7 @@ def _call(jaxpr: Any, ins: Any, outs: Any, classes: Any) -> None:
 
 def _scan(settings: Any, ins: Any, outs: Any, classes: Any) -> None:
     body = settings["jaxpr"].jaxpr
-    # Inputs and outputs that the loop steps through have one axis more than in its body.
+    # Inputs and outputs that the loop iterates over have one more axis than in its body.
     k = sum(len(o) == var.aval.ndim for o, var in zip(outs, body.outvars, strict=True))
     n = sum(len(i) == var.aval.ndim for i, var in zip(ins, body.invars, strict=True)) - k
     given = [*ins[: n + k], *(one[1:] for one in ins[n + k :])]

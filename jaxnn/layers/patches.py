@@ -23,7 +23,7 @@ def unfold(
     padding: Padding = "valid",
     dilation: PerAxis = 1,
 ) -> jax.Array:
-    """Return the elements of each window as channels, padded by zeros.
+    """Return the elements of each window as channels, with x padded by zeros.
 
     Args:
         x: Array of shape `(..., *axes, n)`.
@@ -46,7 +46,7 @@ def unfold(
 
 
 def _slices(x: jax.Array, found: dict[int, Windows], outside: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each place in a window, and the elements of all windows there, in order."""
+    """Yield each position in a window, and the elements of all windows there, in order."""
     padding = [(0, 0)] * x.ndim
     for axis, along in found.items():
         padding[axis] = along.cover

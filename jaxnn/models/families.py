@@ -20,16 +20,16 @@ class Family:
 
     Args:
         model_type: `model_type` in config.json.
-        architecture: The class of transformers that `save_pretrained` names.
+        architecture: The class of transformers that `save_pretrained` writes into config.json.
         base: Prefix of the names of arrays in checkpoints with a head.
-        names: From paths of the network to names of arrays.
-        keys: For each key of config.json, a field of the model and the default of transformers.
+        names: A dict from paths of the network to names of arrays.
+        keys: For each key of config.json, the field of the model and the default of transformers.
             The field `outputs` is the argument of `network`.
         fixed: The accepted values of further keys, the default of transformers first.
         implied: Fields that are equal in all models of this type.
-        skipped: Patterns of arrays that are not loaded if the network does not have them. Default:
-            ().
-        first_position: Positions of the table that belong to no token. Default: 0.
+        skipped: Patterns of arrays in a checkpoint that are ignored if the network does not have
+            them. Default: ().
+        first_position: The row of the position table that holds the first position. Default: 0.
     """
 
     model_type: str
@@ -94,7 +94,7 @@ def _unsupported(file: Any, key: str, value: Any, wanted: str) -> FileError:
     )
 
 
-# The rules for longer sequences: the key of each field, and its default.
+# Rules that scale rotary embeddings: for each key of config.json, the field and its default.
 _SCALINGS: dict[str, tuple[Any, dict[str, tuple[str, Any]]]] = {
     "linear": (LinearScaling, {"factor": ("factor", None)}),
     "llama3": (

@@ -1,4 +1,4 @@
-"""Gathering: parameters that the axes of a batch split are gathered when a layer uses them.
+"""Gathering: parameters that are split along the axes of the batch are gathered for each layer.
 
 A mesh axis that splits a batch cannot split a weight in use: each device needs the whole weight for
 its rows. By default, XLA may exchange activations instead, with several times the traffic.

@@ -18,7 +18,7 @@ from ..train import Program, make_step
 from .placement import Placement, sharded_struct
 from .rules import flatten_with_paths
 
-# An asynchronous operation counts when it is done.
+# An asynchronous operation is counted at its end.
 _KIND = (
     r"(?:ragged-)?all-to-all|all-gather|all-reduce|reduce-scatter|collective-(?:permute|broadcast)"
 )
@@ -223,7 +223,7 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     batch = placement.batch_like(abstract(batch))
     state, recording = placement._traced(program, jax.random.key(0), batch)
     state = jax.tree.map(sharded_struct, state, placement._places(state, recording))
-    # As shapes, arrays of the program need no devices.
+    # Arrays of the program become shapes, which do not need devices.
     shapes = jax.tree.map(
         lambda leaf: sharded_struct(leaf, placement.whole) if is_array(leaf) else leaf, program
     )

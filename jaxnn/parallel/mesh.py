@@ -1,4 +1,4 @@
-"""Meshes, the devices as a grid with named axes, and batches whose rows they split.
+"""Meshes, which are grids of devices with named axes, and batches whose rows are split over them.
 
 `initialize` starts several processes that train one program together, each with its own devices.
 """
@@ -32,7 +32,7 @@ _SIZE_OR_REST = Accepts(
 
 
 def mesh(**axes: int) -> Mesh:
-    """The devices as a grid with named axes: `parallel.mesh(data=2, model=4)` has 2 x 4 of them.
+    """Arrange devices in a grid with named axes: `parallel.mesh(data=2, model=4)` is 2 x 4.
 
     The axes `data` and `replica` split the rows of a batch, and rules may split weights by any
     axis. Devices along the last axis have the fastest connections to each other. XLA partitions the
@@ -75,7 +75,7 @@ def mesh(**axes: int) -> Mesh:
 
 
 def abstract_mesh(**axes: int) -> Mesh:
-    """A mesh of any number of simulated devices, for planning and compilation only.
+    """Return a mesh of any number of simulated devices, for planning and compilation only.
 
     `parallel.plan`, `Placement.shardings`, and `jax.jit(f).lower(...).compile()` work with it. The
     simulated devices are CPU devices, separate from `jax.devices()`.
@@ -97,7 +97,7 @@ def abstract_mesh(**axes: int) -> Mesh:
 
 @functools.lru_cache(maxsize=8)
 def _simulated(count: int) -> list[Any]:
-    # A second client: the number of devices of JAX's own is fixed by its first use.
+    # A second client, because the number of devices of JAX's client is fixed at its first use.
     from jaxlib import xla_client
 
     return xla_client.make_cpu_client(num_devices=count).devices()
@@ -125,8 +125,9 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
     Args:
         batch: A pytree of arrays of rows, such as (x, y), on the host or a device. If there are
-            several processes, each passes the rows that it has read, and the batch is all of them
-            in the order of the processes; processes whose devices share rows pass the same.
+            several processes, each passes the rows that it has read, and the batch consists of
+            all of them in the order of the processes; processes whose devices hold the same rows
+            pass the same rows.
         mesh: The mesh, from `parallel.mesh`.
 
     Raises:
@@ -201,7 +202,7 @@ def initialize(
     the run has one process, and the function does nothing.
 
     If one process dies, the others cannot continue. Each of them reports it in one line instead of
-    a traceback, and exits with status 1 at once: JAX would wait for the dead process.
+    a traceback, and exits with status 1 at once, because JAX would wait for the dead process.
 
     Args:
         coordinator: "host:port" of the process with index 0; the port must be free on that host.
@@ -211,9 +212,9 @@ def initialize(
 
     Raises:
         ValueError: Only some of the arguments are given, or their values are not valid.
-        RuntimeError: JAX has been used already, or this has been called before.
+        RuntimeError: JAX was already used, or this function was already called.
 
-    Reference: `jax.distributed.initialize`, which it calls.
+    Reference: `jax.distributed.initialize`, which this function calls.
     """
     given = coordinator, processes, index
     found: Any = from_environment(os.environ) if given == (None, None, None) else given

@@ -50,7 +50,7 @@ NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 class Placement:
     """A mesh, and rules that place the state of a program and the rows of its batches on it.
 
-    The first rule whose pattern matches the path of an array in the state decides: `**/g/**`
+    The first rule whose pattern matches the path of an array in the state applies: `**/g/**`
     matches `g/0/w` and `optimizers/g/0/mu/0/w`. Patterns also match the path of a parameter in its
     network: `head/w` matches `params/head/w`, and what an optimizer keeps for it. Arrays that no
     rule matches, scalars, random keys, and the `state` of a `train.TrainState` (running statistics)
@@ -70,8 +70,8 @@ class Placement:
     activations instead of weights, which changes the traffic but not the results.
 
     Data in arrays are replicated. The axes `replica` and `data` of the mesh split the rows of each
-    batch and must divide their number. In an evaluation, every device computes a piece whose rows
-    they do not divide.
+    batch and must divide their number. In an evaluation, a piece whose rows they do not divide
+    is computed on every device.
 
     Args:
         mesh: The mesh, from `parallel.mesh`.
@@ -118,8 +118,8 @@ class Placement:
                 data.
 
         Raises:
-            TypeError: An `init` that reads values of the batch.
-            ValueError: Rules that do not fit the state.
+            TypeError: `program.init` reads values of the batch.
+            ValueError: The rules do not fit the state.
 
         >>> import jax, optax
         >>> from jaxnn import Dense, parallel, train
@@ -147,9 +147,9 @@ class Placement:
         if given is not None:
             places = self._places(given, self._traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
-            # Copies: on the device that had an array, `device_put` keeps its memory.
+            # Copy, because `device_put` shares the memory of an array that is already on a device.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
-        # On the host, the key's words are the same to all processes.
+        # On the host, so that the key's words are the same in all processes.
         words = np.asarray(kept_words(key))
         make, places = self._drawing(program, key, batch)
         shapes = jax.ShapeDtypeStruct in map(type, jax.tree.leaves(batch))
@@ -158,7 +158,7 @@ class Placement:
     def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
         """Return the jitted function (words of the key, batch, initial) that makes a state.
 
-        The second result has the sharding of each array. Parameters to start from are an argument,
+        The second result has the sharding of each array. Initial parameters are an argument,
         so that they are not part of the compiled code.
         """
         state, recording = self._traced(program, key, batch)
@@ -168,7 +168,7 @@ class Placement:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
             with watching(Drawing(recording, jax.tree.leaves(places))):
                 state = one.init(kept_key(words), batch if given is None else given)
-            # Copies, since an output that is an input would be the same memory.
+            # Copy, because an output that is also an input would share its memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
         return jax.jit(make, out_shardings=places), places
@@ -337,8 +337,8 @@ def init(program: Any, key: jax.Array, batch: Any, placement: Placement) -> Any:
         placement: The mesh and the rules.
 
     Raises:
-        TypeError: An `init` that reads values of the batch.
-        ValueError: Rules that do not fit the state.
+        TypeError: `program.init` reads values of the batch.
+        ValueError: The rules do not fit the state.
 
     >>> import jax, optax
     >>> from jaxnn import Dense, parallel, train

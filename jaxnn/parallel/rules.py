@@ -11,8 +11,8 @@ parameter decides:
 
 The axes of a spec are those that the layer declares. Axes that `Repeat` or `Ensemble` stack in
 front of them are left out and never split, so one table fits a network with and without `Repeat`.
-`parallel.plan` reports what a table does to a program. One trace of an `init` records what its
-layers draw, and another one draws it in parts.
+`parallel.plan` shows the effect of a table on a program. One trace of an `init` records the arrays
+that its layers draw, and another one draws them in parts.
 """
 
 import dataclasses
@@ -118,7 +118,8 @@ def flatten_with_paths(tree: Any) -> Iterator[tuple[paths.Path, Any]]:
 class Split:
     """A spec that depends on the shape: kernels (..., inputs, outputs) or vectors (outputs,).
 
-    An array axis that the mesh axis does not divide is not split; a `PartitionSpec` raises instead.
+    An array axis is not split if the size of the mesh axis does not divide it; a `PartitionSpec`
+    raises an error instead.
 
     Args:
         inputs: The mesh axis that splits the second-to-last array axis. Default: None.
@@ -179,18 +180,18 @@ def _by_role(rest: P | Split, largest: str | None = None) -> Rules:
 
 
 DATA_PARALLEL: Rules = (("**", P()),)
-"""Every device holds the whole state and takes its rows of a batch, by the axis `data`."""
+"""Every device holds the whole state; the mesh axis `data` splits the rows of a batch."""
 
 FSDP: Rules = (("**", Split(largest="data")),)
-"""Rows of a batch and weights are split by `data`: weights are gathered layer by layer when they
-are used (Rajbhandari et al., ZeRO, 2020; Zhao et al., PyTorch FSDP, 2023)."""
+"""The mesh axis `data` splits the rows of a batch and the weights. Each layer gathers its weights
+when it uses them (Rajbhandari et al., ZeRO, 2020; Zhao et al., PyTorch FSDP, 2023)."""
 
 TENSOR_PARALLEL: Rules = _by_role(P())
-"""Layers are split by `model`, in pairs; for GPT, ViT, ResNet and MLP, by the names of their
-layers (Shoeybi et al., Megatron-LM, 2019)."""
+"""The mesh axis `model` splits pairs of layers, which are found by the names that GPT, ViT, ResNet,
+and MLP give them (Shoeybi et al., Megatron-LM, 2019)."""
 
 FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
-"""Layers are split by `model`, and what each device then has by `data`, as in FSDP."""
+"""The mesh axis `model` splits layers as in `TENSOR_PARALLEL`, and `data` weights as in `FSDP`."""
 
 
 def _are_rules(rules: Any) -> bool:
@@ -286,7 +287,7 @@ def shardings_of(
         if wrong and one is not None and shape != one.shape:  # as Adafactor keeps for a parameter
             wrong, spec = [], P()
         if wrong:
-            # What is kept for a parameter does not fit for the same reason.
+            # Report a parameter once, and not also the arrays that an optimizer keeps for it.
             lines.setdefault((rule, path if one is None else one.path, own), wrong)
         places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
     found = [*unused(rules, list(names)), *(line for one in lines.values() for line in one)]
@@ -301,7 +302,7 @@ def _parameter(
     """Return the parameter whose path a path ends with, preferably one of the same shape."""
 
     def rank(one: Drawn) -> Any:
-        # Of parameters of several networks, first that of the network which the path names.
+        # Among parameters of several networks, prefer the network that is named in the path.
         above = path[: len(path) - len(one.path)]
         return one.shape != shape, -len(one.path), -sum(name in above for name in one.prefix)
 

@@ -7,12 +7,12 @@
         seal.json       the SHA-256 of each file above
 
 A checkpoint may be damaged, or made by someone else. Everything that it holds is checked before it
-is used. A checkpoint that is not what was written raises `Damaged`; any other error leaves it as it
-is.
+is used. A checkpoint that differs from what was written raises `Damaged`; after any other error, it
+is left unchanged.
 
-`run_identity` determines the numbers of a run, and a run resumes only from a checkpoint with an
-equal one. It holds everything that `train.run` is given, except what changes no number of the
-steps: the length of the run, hooks that only look at it, and where its arrays are placed.
+`run_identity` determines the results of a run, and a run resumes only from a checkpoint with an
+equal one. It contains all arguments of `train.run` except those that do not change the results of
+the steps: the length of the run, hooks that only observe it, and the placement of its arrays.
 `environment` is compared too, but a difference there is only a warning: a run of weeks has to
 survive a security update or a move to another machine.
 """
@@ -47,10 +47,10 @@ from .program import by_path
 SCHEMA = 4
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
-# Orbax numbers its operations for the whole process: two at once wait for each other's signals.
+# Orbax numbers its operations per process: two at once would wait for each other's signals.
 ORBAX = threading.RLock()
-# What a checkpoint has besides its arrays. [kind] is a list of a kind, {str: kind} a dict of it,
-# float an int or a float, and list nested lists of numbers.
+# The contents of a checkpoint besides its arrays. [kind] is a list of values of a kind, {str: kind}
+# a dict of them, float an int or a float, and list nested lists of numbers.
 PROGRESS: dict[str, Any] = {
     "program": str,
     "arrays": {str: str},
@@ -65,19 +65,19 @@ PROGRESS: dict[str, Any] = {
     "versions": {str: str},
     "forced": [[str]],
 }
-# Settings of JAX that change the numbers of a program, without the prefix "jax_".
+# Settings of JAX that change the results of a program, without the prefix "jax_".
 SETTINGS = "enable_x64 default_matmul_precision threefry_partitionable numpy_dtype_promotion"
 
 
 class Damaged(FileError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 # ---- which run it is ----
 
 
 def run_identity(run: Any) -> dict[str, Any]:
-    """Return what determines the numbers of a run, as JSON."""
+    """Return what determines the results of a run, as JSON."""
     program, data = run.program, run.data
     methods = [getattr(type(program), name) for name in ("init", "step", "evaluate")]
     fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
@@ -94,7 +94,7 @@ def run_identity(run: Any) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions and the device, which change the numbers of a run by rounding."""
+    """Return the versions and the device, which affect the results of a run by rounding."""
     libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
     own = {"jaxnn": __version__, "device": jax.devices()[0].device_kind}
     return {"python": platform.python_version(), **libraries, **own}
@@ -228,7 +228,7 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     from etils import epath
 
     declared, arrays = dict(by_path(like)), dict(about["arrays"])
-    # What hooks remembered that the run no longer has is read, but not returned.
+    # The memories of hooks that the run no longer has are read, but not returned.
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
         arrays.pop(path)
@@ -284,7 +284,7 @@ def _check_seal(folder: Path) -> None:
         return
     except (ValueError, TypeError):
         sealed = {SEAL: "unreadable"}
-    # A file that is not in the seal was left by something else, such as a file manager.
+    # Files that are not in the seal are ignored: a program such as a file manager left them.
     found = _checksums(folder)
     if wrong := [name for name in sorted(sealed) if found.get(name) != sealed[name]]:
         raise Damaged(f"missing or not what was written: {listed(wrong, ', ', 3)}")

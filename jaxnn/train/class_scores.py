@@ -10,11 +10,12 @@ The functions of this file accept these outputs:
 
     (..., C) for targets (...)       a logit for each of C classes: the largest is predicted
     (..., 1) for targets (...)       the logit of yes, which is predicted above `threshold`
-    the shape of the targets         floats: a logit of yes for each label, of which the last axis
-                                     has several per example; integers and booleans: predictions
+    the shape of the targets         floats are logits of yes, with several labels per example
+                                     along the last axis; integers and booleans are predictions
 
-Examples with the label `ignore`, or the weight 0, are left out. Weights have a number per example,
-or per position: their shape is a prefix of that of the targets. A label out of range gives NaN.
+Examples with the label `ignore`, or the weight 0, are left out. Weights have one number per
+example or per position: their shape is a prefix of that of the targets. A label out of range gives
+NaN.
 """
 
 import functools
@@ -50,9 +51,9 @@ def accuracy(
     ignore: int | None = -100,
     threshold: float = 0.0,
 ) -> Ratio:
-    """The fraction of labels that are predicted correctly, as `sklearn.metrics.accuracy_score`.
+    """The fraction of labels that are predicted correctly, as in `sklearn.metrics.accuracy_score`.
 
-    For several labels per example, it is the fraction of all labels: 1 - hamming loss.
+    For several labels per example, it is the fraction of all labels: 1 - Hamming loss.
 
     Args:
         outputs: Logits or predictions, as described at the top of the module.
@@ -111,7 +112,7 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
 
 @_averaged
 def precision(hits: Any, predicted: Any, actual: Any) -> Any:
-    """The fraction of the predictions of a class that are right: tp / (tp + fp), 0 for 0 / 0.
+    """The fraction of the predictions of a class that are correct: tp / (tp + fp), 0 for 0 / 0.
 
     Args:
         outputs: Logits or predictions, as described at the top of the module.
@@ -124,8 +125,8 @@ def precision(hits: Any, predicted: Any, actual: Any) -> Any:
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
         threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
             Default: 0.
-        classes: Number of classes, needed for predictions of more than two. Default: None, 2, or
-            the size of the last axis of logits.
+        classes: Number of classes, required if outputs are predictions of more than two classes.
+            Default: None, the size of the last axis of logits, or 2 for other outputs.
 
     >>> import jax.numpy as jnp
     >>> float(precision(jnp.array([1, 1, 0]), jnp.array([1, 0, 1])))
@@ -146,8 +147,8 @@ def recall(hits: Any, predicted: Any, actual: Any) -> Any:
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
         threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
             Default: 0.
-        classes: Number of classes, needed for predictions of more than two. Default: None, 2, or
-            the size of the last axis of logits.
+        classes: Number of classes, required if outputs are predictions of more than two classes.
+            Default: None, the size of the last axis of logits, or 2 for other outputs.
 
     >>> import jax.numpy as jnp
     >>> float(recall(jnp.array([1, 1, 0, 0]), jnp.array([1, 0, 0, 0])))
@@ -168,8 +169,8 @@ def f1(hits: Any, predicted: Any, actual: Any) -> Any:
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
         threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
             Default: 0.
-        classes: Number of classes, needed for predictions of more than two. Default: None, 2, or
-            the size of the last axis of logits.
+        classes: Number of classes, required if outputs are predictions of more than two classes.
+            Default: None, the size of the last axis of logits, or 2 for other outputs.
 
     >>> import jax.numpy as jnp
     >>> float(f1(jnp.array([1, 1, 0]), jnp.array([1, 0, 1])))
@@ -191,8 +192,8 @@ def iou(hits: Any, predicted: Any, actual: Any) -> Any:
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
         threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
             Default: 0.
-        classes: Number of classes, needed for predictions of more than two. Default: None, 2, or
-            the size of the last axis of logits.
+        classes: Number of classes, required if outputs are predictions of more than two classes.
+            Default: None, the size of the last axis of logits, or 2 for other outputs.
 
     >>> import jax.numpy as jnp
     >>> float(iou(jnp.array([1, 1, 0, 0]), jnp.array([1, 0, 0, 0])))
@@ -216,8 +217,8 @@ def confusion_matrix(
         outputs: Logits or predictions, as described at the top of the module.
         targets: Integer labels.
         weights: A number per example or position. Default: None, 1 each.
-        classes: Number of classes, needed for predictions of more than two. Default: None, 2, or
-            the size of the last axis of logits.
+        classes: Number of classes, required if outputs are predictions of more than two classes.
+            Default: None, the size of the last axis of logits, or 2 for other outputs.
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
         threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
             Default: 0.

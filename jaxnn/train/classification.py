@@ -1,4 +1,4 @@
-"""Tasks whose targets are labels: one of several classes, tokens, yes or no, several yes or no."""
+"""Tasks whose targets are labels: classes, tokens, one yes or no, or several per example."""
 
 import math
 from collections.abc import Mapping
@@ -219,9 +219,8 @@ class BinaryClassification(_YesOrNo):
             torch.nn.BCEWithLogitsLoss. The loss divides by the number of examples. Default: None,
             1.
         focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy. Factors alpha and 1 - alpha of the two
-            targets, as in torchvision, are pos_weight=alpha / (1 - alpha), and 1 - alpha of the
-            whole loss.
+            Default: 0, cross entropy. The factors alpha and 1 - alpha of torchvision's focal loss
+            correspond to pos_weight=alpha / (1 - alpha) and a factor 1 - alpha of the whole loss.
 
     >>> import jax.numpy as jnp
     >>> BinaryClassification().predict(jnp.zeros((1, 1))).tolist()

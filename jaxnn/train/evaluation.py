@@ -1,7 +1,7 @@
-"""Evaluation and prediction of a program: a state over a whole data set, in pieces.
+"""Evaluation and prediction: a program applied to a whole data set, in pieces.
 
-Metrics are combined as they declare it, so the numbers do not depend on the size of the pieces.
-Piece i draws with `fold_in(key, i)`.
+Metrics are combined as they declare, so their values do not depend on the size of the pieces. The
+random key of piece i is `fold_in(key, i)`.
 """
 
 from collections.abc import Iterator
@@ -186,7 +186,7 @@ def _evaluation(
     """Return the function that evaluates piece i of the data, or only its shapes."""
     static = jax.tree.structure(program), code_of(program), placement, placement.layout(state)
     compiled, numbers = _compiled_evaluation(*static), placement.put_numbers(program)
-    # On the host, the words of the key are the same to all processes.
+    # On the host, so that the words of the key are the same in all processes.
     words = np.asarray(kept_words(as_key(jax.random.key(0) if key is None else key)))
     call = compiled.eval_shape if abstract else compiled
     return lambda piece, i: call(numbers, state, piece, words, np.int32(i))

@@ -1,4 +1,4 @@
-"""The examples of a batch: their targets, which of them count, and how much.
+"""The examples of a batch: their targets and weights, and which of them count.
 
 Weights have a number per row or per position: their shape is a prefix of that of the targets. An
 example with the weight 0 or an ignored label has no effect on values and gradients, even if it is
@@ -183,7 +183,7 @@ def cross_entropy(
         return jnp.where(weights == 0, 0, logs) * weights
 
     if probabilities is not None:
-        # 0 * log 0 is NaN: a class without probability has no part.
+        # 0 * log 0 is NaN, so a class with probability 0 is left out.
         shown = examples.select(probabilities.astype(logits.dtype))
         losses = jnp.sum(shown * jnp.where(shown == 0, 0, surprise()), -1)
     else:

@@ -114,18 +114,18 @@ class ForNetwork:
 def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     """Return the optimizer, adapted to treat the blocks of stacked parameters as separate arrays.
 
-    It never receives parameters under `nn.Inference`: its state has no leaves for them, and its
-    updates do not change them.
+    The optimizer never receives parameters under `nn.Inference`: its state has no leaves for them,
+    and its updates do not change them.
 
-    With every optimizer, the parameters of `Repeat(block, n)` are then updated like those of a
+    With every optimizer, the parameters of `Repeat(block, n)` are updated like those of a
     sequence of n blocks: norms, trust ratios, and matrix factorizations are computed per block, and
-    masks of weight decay see the rank of a block's parameter. The same holds for `Ensemble`,
+    masks of weight decay depend on the rank of a block's parameter. The same holds for `Ensemble`,
     `MixtureOfExperts`, and nested wrappers. `train.Minimize` applies this function to its
     optimizer. Apply it in your own training loop that calls `init` and `update`. The state of the
     optimizer for a block is stacked like the parameter, at the same path.
 
     Masks and labels may depend on the shape, the rank, and the path of a parameter. `update`
-    forwards further arguments; functions among them are called with stacked parameters.
+    forwards additional arguments; functions among them are called with stacked parameters.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.

@@ -1,4 +1,4 @@
-"""A step of an optimizer down the gradient of a loss, finite or not: what `Minimize` does."""
+"""A gradient step of an optimizer, whose gradients may not be finite: the step of `Minimize`."""
 
 import functools
 import math
@@ -66,7 +66,7 @@ def apply_if_finite(optimizer: Any) -> Optimizer:
     """Return an optimizer that skips each step whose gradients are not finite.
 
     A skipped step does not change the parameters, the optimizer's state (including its step count),
-    and the network's state; `state.step` is incremented, so the next step uses another batch and
+    or the network's state; `state.step` is incremented, so the next step uses another batch and
     key. The metrics of each step include `skipped`, 1 or 0, and the records of a run omit all other
     metrics of skipped steps. Apply this function last, around other wrappers of an optimizer. An
     optimizer that already skips such steps is returned unchanged. `opt_state.finite` is True if the
@@ -272,7 +272,7 @@ def gradient_step(
     grads, metrics, state = of_batch(gradients, *arguments)
 
     def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
-        # optax's line searches reject arguments that their function does not name.
+        # optax's line searches reject arguments that this function does not declare.
         del obj_fn, grad_fn
 
         def loss_only(*arguments: Any) -> tuple[Any, Any, Any]:

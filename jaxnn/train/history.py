@@ -1,4 +1,4 @@
-"""History: the records of a run, which notebooks show as a table, and their curves."""
+"""History: the records of a run, shown as a table in notebooks, and plots of them."""
 
 import html
 import math
@@ -51,7 +51,7 @@ class History(list[dict[str, float]]):
             A `matplotlib.figure.Figure`.
 
         Raises:
-            ValueError: The history is empty, or has no metric of a name.
+            ValueError: The history is empty, or does not contain one of the metrics.
             ImportError: matplotlib is not installed.
         """
         panels = panels_of(self)

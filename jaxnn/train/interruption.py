@@ -1,6 +1,6 @@
 """Interruptions of a run: a signal that asks it to stop, and the death of another process.
 
-All processes of a run have to see a signal, and the time, at the same step.
+All processes of a run have to act on a signal, and on the time, at the same step.
 """
 
 import contextlib
@@ -36,19 +36,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Asked:
-    """The number of the signal that came, or None."""
+    """The number of the received signal, or None."""
 
     number: int | None = None
 
 
 @contextlib.contextmanager
 def listening(asked: Asked) -> Iterator[None]:
-    """Note the first SIGINT or SIGTERM inside; the second has its usual effect.
+    """Record the first SIGINT or SIGTERM in the context; a second one has its usual effect.
 
-    Only the main thread of a process can listen; in other threads nothing is noted.
+    Only the main thread of a process can listen; in other threads nothing is recorded.
 
     Args:
-        asked: What notes the signal.
+        asked: Records the signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,7 +72,7 @@ def listening(asked: Asked) -> Iterator[None]:
 
 
 class Agreed:
-    """The time, and the signal that came or None, equal in all processes of a run.
+    """The time, and the received signal or None, equal in all processes of a run.
 
     If one process acts because of either, all have to do so at the same step. They exchange both
     at every fifth dispatch, since that waits for the device.
@@ -100,7 +100,7 @@ class Agreed:
         return self._last[0]
 
     def signal(self) -> int | None:
-        """Return the number of the signal that came, as of the last exchange."""
+        """Return the number of the received signal, as of the last exchange."""
         return self._asked.number if jax.process_count() == 1 else self._last[1] or None
 
 

@@ -1,4 +1,4 @@
-"""Tasks of labels whose loss is not a cross entropy of each: Dice, hinge, ordinal labels, CTC."""
+"""Tasks for labels with other losses than softmax cross entropy: Dice, hinge, ordinal, and CTC."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,18 +20,19 @@ nonnegative: Accepts = number(0)
 
 
 class Dice(Task):
-    """Segmentation: the Dice loss of each class, and Tversky's for other `alpha` and `beta`.
+    """Segmentation: the Dice loss of each class, or the Tversky loss for other `alpha` and `beta`.
 
     For each example and class, with sums over the positions of the example, the loss is
 
         1 - (TP + s) / (TP + alpha FP + beta FN + s)
 
-    TP is the sum of the probabilities of the positions of the class, FP that of the other
-    positions, and FN the number of positions of the class minus TP. The loss is the mean over
-    examples and classes. Outputs are logits (n, ..., number): of a softmax, or of a sigmoid for
-    number=1. Targets are integer labels (n, ...) in [0, number), 0 or 1 for number=1. Predictions
-    are probabilities. The metric is `accuracy`, the fraction of correct labels. Example weights per
-    row are factors of the losses of rows, and weights per position are factors of TP, FP, and FN.
+    TP is the sum of the predicted probabilities of the class over its positions, FP is their sum
+    over all other positions, and FN is the number of positions of the class minus TP. The loss is
+    the mean over examples and classes. Outputs are logits (n, ..., number): of a softmax, or of a
+    sigmoid for number=1. Targets are integer labels (n, ...) in [0, number), 0 or 1 for number=1.
+    Predictions are probabilities. The metric is `accuracy`, the fraction of correct labels. Example
+    weights per row are factors of the losses of rows, and weights per position are factors of TP,
+    FP, and FN.
 
     Args:
         number: Number of classes. Default: 1, the positions of one class against all others.
@@ -70,7 +71,7 @@ class Dice(Task):
         """Return the mean of 1 - the index of each example and class, and the accuracy."""
         logits = self._wide(outputs, targets)
         by_row = weights is not None and jnp.ndim(weights) == 1 < jnp.ndim(targets)
-        # A factor of all positions of a row would cancel: it is applied to the loss of the row.
+        # A factor of all positions of a row would cancel in the ratio, so it multiplies the loss.
         inside = (jnp.asarray(weights) != 0).astype(logits.dtype) if by_row else weights
         labels = self._labels(targets, inside)
         logits = labels.select(logits)
@@ -104,7 +105,7 @@ class Dice(Task):
 
 
 class Hinge(Task):
-    """Labels by margins: the hinge loss, `max(0, m - s z)**p` for score z and s = 1 or -1.
+    """Classification by margins: the hinge loss, `max(0, m - s z)**p` for score z and s = 1 or -1.
 
     Outputs are scores (..., number). For number=1, targets are 0 (s = -1) or 1 (s = 1). For several
     classes, targets are labels in [0, number), and the loss of label y is the sum over the other
@@ -166,13 +167,13 @@ class Hinge(Task):
 
 
 class OrdinalRegression(Task):
-    """Labels with an order: for each label but the last, whether the target is above it.
+    """Ordered labels: for each label except the last, predict whether the target is above it.
 
     Output k of (..., number - 1) is the logit of "the label is greater than k", and the loss is the
     sum of the sigmoid cross entropies of these answers. Targets are integer labels (...) in
     [0, number). Predictions are labels (...), int32: the number of positive logits. Metrics are
-    `accuracy` and `mae`, the mean distance of the predicted label. Labels out of range and weights
-    are handled as in `Classification`.
+    `accuracy` and `mae`, the mean distance between predicted and target labels. Labels out of range
+    and weights are handled as in `Classification`.
 
     Args:
         number: Number of labels, at least 2.
@@ -195,7 +196,7 @@ class OrdinalRegression(Task):
 
     @property
     def outputs(self) -> int:
-        """One logit for each label but the last."""
+        """One logit for each label except the last."""
         return self.number - 1
 
     @property
@@ -225,18 +226,18 @@ class OrdinalRegression(Task):
 
 
 class CTC(Task):
-    """Labels without their times: connectionist temporal classification.
+    """Sequences of labels without an alignment: connectionist temporal classification.
 
-    The loss is -log of the probability of all alignments of the labels with the frames. Outputs are
-    logits (n, T, number) for T frames, one of whose classes is the blank. Targets are labels
-    (n, L), padded with `ignore`, or a tuple (labels, frames), whose second array (n,) has the
-    number of valid frames of each row. The loss is the mean over the rows, as that of keras, and
+    The loss is -log of the total probability of all alignments of the labels with the frames.
+    Outputs are logits (n, T, number) for T frames, one of whose classes is the blank. Targets are
+    labels (n, L), padded with `ignore`, or a tuple (labels, frames), whose second array (n,) has
+    the number of valid frames of each row. The loss is the mean over the rows, as in keras, and is
     infinite if the labels of a row do not fit into its frames. Weights are numbers per row.
     Predictions are the labels (n, T) of the best path, without repetitions and blanks, padded with
     `ignore`.
 
     Args:
-        number: Number of classes, with the blank.
+        number: Number of classes, including the blank.
         blank: Class of frames without a label. Default: 0.
         ignore: Padding of the labels. Default: -100.
 
@@ -256,7 +257,7 @@ class CTC(Task):
 
     @property
     def outputs(self) -> int:
-        """One logit per class, with the blank."""
+        """One logit per class, including the blank."""
         return self.number
 
     @property
@@ -278,7 +279,7 @@ class CTC(Task):
         found = self._labels(labels)
         found = found.valid_where(found.targets != self.blank)
         assert found.kept is not None
-        # optax takes padding at the end alone.
+        # optax accepts padding only at the end.
         order = jnp.argsort(~found.kept, axis=-1, stable=True)
         kept, tokens = (jnp.take_along_axis(a, order, -1) for a in (found.kept, found.targets))
         lengths = jnp.full(n, steps) if frames is None else jnp.asarray(frames)

@@ -1,6 +1,6 @@
 """Lift an optimizer of single blocks to stacks of blocks.
 
-Most of what an optimizer does concerns one array at a time, and the rest are totals over all
+Most operations of an optimizer apply to one array at a time, and the others are totals over all
 arrays, such as a global norm. `Expressions` evaluates a jaxpr symbolically: an equation about block
 i of a parameter is block i of one expression, which is the same for each block, and a sum of an
 expression over all blocks of a parameter is one reduction. Equal expressions are the same integer.
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The operations that join scalars of several blocks, and the reduction of a stack of scalars.
+# Operations that combine scalars of several blocks, and the reduction of a stack for each.
 TOTALS: dict[str, Any] = {
     "add": lambda stack: jnp.sum(stack, dtype=stack.dtype),
     "max": jnp.max,
@@ -248,7 +248,7 @@ def _item(index: int) -> Callable[..., Any]:
 
 
 def _applied(eqn: Any, blocks: Sequence[Any], stack: tuple[int, ...], *operands: Any) -> Any:
-    """Return what an equation gives for each block of a stack."""
+    """Return the results of an equation for each block of a stack."""
     function = _bound(eqn)
     axes = tuple(0 if block == EACH else None for block in blocks)
     for _ in stack:

@@ -5,12 +5,13 @@ A logger is a value that opens into a function of records:
     with JsonLines("run/metrics.jsonl").open() as log:
         log({"epoch": 1, "step": 27, "loss": 0.52})
 
-`JsonLines` loses nothing, and raises if it would. Anything with its `open` is a logger.
+`JsonLines` never drops a record: it raises an error if it cannot write one. Any object with the
+same method `open` is a logger.
 
-The other tools are written to from a thread, so that a slow server costs no training time. If one
+The other loggers write from a thread, so that a slow server does not slow down the training. If one
 fails, its function of records raises the error at each call, which `train.Log` reports once. A run
-that is resumed repeats the steps after its last checkpoint, with the same numbers. No logger holds
-such a step twice: what can be removed is removed, and what cannot is not sent again.
+that is resumed repeats the steps after its last checkpoint, with the same numbers. No logger stores
+such a step twice: its first record is removed if possible; otherwise, it is not sent again.
 """
 
 import contextlib
@@ -43,12 +44,12 @@ UNFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class Logger(Protocol):
-    """A place for the records of a run."""
+    """A destination for the records of a run."""
 
     def open(
         self, step: int | None, config: Config, history: Sequence[Numbers]
     ) -> AbstractContextManager[Log]:
-        """Return a context with the function that takes each record, a dict with its `step`.
+        """Return a context manager of a function that takes each record, a dict with its `step`.
 
         Args:
             step: The step at which a run is resumed; records of later steps are removed. None for a
@@ -83,10 +84,10 @@ class JsonLines:
             step: The step at which a run is resumed. Default: None, a new run.
             config: Ignored.
             history: The records up to `step`. If there are any, the file then contains exactly
-                these; lost lines are written again. Default: ().
+                these; missing lines are written again. Default: ().
 
         Raises:
-            FileExistsError: The file has lines already, and `step` is not given.
+            FileExistsError: The file already contains lines, and `step` is not given.
             ValueError: The file has a line that is not a record of a run, or one that is not in
                 `history`.
             OSError: The file cannot be written, or the disk is full; earlier lines stay complete.
@@ -241,8 +242,8 @@ class TensorBoard(_Tracker):
 
         for file in Path(self.folder).glob("*tfevents*.jaxnn") if step is not None else ():
             file.unlink()
-        # A TensorBoard that is running has read the files, and forgets them at purge_step. Files
-        # are named by the second they were begun in, and by the suffix.
+        # A running TensorBoard has read the deleted files, and drops their records at purge_step.
+        # The name of a file contains the second in which it was created, and the suffix.
         writer = SummaryWriter(
             os.fspath(self.folder),
             purge_step=None if step is None else 0,
@@ -302,8 +303,8 @@ class WandB(_Tracker):
                 stacklevel=2,
             )
             run = begin(mode="offline")  # the id is still in use
-        # Online wandb knows where the run is. What an offline run sent is in files of another
-        # format, so its last step is kept in a file next to them.
+        # Online, wandb knows the last step of the run. The records of an offline run are in files
+        # of another format, so its last step is stored in a file next to them.
         last = Path(self.folder, "wandb", f"{self.run}.last-step")
         keeps = self.run is not None and offline
         first = int(getattr(run, "starting_step", 0) or 0)

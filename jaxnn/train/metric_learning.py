@@ -45,13 +45,14 @@ class Triplet(_OfRows):
     The loss is max(0, d(a, p) - d(a, n) + margin) with the Euclidean distance d, as in
     torch.nn.TripletMarginLoss. Outputs are either a tuple (anchors, positives, negatives) of three
     arrays (n, features), with None as targets, or embeddings (n, features) with integer labels (n,)
-    as targets. With labels, each row is an anchor; its positive is the most distant row of its
-    label, its negative the closest row of another label, and rows without either are excluded.
+    as targets. With labels, each row is an anchor; its positive is the most distant row with
+    its label, and its negative is the closest row with another label. Rows without either are
+    excluded.
     The metric is `accuracy`, the fraction of anchors that are closer to the positive. Weights are
     numbers per row; rows with the weight 0 are excluded.
 
     Args:
-        margin: Difference of distances from which on the loss is 0. Default: 1.
+        margin: Smallest difference of distances for which the loss is 0. Default: 1.
 
     References: Schroff et al., FaceNet, 2015; Hermans et al., In defense of the triplet loss for
     person re-identification, 2017 (hard triplets by labels).
@@ -114,14 +115,14 @@ class InfoNCE(_OfRows):
 
     Outputs are a tuple (queries, keys) of two arrays (n, features); row i of both is a pair, and
     the other rows are negatives. Targets are None. With similarities s[i, j], the cosine of query i
-    and key j divided by the temperature, the loss is the mean of -log softmax(s[i])[i], and, if
-    symmetric, the mean of this and of the same for each key among the queries, as in CLIP. The
+    and key j divided by the temperature, the loss is the mean of -log softmax(s[i])[i]. If
+    `symmetric`, it is averaged with the same loss for each key among the queries, as in CLIP. The
     metric is `accuracy`, the fraction of queries whose own key is the most similar. Weights are
     numbers per row; rows with the weight 0 are neither pairs nor negatives.
 
     Args:
         temperature: Divisor of the cosines. Default: 0.1.
-        symmetric: Whether keys find their queries, too. Default: True.
+        symmetric: Whether the loss for each key among the queries is included. Default: True.
 
     References: van den Oord et al., Representation learning with contrastive predictive coding,
     2018; Radford et al., Learning transferable visual models from natural language supervision,
@@ -173,7 +174,7 @@ class MarginRanking(_OfRows):
     loss and metric NaN. Weights are numbers per row.
 
     Args:
-        margin: Difference of scores from which on the loss is 0. Default: 0.
+        margin: Smallest difference of scores for which the loss is 0. Default: 0.
 
     Reference: Herbrich et al., Large margin rank boundaries for ordinal regression, 2000.
 

@@ -1,4 +1,4 @@
-"""Metrics that declare how they are combined, and which direction is better.
+"""Metrics that declare how they are combined, and whether larger or smaller is better.
 
 The metric of a data set is rarely the mean of the metrics of its batches: a mean over valid tokens
 divides by all of them, F1 is a ratio of sums, and AUC needs every row. A metric therefore declares
@@ -13,7 +13,7 @@ how its parts are combined:
 `record` adds the parts of several steps or batches. A loss may also be a sum of ratios,
 `beta * Ratio(a, n) + Ratio(b, m)`: each term divides by its own count.
 
-Records and trials are ranked by the direction of a metric, which is stated by the caller that ranks
+Records and trials are ranked by the direction of a metric, which is given by the caller that ranks
 (`maximize=` of `EarlyStopping` and `Checkpoints`, `--maximize` and `--minimize` of a sweep), or
 declared by the program or its task:
 
@@ -57,7 +57,7 @@ def directions_of(task: Any = None) -> dict[str, Direction]:
     """
     found: dict[str, Any] = {"loss": "minimize"}
     declared = [vars(cls).get("directions") for cls in reversed(type(task).__mro__)]
-    # The last one is that of a property, an instance, or a function.
+    # The last one may be defined by a property, an instance, or a function.
     for one in (*declared, getattr(task, "directions", None)):
         found |= one if isinstance(one, Mapping) else {}
     for metric, direction in found.items():
@@ -127,7 +127,7 @@ class Mean(Metric):
 
     Args:
         value: Scalar, the mean over the rows.
-        maximize: Whether larger is better. Default: None, the metric ranks nothing.
+        maximize: Whether larger is better. Default: None, the metric is not used for ranking.
 
     >>> Mean(0.5, maximize=True)
     Mean(value=0.5, maximize=True)
@@ -184,7 +184,7 @@ class Ratio(_Terms):
         sum: Scalar.
         count: Scalar, such as the number of valid tokens or the sum of the weights. Its gradient is
             zero. A ratio with a count of 0 is 0.
-        maximize: Whether larger is better. Default: None, the metric ranks nothing.
+        maximize: Whether larger is better. Default: None, the metric is not used for ranking.
 
     >>> import jax.numpy as jnp
     >>> float(Ratio(jnp.float32(6), jnp.float32(4)))
@@ -206,7 +206,7 @@ class Ratio(_Terms):
         count = jax.lax.stop_gradient(jnp.asarray(self.count))
         dtype = jnp.promote_types(jnp.result_type(self.sum), jnp.float32)
         divisor = jnp.where(count == 0, 1, count).astype(dtype)
-        # XLA may divide by a count that lanes share in this way; written out, all programs do.
+        # XLA may multiply by the reciprocal of a count that lanes share; here, all programs do.
         return jnp.where(count == 0, 0, jnp.asarray(self.sum).astype(dtype) * (1 / divisor))
 
 
@@ -339,7 +339,7 @@ def without_collected(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def merged(total: Any, new: Any) -> Any:
     """Return the metric `total` with another part, in the types and functions of `total`."""
-    # Two traces make different functions, so that the structures may differ.
+    # Two traces create different functions, so the tree structures may differ.
     leaves, structure = jax.tree.flatten(total)
     more = [
         jnp.asarray(n).astype(t.dtype) for t, n in zip(leaves, jax.tree.leaves(new), strict=True)

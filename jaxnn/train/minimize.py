@@ -165,9 +165,9 @@ class Minimize(Program):
 
     Args:
         objective: A layer whose `forward` has one positional input, the batch.
-        optimizer: An optax optimizer or a `train.Optimizer`. By `train.for_network`, it treats
-            stacked parameters as separate arrays, and never receives parameters under
-            `nn.Inference`.
+        optimizer: An optax optimizer or a `train.Optimizer`. It is wrapped by
+            `train.for_network`, so it treats stacked parameters as separate arrays and never
+            receives parameters under `nn.Inference`.
         accumulate: Number of micro-batches of a step, which are processed in sequence to save
             memory. A `Ratio` divides by the count of the whole batch. Default: 1.
         inputs: Hyperparameters that `forward` takes by name, such as {"beta": 0.1}. A schedule is
@@ -179,8 +179,9 @@ class Minimize(Program):
             `gradient_norm` and `update_norm` of all parameters and of each matching parameter.
             Default: None.
         initial: Initial parameters of some or all children by name, such as {"teacher": params}.
-            The other parameters are drawn. Pass `train.Weights(params, state)` to also set the
-            initial state, such as the running statistics of a trained teacher. Default: None.
+            The other parameters are drawn from the key. To also set the initial state, such as the
+            running statistics of a trained teacher, pass `train.Weights(params, state)`.
+            Default: None.
 
     The state is a `TrainState`. A subclass may override `loss` or `step`.
 
@@ -239,7 +240,7 @@ class Minimize(Program):
     def loss(
         self, params: Any, state: Any, batch: Any, *, key: Any, step: Any, train: bool
     ) -> tuple[tuple[Any, dict[str, Any]], Any]:
-        """Return ((loss, metrics), state) of a batch: override it to change only the loss.
+        """Return ((loss, metrics), state) of a batch; override this method to change only the loss.
 
         Args:
             params: The parameters of the objective.
@@ -247,7 +248,7 @@ class Minimize(Program):
             batch: A pytree of rows.
             key: A JAX key.
             step: The number of steps before this one.
-            train: Whether this is training, and not evaluation.
+            train: True in training, False in evaluation.
         """
         objective = self.layer()
         found, state = objective.apply(

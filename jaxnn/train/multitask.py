@@ -33,7 +33,7 @@ class MultiTask(Task):
 
     Raises:
         TypeError, ValueError: There are no tasks, or a weight has the name of an unknown task. When
-            it is called: outputs or targets do not have the names of the tasks.
+            the task is called: outputs or targets do not have the names of the tasks.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn import train

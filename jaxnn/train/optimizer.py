@@ -1,4 +1,4 @@
-"""Optimizers are those of optax. `Optimizer` holds one as data, so that its numbers can change.
+"""Optimizers are those of optax. `Optimizer` holds the hyperparameters of one as data.
 
 An optimizer is a value with `init(params)` and `update(gradients, opt_state, params, **extra)`, and
 may wrap other ones. Everything else that training keeps (moments, averages, a loss scale) is in its
@@ -59,9 +59,9 @@ class Optimizer:
     the compiled program.
 
     Args:
-        factory: A function of optax that returns an optimizer.
-        *parts: Its positional arguments.
-        **arguments: Its arguments by name.
+        factory: A function, such as `optax.adam`, that returns an optimizer.
+        *parts: Positional arguments of `factory`.
+        **arguments: Named arguments of `factory`.
 
     >>> import jax, optax
     >>> slow = Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)

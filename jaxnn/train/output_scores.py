@@ -1,4 +1,4 @@
-"""Scores of the outputs themselves: the order of logits, their likelihood, and errors of numbers.
+"""Scores of the outputs themselves: their order, the likelihood of labels, and errors of numbers.
 
     top_k_accuracy, auc        the order of the classes, and of the examples
     perplexity, bits           the likelihood of the labels
@@ -26,7 +26,7 @@ def top_k_accuracy(
 ) -> Ratio:
     """The fraction of labels among the k largest outputs, as in `sklearn.metrics`.
 
-    Of equal outputs, the last class comes first, as in scikit-learn.
+    Among equal outputs, the class with the largest index ranks first, as in scikit-learn.
 
     Args:
         outputs: Logits or probabilities (..., C).
@@ -50,7 +50,7 @@ def top_k_accuracy(
 
 
 def auc(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None = -100) -> Collected:
-    """The area under the ROC curve of class 1, as `sklearn.metrics.roc_auc_score`.
+    """The area under the ROC curve of class 1, as in `sklearn.metrics.roc_auc_score`.
 
     It needs the scores of all rows, so training steps omit it. For several labels per example, it
     is the mean over the labels. It is NaN if all targets are equal.
@@ -151,7 +151,7 @@ def _exponential(total: Any, count: Any) -> Any:
 
 
 def mae(outputs: Any, targets: Any, weights: Any = None) -> Ratio:
-    """The mean absolute error, as `sklearn.metrics.mean_absolute_error`.
+    """The mean absolute error, as in `sklearn.metrics.mean_absolute_error`.
 
     Args:
         outputs: Numbers (..., 1) for targets (...), or of the shape of the targets.
@@ -167,9 +167,9 @@ def mae(outputs: Any, targets: Any, weights: Any = None) -> Ratio:
 
 
 def rmse(outputs: Any, targets: Any, weights: Any = None) -> Derived:
-    """The root of the mean squared error, as `sklearn.metrics.root_mean_squared_error`.
+    """The root of the mean squared error, as in `sklearn.metrics.root_mean_squared_error`.
 
-    For several numbers per example, it is the mean over the last axis of the root of each.
+    For several numbers per example, it is the mean of their roots over the last axis.
 
     Args:
         outputs: Numbers (..., 1) for targets (...), or of the shape of the targets.

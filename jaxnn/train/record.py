@@ -1,4 +1,4 @@
-"""Records of a run and the events that have them: metrics, added in order in double precision.
+"""Records of a run and the events that contain them: metrics, summed in order in double precision.
 
 `Every` is an interval between two records, evaluations, or checkpoints.
 """
@@ -304,7 +304,7 @@ class Event:
 
     Args:
         run: The `Run`: its program, key, total number of steps, and hooks.
-        metrics: The metrics since the last record by name, a read-only dict. It fetches the values
+        metrics: The metrics since the last record by name, a read-only dict. Its values are fetched
             from the device when one is read. It includes metrics that earlier hooks added.
         is_record: Whether `metrics` form a record of the run. False between two records.
 
@@ -336,7 +336,7 @@ class Event:
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add metrics to the record: floats by name, such as those of a validation.
 
-        In `check(run)`, such a hook must add the names of its metrics to `run.names`, and their
-        directions, if they have one, to `run.directions`.
+        A hook that calls this method must add the names of its metrics to `run.names` in its method
+        `check(run)`, and their directions, if any, to `run.directions`.
         """
         self.metrics.add(metrics)

@@ -1,4 +1,4 @@
-"""Regression: numbers as targets, or the parameters of a distribution of them."""
+"""Tasks whose targets are numbers: outputs predict them, or parameters of their distribution."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar

@@ -1,11 +1,11 @@
-"""A run: a program stepped over data, with hooks that see what it reaches.
+"""A run: the training steps of a program on data, observed by hooks.
 
     for event in train.run(program, data, key=key, epochs=10, hooks=[train.Log("metrics.jsonl")]):
         print(event.step, event.metrics["loss"])
 
-The loop knows a program's step and the order of the batches, and no hook by its name. Everything
-that decides how it continues is in `Run.progress()`, so a run that is resumed from it has the
-numbers of one that was never interrupted.
+The loop depends on the program's step and on the order of the batches, but not on any particular
+hook. `Run.progress()` contains everything that determines how the run continues, so a resumed run
+has the same results as an uninterrupted one.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from .record import Event, Every, Moment, Record, Tally, ends_of
 from .step import SINGLE_DEVICE
 from .steps import Loader, Steps, loader_of
 
-ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
+ENDLESS = 2**31 - 1  # more steps than any epoch or run has
 
 
 @dataclasses.dataclass
 class _Opened:
-    """A hook of a run, opened, with its memory, and when it last saw the run."""
+    """An opened hook of a run, with its memory and the moment at which it last saw the run."""
 
     hook: Hook
     given: Hook
@@ -46,7 +46,7 @@ class _Opened:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Run:
-    """A run of a program: what `train.run` steps, and what its hooks see.
+    """A run of a program: the state of the loop of `train.run`, which hooks can read.
 
     Args:
         program: As for `train.run`.
@@ -57,12 +57,12 @@ class Run:
         length: The number of steps, or None.
         hooks: As for `train.run`.
         stated_every: The interval between records, as for `train.run`.
-        given: The state to begin with, until the hooks are open; or None.
+        given: The initial state until the hooks are open, or None.
         placement: As for `train.run`.
 
     Attributes:
         state: The state after `step` steps.
-        step: The number of steps that are done.
+        step: The number of completed steps.
         rows: The number of rows trained on since the run was started or resumed.
         total: The number of steps of the whole run; None until the end if epochs of unknown
             length decide it.
@@ -71,9 +71,9 @@ class Run:
         names: The names of its metrics.
         directions: Whether a metric is maximized, by name.
         stop: Why the run ended early, None if it did not.
-        asked: Notes a signal that asks this process to stop.
-        signal: The number of a signal that asks the run to stop, equal in all processes.
-        position: The position of the data source that a resumed run begins at.
+        asked: Records a signal that asks this process to stop.
+        signal: The number of a signal that asks the run to stop, the same in all processes.
+        position: The position of the data source at which a resumed run begins.
         checkpoint: Returns the newest checkpoint, or None.
         recorded_at: When the steps after the last record began, by `time.perf_counter`.
     """
@@ -90,7 +90,7 @@ class Run:
     placement: Any
 
     def __post_init__(self) -> None:
-        """Check how the parts fit together; nothing is computed."""
+        """Check that the parts fit together; nothing is computed."""
         check_program(self.program, "run")
         self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
         self._words = np.asarray(kept_words(self.key))
@@ -126,7 +126,7 @@ class Run:
         self._began = self.recorded_at = time.perf_counter()
 
     def _lengths(self) -> tuple[int | None, Every]:
-        """Return the number of steps, None if it is not known, and how often there is a record."""
+        """Return the number of steps, None if it is unknown, and the interval between records."""
         epochs, loader, every = self.epochs, self.loader, self.stated_every
         every = every if every is None or isinstance(every, Every) else Every(steps=every)
         for name, length in (("epochs", epochs), ("steps", self.length)):
@@ -173,7 +173,7 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last step is done, or a hook stopped the run."""
+        """Whether the last step is completed, or a hook stopped the run."""
         if self.stop is not None:
             return True
         if self.total is None:
@@ -181,7 +181,7 @@ class Run:
         return self.step >= self.total
 
     def seconds(self) -> float:
-        """Return the time that the run has taken, also before it was resumed."""
+        """Return the duration of the run, including the time before it was resumed."""
         return self._before + time.perf_counter() - self._began
 
     def moment(self) -> Moment:
@@ -189,7 +189,7 @@ class Run:
         return Moment(self.step, self.steps_per_epoch or ENDLESS, self._clock)
 
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
-        """Return all that decides how the run continues after an event: arrays, and JSON."""
+        """Return everything that determines how the run continues: arrays, and JSON."""
         memories = dict(by_path({one.label: one.memory for one in self._opened}))
         numbers = {path: leaf for path, leaf in memories.items() if isinstance(leaf, int | float)}
         arrays = {path: leaf for path, leaf in memories.items() if path not in numbers}
@@ -221,7 +221,7 @@ class Run:
             label: jax.eval_shape(hook.begin, state)
             for label, hook in zip(self._labels, self.hooks, strict=True)
         }
-        # A hook that the checkpoint does not know begins now.
+        # A hook without a memory in the checkpoint begins with a new one.
         known = {
             path: leaf
             for path, leaf in by_path(memories)
@@ -312,7 +312,7 @@ class Run:
         self.given, self._restored = None, {}
 
     def _check(self) -> Callable[[int], int]:
-        """Trace the steps, check the hooks, and return the end of a dispatch by its beginning."""
+        """Trace the steps, check the hooks, and return the result of `ends_of`."""
         self._steps = Steps(self.program, self.loader, self._functions, self._words, self.placement)
         hooks = [one.hook for one in self._opened]
         everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
@@ -324,7 +324,7 @@ class Run:
             return ends_of(epoch, self.loader.at_once, total, everys, further)
 
         if not self.is_over:
-            # Of the first dispatch, also in a resumed run, whose other dispatches end alike.
+            # Trace the first dispatch of the whole run: a resumed run has the same dispatches.
             metrics = self._steps.check(self.state, ends()(0))
             self.names |= metrics.keys()
             self.directions |= directions(metrics)
@@ -334,19 +334,19 @@ class Run:
         return ends()
 
     def _dispatch(self, end: int) -> Any:
-        """Take the steps until `end`, or fewer, and return what is ready when they are done."""
+        """Take the steps until `end`, or fewer, and return arrays that are ready after them."""
         batches = self.loader.take(self.step, end - self.step)
         self.state, metrics = self._steps(self.state, self.step, batches)
         self.tally.add(metrics, batches.rows)
         self.step += batches.steps
         self.rows += batches.steps * batches.rows
-        del batches  # its memory is needed for the one after the next
+        del batches  # free its memory for the batches of a later dispatch
         self._at_end = self.loader.ends_epoch()
         self._ended_epochs += self._at_end
         if not self.is_over:
             self.loader.prepare(self.step)
-        # At most two dispatches are in flight, since each holds its batches, and a signal waits
-        # for them.
+        # At most two dispatches are in flight, because each holds its batches and delays the
+        # response to a signal.
         if not metrics:
             jax.block_until_ready(self.state)
         return jax.tree.leaves(metrics)[:1]
@@ -363,16 +363,16 @@ class Run:
             self.stop = event.stop = action.reason
             self._stopped_by = repr(one.given)
         elif isinstance(action, RollBack):
-            self.state = event.state = None  # not a third copy
+            self.state = event.state = None  # the copy must not be a third state
             self.state = event.state = owned(action.state)
-            self.tally = Tally()  # without the steps that failed
+            self.tally = Tally()  # omit the failed steps
 
     def _event(self, is_record: bool) -> Event:
         epoch = {} if self.epoch is None else {"epoch": self.epoch}
         record = Record({**epoch, "step": self.step}, self.tally)
         if is_record:
             if self.history:
-                self.history[-1].plain()  # the device has it by now
+                self.history[-1].plain()  # its values are ready on the device
             self.history.append(record)
         return Event(self, record, is_record)
 
@@ -405,10 +405,11 @@ def run(
         key: A JAX key, the root of all random numbers.
         epochs: The number of epochs of the whole run. Write either `epochs` or `steps`.
         steps: The number of steps of the whole run.
-        batch_size: Number of rows of a step. The batches of a stream have a fixed size. Default:
-            128.
+        batch_size: Number of rows of a step. The batches of a stream have a fixed size, which this
+            number must equal. Default: 128, or the fixed size.
         hooks: `train.Hook` values and functions of an event, called in this order at each record.
-            `train.Evaluate` comes first and `train.Checkpoints` last. Default: ().
+            `train.Throughput` comes first, `train.Evaluate` before hooks that read its metrics, and
+            `train.Checkpoints` last. Default: ().
         every: The interval between records, a `train.Every` or a number of steps. The end of the
             run is also a record. Default: None, each epoch, or only the end if there are no epochs.
         state: The initial state. Default: None, `program.init(key, batch)`.

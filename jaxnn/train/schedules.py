@@ -1,13 +1,13 @@
 """Schedules: numbers that change from step to step, such as a learning rate.
 
-A schedule is a value and a pytree of its numbers: it prints and compares as the code that builds
-it, its numbers may be traced, and changing them does not recompile. Called with a step, which
-counts from 0, it returns the number. optax takes it as a schedule:
+A schedule is a value and a pytree of its numbers: it prints as the code that builds it and
+compares by value, its numbers may be traced, and changing them does not recompile. Called with a
+step, which counts from 0, it returns the number. optax accepts it as a schedule:
 
     Optimizer(optax.adamw, learning_rate=Warmup(500, Cosine(1e-3, steps=9500)))
 
-If optax has the schedule, the numbers are the same. optax's schedules work as well, but many reject
-traced numbers. To lower a rate when the loss no longer falls, chain
+The numbers equal those of the corresponding schedule of optax, if there is one. optax's schedules
+work as well, but many reject traced numbers. To lower a rate when the loss no longer falls, chain
 `optax.contrib.reduce_on_plateau` after the optimizer: a training step passes the loss to it.
 """
 
@@ -109,7 +109,7 @@ class Linear(Schedule):
 
 
 class Cosine(Schedule):
-    """end + (peak - end) * (1 + cos(pi * min(step / steps, 1))) / 2: half a cosine downwards.
+    """end + (peak - end) * (1 + cos(pi * min(step / steps, 1))) / 2: decay along half a cosine.
 
     It is `optax.cosine_decay_schedule` with alpha = end / peak, and stays at `end` after `steps`.
 
@@ -160,7 +160,7 @@ class InverseSquareRoot(Schedule):
 
 
 class Piecewise(Schedule):
-    """values[i] after i of the boundaries: constant in pieces.
+    """Piecewise constant: values[i] after the first i boundaries.
 
     This is `optax.piecewise_constant_schedule`, whose scales are the quotients of successive
     values.
@@ -201,7 +201,7 @@ class Piecewise(Schedule):
 
 
 class OneCycle(Schedule):
-    """Half a cosine up to the peak, and another one down: `optax.cosine_onecycle_schedule`.
+    """Half a cosine up to the peak, and another half down: `optax.cosine_onecycle_schedule`.
 
     The number rises from peak / div_factor at step 0 to peak at step floor(warmup * steps), falls
     to peak / (div_factor * final_div_factor) at step `steps`, and stays there. torch's OneCycleLR
@@ -240,13 +240,13 @@ class OneCycle(Schedule):
 
 
 class Warmup(Schedule):
-    """A line from 0 to the beginning of another schedule, which then runs from its step 0.
+    """Linear warmup from 0 to the first value of another schedule, which then runs from its step 0.
 
-    then(0) * step / steps before `steps`, and then(step - steps) afterwards. It is
-    `optax.warmup_cosine_decay_schedule(0, peak, w, n)` as `Warmup(w, Cosine(peak, n - w))`.
+    The number is then(0) * step / steps before `steps`, and then(step - steps) afterwards.
+    `Warmup(w, Cosine(peak, n - w))` is `optax.warmup_cosine_decay_schedule(0, peak, w, n)`.
 
     Args:
-        steps: The length of the line in steps.
+        steps: The length of the warmup in steps.
         then: The other schedule.
 
     Reference: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017.

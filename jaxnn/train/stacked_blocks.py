@@ -1,16 +1,16 @@
 """An optimizer of separate arrays as one of stacked parameters.
 
 `Repeat`, `Ensemble`, and `MixtureOfExperts` keep the parameters of n equal layers as one array with
-a leading axis of n. optax cannot know that, so a norm, a rank, or a factorization would be that of
-the stack. `Stacked` gives an optimizer a tree in which `Blocks` are in the place of each stacked
-array, and stacks what it returns:
+a leading axis of n. optax does not know this, so a norm, a rank, or a factorization would be that
+of the stack. `Stacked` passes an optimizer a tree in which `Blocks` replace each stacked array, and
+stacks the results:
 
-- If the optimizer does the same to each block (`lifting`), it is evaluated once for a whole stack.
-  It then compiles in the time of one block.
-- Otherwise it gets separate arrays.
+- If the optimizer applies the same computation to each block (`lifting`), it is evaluated once for
+  a whole stack, and compiles in the time of one block.
+- Otherwise it receives separate arrays.
 
-The state is the same in both cases: what belongs to a block is stacked as the parameter is, at the
-same path.
+The state is the same in both cases: arrays that belong to a block are stacked like the parameter,
+at the same path.
 """
 
 import functools
@@ -341,7 +341,7 @@ def _block(array: Any, depth: int) -> jax.ShapeDtypeStruct:
     """Return the shape and type of a block of an array with `depth` stacked axes."""
     aval: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     if not isinstance(array, jax.ShapeDtypeStruct) and not aval.sharding.mesh.empty:
-        # In `jax.shard_map`, and on a mesh with explicit axes, types have the mesh axes too.
+        # In `jax.shard_map`, and on a mesh with explicit axes, types also contain the mesh axes.
         first = (slice(0, 1),) * depth
         return jax.eval_shape(lambda a: lax.squeeze(a[first], range(depth)), array)
     weak = bool(getattr(aval, "weak_type", False))

@@ -55,7 +55,7 @@ class SingleDevice:
         return None
 
     def pinned(self, state: Any, layout: Any) -> Any:
-        """Return the state that a step returns, where the one before it was."""
+        """Return the state that a step returns, placed like the state before it."""
         return state
 
     def gathering(self, program: Any, state: Any, batch: Any, layout: Any) -> Any:
@@ -150,8 +150,8 @@ class Step:
         try:
             return compiled(state, batch, *self._numbers)
         except jax.errors.JaxRuntimeError as error:
-            # XLA refuses to take the same memory twice, for example of a teacher that starts as the
-            # student's own arrays. It does so before it takes any.
+            # XLA refuses to donate the same buffer twice, for example if a teacher starts with the
+            # student's arrays. It raises the error before it donates any buffer.
             if "donate the same buffer twice" not in str(error):
                 raise
             return compiled(owned(state), batch, *self._numbers)

@@ -1,4 +1,4 @@
-"""Loaders bring the batches of a run to the compiled steps of its program, in dispatches.
+"""Loaders pass the batches of a run to the compiled steps of its program, in dispatches.
 
 Arrays of rows are on the device, where each step gathers its rows in the order of the epoch. A
 source is read ahead in a thread, and gives one batch at a time. A program without data receives
@@ -6,8 +6,8 @@ None. The result of a step depends only on the state, the key, the number of the
 batch.
 
 A signal, a display, and hooks that depend on time wait for the end of a dispatch. Its number of
-steps follows only from the jaxpr of the steps and not from a clock, so that a resumed run has the
-dispatches of an uninterrupted one.
+steps is computed from the jaxpr of the steps and not from a clock, so that a resumed run has the
+same dispatches as an uninterrupted one.
 """
 
 import contextlib
@@ -119,7 +119,7 @@ class Loader:
         return None
 
     def begin(self, step: int, position: Position | None) -> None:
-        """Get ready for the steps after `step`, at which the source was at `position`."""
+        """Prepare for the steps after `step`, at which the source was at `position`."""
 
     def take(self, step: int, count: int) -> DispatchInput:
         """Return the batches of `count` steps after `step`, or of fewer."""
@@ -151,7 +151,7 @@ class ArrayLoader(Loader):
     Args:
         arrays: A pytree of arrays of rows.
         size: The rows of a batch.
-        words: Of the run's root key.
+        words: The words of the run's root key.
         placement: Where the arrays are.
     """
 
@@ -282,7 +282,7 @@ def loader_of(
         program: The program, which checks the data.
         data: As for `train.run`.
         size: The rows of a batch; None for 128, and for those of a stream.
-        words: Of the run's root key.
+        words: The words of the run's root key.
         placement: Where the arrays are.
     """
     size = size if size is None else positive(size, "batch_size")
@@ -394,7 +394,7 @@ def _compiled_steps(
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
             return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
         state, metrics = lax.scan(step, state, given)
-        # Again, since XLA may place the results of a loop differently from its steps.
+        # Pin again, because XLA may place the results of a loop differently from its steps.
         return placement.pinned(state, layout), placement.pinned_whole(metrics)
 
     return jax.jit(run, donate_argnums=1)

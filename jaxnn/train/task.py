@@ -1,4 +1,4 @@
-"""Tasks: the loss, the metrics, the outputs, and the predictions of a purpose of training.
+"""Tasks: the loss, the metrics, the number of outputs, and the predictions of a kind of problem.
 
 A task is a value. Its method `measure` returns the loss and the metrics as `train.Ratio`s over the
 examples that count; `task(outputs, targets)` is the loss alone, a scalar. A plain function
@@ -79,10 +79,10 @@ class Task(Value):
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {"loss": "minimize"}
-    # The calls to write for targets of another shape, and for further classes, for errors.
+    # In errors: the calls to write for targets of another shape, and for more classes.
     _other_targets: ClassVar[str] = ""
     _more_classes: ClassVar[str] = "train.Classification(n)"
-    # Whether targets have a number for each output, instead of one for all outputs.
+    # Whether targets have one number per output, instead of one for all outputs.
     _per_output = False
 
     @property
@@ -97,7 +97,7 @@ class Task(Value):
 
     @property
     def ignored(self) -> int | None:
-        """Label that marks examples without one, or None if there is no such label."""
+        """Label that marks examples without a label, or None if there is no such mark."""
         return getattr(self, "ignore", None)
 
     @unwritten(
@@ -263,7 +263,7 @@ def _by_rows(
     counts = per_target(owner, weights, jnp.shape(jax.tree.leaves(targets)[0])[:1])
     assert counts is not None
     kept = counts != 0
-    # A row of weight 0 is computed as one that counts: 0 times NaN would be NaN in the gradient.
+    # Replace rows of weight 0 by a row that counts: 0 times NaN would be NaN in the gradient.
     first = jnp.argmax(kept)
 
     def shown(leaf: Any) -> jax.Array:

@@ -356,7 +356,7 @@ def _matching(
 def _renamed(
     names: Sequence[str], rename: Mapping[str, str], problems: list[str]
 ) -> dict[str, str]:
-    """Return the names in the file by path in the network; the longest beginning counts."""
+    """Return the names in the file by path in the network; the longest prefix applies."""
     found: dict[str, str] = {}
     unused = set(rename)
     for name in names:

@@ -1,4 +1,4 @@
-"""Optimizers made of optimizers: `partition`, one per group of parameters, and `with_ema`."""
+"""Optimizers that wrap others: `partition`, with one per group of parameters, and `with_ema`."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -127,7 +127,7 @@ def _first(patterns: list[str], name: str) -> int | None:
 
 def _labels(patterns: list[str], params: Any) -> Any:
     """Return the number of each parameter's group, as text."""
-    # None is in place of parameters under `nn.Inference`, which no optimizer receives.
+    # Parameters under `nn.Inference`, which no optimizer receives, are None.
     groups = {paths.text(path): None for path, leaf in paths.walk(params) if leaf is not None}
     groups = {name: _first(patterns, name) for name in groups}
     lines = [f"{name} matches no pattern" for name, group in groups.items() if group is None]
@@ -181,7 +181,7 @@ class Averaged:
 
     def init(self, params: Any) -> AverageState:
         """Return the optimizer's state, and the parameters as their average."""
-        # A copy: a step takes the memory of parameters and state, which must not be shared.
+        # Copy, because a step donates parameters and state, which must not share memory.
         average = jax.tree.map(
             lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32)), params
         )
@@ -207,7 +207,7 @@ class Averaged:
 
         def moved(mean: jax.Array, p: jax.Array) -> jax.Array:
             new = p.astype(mean.dtype)
-            # 0 * NaN is NaN, so a mean without weight is left out.
+            # 0 * NaN is NaN, so a mean with weight 0 is left out.
             return jnp.where(alone, new, mean + share.astype(mean.dtype) * (new - mean))
 
         average = jax.tree.map(moved, state.average, optax.apply_updates(params, updates))
@@ -223,9 +223,9 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 
     as in `optax.ema` with debias=True. The weights sum to 1 at every n, and the initial parameters
     are not included. The average is kept in the optimizer's state, in at least float32;
-    `train.ema_params(ts)` returns it. Apply this function to the complete optimizer, because the
-    average is over the parameters after its updates, but before `train.dynamic_loss_scale` or
-    `train.apply_if_finite`, which do not change the average in a skipped step.
+    `train.ema_params(ts)` returns it. Apply this function to the complete optimizer, because it
+    averages the parameters after all updates. Apply `train.dynamic_loss_scale` or
+    `train.apply_if_finite` afterwards, so that skipped steps do not change the average.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
@@ -261,7 +261,7 @@ def ema_params(ts: TrainState) -> Weights:
         ts: A state of a program whose optimizer is `train.with_ema`.
 
     Raises:
-        TypeError: `ts` is not a `TrainState`, such as plain parameters.
+        TypeError: `ts` is not a `TrainState`; for example, it is a pytree of parameters.
         ValueError: The optimizer keeps no average, or more than one.
     """
     instance(TrainState, "a train.TrainState", "write ema_params(state) with the state of a run")(
@@ -284,8 +284,8 @@ def evaluation_params(trained: Trained) -> Any:
 
     They are the average for `train.with_ema`, the slow parameters for `optax.lookahead`,
     `optax.contrib.schedule_free_eval_params` for schedule-free optimizers, the unperturbed
-    parameters for `optax.contrib.sam`, and the parameters themselves for everything else. Training
-    computes its validation metrics with them, and so do `evaluate` and `predict`.
+    parameters for `optax.contrib.sam`, and the parameters themselves for everything else.
+    Validation during training, `evaluate`, and `predict` use these parameters.
 
     Args:
         trained: A `TrainState`; the parameters of other values are returned as they are.
@@ -312,7 +312,7 @@ def evaluation_params(trained: Trained) -> Any:
 
 
 def _schedule_free(state: Any, params: Any) -> Any:
-    # For each leaf, since a partition masks the parameters of other optimizers.
+    # Leaf by leaf, because a partition masks the parameters of other optimizers.
     return _where_present(
         lambda z, y: optax.contrib.schedule_free_eval_params(state._replace(z=z), y),
         state.z,

@@ -5,8 +5,8 @@
         1200/               the checkpoint after step 1,200
 
 A checkpoint that lacks a file, or whose files do not match their checksums, is renamed
-`damaged-1200`, and the one before it is used. Any other error is raised, and the folder stays as it
-is, as it does if the run that wrote the checkpoint differs from the one that resumes it.
+`damaged-1200`, and the previous one is used. Any other error, such as a checkpoint of another
+run, is raised and leaves the folder unchanged.
 """
 
 import contextlib
@@ -282,7 +282,7 @@ class _Saving(Hook):
         if jax.process_count() > 1:  # all processes write their part, in step with each other
             self._write(event.step, tree, progress, score)
             return
-        # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
+        # Copy, because the next step reuses the memory of the state, which a CPU shares with NumPy.
         host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), tree)
         self._writing = self._pool.submit(self._write, event.step, host, progress, score)
 

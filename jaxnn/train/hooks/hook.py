@@ -96,7 +96,7 @@ class Hook:
         return contextlib.nullcontext(self)
 
     def check(self, run: Any) -> None:
-        """Raise before the first step if the hook cannot work.
+        """Raise an error before the first step if the hook cannot work in this run.
 
         Args:
             run: The run, whose `names` and `directions` are those of its metrics. A hook that adds
@@ -112,11 +112,11 @@ class Hook:
         return None
 
     def is_due(self, now: Moment, since: Moment) -> bool:
-        """Return whether `see` is called although there is no record.
+        """Return whether `see` is called even if there is no record.
 
         Args:
             now: The end of a dispatch.
-            since: When `see` was called last.
+            since: The last call of `see`.
         """
         return self.every is not None and self.every.due(now, since)
 

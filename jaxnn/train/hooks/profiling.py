@@ -23,10 +23,10 @@ TIMINGS = (
     "mfu",
     "device_bytes",
 )
-"""The names that `Throughput` adds: they differ between equal runs."""
+"""The names of the metrics of `Throughput`, whose values differ between equal runs."""
 
-# Peak operations a second of one device in bfloat16, dense, by what `device_kind` begins with.
-# Sources: the data sheets of the makers.
+# Peak operations per second of one device in dense bfloat16, by prefix of `device_kind`. Sources:
+# the data sheets of the manufacturers.
 PEAKS = {
     "NVIDIA B200": 2.25e15,
     "NVIDIA H200": 989e12,
@@ -117,7 +117,7 @@ class _Meter(Hook):
 
 
 def peak_flops(kind: str) -> float | None:
-    """Return the peak operations a second in bfloat16 of a device; None if it is unknown.
+    """Return the peak operations per second of a device in bfloat16; None if unknown.
 
     Args:
         kind: Its `device_kind`.

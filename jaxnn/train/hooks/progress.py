@@ -47,7 +47,7 @@ class Progress(Hook):
             return
         display = _display()
         with display(run.total, run.step) as show:
-            # To draw takes milliseconds, so a bar shows the lines of many quick records at once.
+            # Drawing takes milliseconds, so a bar shows the lines of many quick records at once.
             showing = _Showing(run, show, 0.0 if display is _as_lines else SECONDS)
             try:
                 yield showing
@@ -85,7 +85,7 @@ class _Showing(Hook):
     def flush(self) -> None:
         """Show what has not been shown."""
         lines, self._lines = self._lines, []
-        # A terminal that is gone, or that lacks a character, must not stop the run.
+        # A closed terminal, or one that cannot encode a character, must not stop the run.
         with contextlib.suppress(OSError, ValueError):
             self._show(self._step, lines)
         self._next = time.perf_counter() + self._pause

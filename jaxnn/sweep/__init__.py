@@ -1,14 +1,14 @@
 """Sweeps: thousands of trials as a few compiled programs.
 
 A sweep searches a `Space` of an experiment's configuration. Trials of equal structure run together
-as lanes of one compiled program, all results go into a ledger that survives being killed at any
-moment, and one HTML page shows what was found:
+as lanes of one compiled program, all results are written to a ledger that stays valid if the
+process is killed, and an HTML report shows what was found:
 
     result = sweep.run(EXPERIMENT, trials=256, search="tpe", folder="sweeps/a")
     result.best.config, result.table(), result.report()
 
-`import jaxnn` imports none of this, and optuna, scipy, pyarrow, and similar libraries are imported
-only when they are used.
+`import jaxnn` does not import this package, and optuna, scipy, pyarrow, and similar libraries are
+imported only when they are used.
 """
 
 from .dimensions import Choice, Grid

@@ -1,10 +1,10 @@
-"""Dimensions of a search space: which values a number or option may take, and how often.
+"""Dimensions of a search space: the values that a number or option may take, and how likely.
 
-Every dimension maps the unit line onto its values: `at(u)` is the value at `u` in [0, 1), and
-`unit(value, within)` goes back. A value of a discrete dimension owns a stretch of the line, all of
-which `at` maps to it; `within` selects a point of the stretch. So a search that knows only the unit
-cube, such as a Sobol sequence, can search any space, and a point drawn evenly from the cube has the
-distribution that the dimensions declare.
+Every dimension maps the unit interval onto its values: `at(u)` is the value at `u` in [0, 1), and
+`unit(value, within)` is the inverse. Each value of a discrete dimension has a subinterval, which
+`at` maps to that value; `within` selects a point of the subinterval. A search that works only on
+the unit cube, such as a Sobol sequence, can therefore search any space, and a uniformly distributed
+point of the cube has the distribution that the dimensions declare.
 """
 
 import bisect
@@ -22,7 +22,7 @@ Option = Any  # a Scalar, or a tuple of options
 
 
 class _Options(Checked):
-    """A tuple of options, each with a share of the unit line."""
+    """A tuple of options, each with a subinterval of the unit interval."""
 
     options: tuple[Option, ...]
     log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -33,17 +33,17 @@ class _Options(Checked):
 
     @property
     def _edges(self) -> list[float]:
-        """Where the shares of the options end."""
+        """The upper end of the subinterval of each option."""
         weights = getattr(self, "weights", None) or (1,) * len(self.options)
         total = math.fsum(weights)
         return [edge / total for edge in itertools.accumulate(weights)]
 
     def at(self, u: float) -> Option:
-        """Return the option whose share of the unit line `u` is in."""
+        """Return the option whose subinterval contains `u`."""
         return self.options[min(bisect.bisect(self._edges, u), len(self.options) - 1)]
 
     def unit(self, value: Option, within: float = 0.5) -> float:
-        """Return a point of the option's share of the unit line."""
+        """Return a point of the option's subinterval."""
         index, edges = self.index(value), [0.0, *self._edges]
         return edges[index] + within * (edges[index + 1] - edges[index])
 
@@ -72,9 +72,9 @@ class Choice(_Options):
 
     Args:
         *options: Distinct numbers, strings, True, False, None, or tuples of these.
-        weights: How often each option is drawn, relative to the others: one number > 0 per option.
-            Searches that learn draw by them until they have scores to learn from. Default: None,
-            equally often.
+        weights: Relative frequencies of the options, one positive number per option. Searches that
+            learn from scores use them only until they have enough scores. Default: None, equal
+            frequencies.
 
     >>> Choice("relu", "tanh").at(0.7)
     'tanh'
@@ -188,7 +188,7 @@ def to_row(dimension: Dimension) -> dict[str, Any]:
 
 
 def dimension_of(row: Any) -> Dimension:
-    """Return the dimension of a row of `to_row`, or of `Space.toplain`.
+    """Return the dimension that a row of `to_row` or of `Space.to_plain` describes.
 
     Args:
         row: The row, a dict.

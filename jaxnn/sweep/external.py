@@ -1,12 +1,12 @@
-"""Searches from outside: any sampler of Optuna, and any object with `ask` and `tell`.
+"""External searches: any Optuna sampler, and any object with `ask` and `tell`.
 
     sweep.run(EXPERIMENT, search=optuna.samplers.NSGAIISampler(seed=0), trials=256)
     sweep.run(EXPERIMENT, search=MySearch(), trials=256)
 
-Such an object keeps a state, which no file holds. So a sweep that is resumed replays it: a copy of
-the object that is passed is asked and given all scores again, in the order of the ledger, and has
-to ask for the same trials. It then continues bitwise as if it had never been interrupted. An object
-that asks for other trials is refused.
+The state of such an object is not saved. A resumed sweep therefore replays the recorded history: it
+calls `ask` and `tell` of a copy of the passed object in the order of the ledger, and the copy must
+propose the recorded trials. The results are then bitwise identical to those of an uninterrupted
+sweep. If the copy proposes other trials, ValueError is raised.
 """
 
 import copy
@@ -37,17 +37,17 @@ from .space import Space, Values
 
 
 class AskTell(Protocol):
-    """An object that chooses trials, and learns from their scores.
+    """The protocol of an object that chooses trials and learns from their scores.
 
-    It must be deterministic, and `copy.deepcopy` must be able to copy it: the sweep works with a
-    copy, and repeats all calls when it is resumed.
+    It must be deterministic and support `copy.deepcopy`: the sweep uses a copy, and repeats all
+    calls when it is resumed.
     """
 
     def ask(self, count: int) -> Sequence[Mapping[str, Any]]:
-        """Return the next trials: values by dotted path, each within the space.
+        """Return the next trials, each a dict of values by dotted path, within the space.
 
         Args:
-            count: The number of trials. Fewer are accepted; the sweep ends when there are none.
+            count: The number of trials. The list may be shorter; the sweep ends if it is empty.
         """
         ...
 
@@ -55,10 +55,10 @@ class AskTell(Protocol):
         """Receive the score of a trial after its round.
 
         Args:
-            values: The values of a trial: one that was asked, a configuration that was given, or a
-                trial of an earlier sweep.
-            score: Its score, smaller is better, with several objectives a tuple of them; None if
-                it failed, diverged, or violates a constraint.
+            values: The values of a trial: one that `ask` returned, a configuration that the user
+                gave, or a trial of an earlier sweep.
+            score: Its score (smaller is better), or a tuple of scores if there are several
+                objectives; None if the trial failed, diverged, or violates a constraint.
         """
         ...
 
@@ -69,10 +69,10 @@ class External(Search):
 
     Args:
         space: The search space.
-        seed: Seed of the points that replace trials that were tried before. Default: 0.
+        seed: Seed of the random points that replace repeated trials. Default: 0.
         points: Not used.
         given: The object, which is not changed.
-        label: How the ledger names it.
+        label: Its name in the ledger.
         objectives: Number of objectives. Default: 1.
     """
 
@@ -89,7 +89,7 @@ class External(Search):
         Args:
             search: The sampler, its name, or the object.
             space: The search space.
-            seed: Seed of a sampler that is named.
+            seed: Seed of a sampler that is given by name.
             objectives: Number of objectives. Default: 1.
 
         Raises:
@@ -123,7 +123,7 @@ class External(Search):
         return cls(space, seed, given=search, label=label, objectives=objectives)
 
     def copied(self) -> Any:
-        """Return a copy of the object; a sampler of Optuna gets `ask` and `tell`."""
+        """Return a copy of the object; an Optuna sampler is wrapped as an `OptunaSampler`."""
         state = copy.deepcopy(self.given)
         return (
             state if hasattr(state, "tell") else OptunaSampler(self.space, state, self.objectives)
@@ -133,8 +133,8 @@ class External(Search):
         """Return the next trials; they may repeat earlier ones.
 
         Raises:
-            ValueError: The object asks for trials outside of the space, or, when it is replayed,
-                for other trials than before.
+            ValueError: The object proposes trials outside of the space, or, during a replay, trials
+                that differ from the recorded ones.
         """
         if not self._replay or not self._replay[0].continues(history):
             self._replay[:] = [_Replay(self)]
@@ -142,7 +142,7 @@ class External(Search):
 
 
 class _Replay:
-    """A copy of an object with `ask` and `tell`, and how far in the history it is.
+    """A copy of an object with `ask` and `tell`, and its position in the history.
 
     Args:
         search: The search.
@@ -160,7 +160,7 @@ class _Replay:
         return past == self._past and len(history) >= len(self._past)
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """Give the copy the rest of the history, and return what it asks for next."""
+        """Pass the rest of the history to the copy, and return the trials that it proposes next."""
         rest = list(history[len(self._past) :])
         for number, group in itertools.groupby(rest, key=lambda one: one.round):
             trials = list(group)
@@ -175,7 +175,7 @@ class _Replay:
         return self._asked(round, count)
 
     def _asked(self, round: int | None, count: int) -> list[Values]:
-        """Return what the copy asks for, as values of the space."""
+        """Return the trials that the copy proposes, as values of the space."""
         asked = [
             valued(self.space, values, f"{self.label}.ask({count})")
             for values in self._state.ask(count)
@@ -184,7 +184,7 @@ class _Replay:
         return asked
 
     def _check(self, round: int | None, asked: list[Values], own: list[Values]) -> None:
-        """Raise ValueError unless a round that is replayed begins as the recorded one."""
+        """Raise ValueError unless a replayed round begins like the recorded one."""
         known = {trial_key(values) for values in self._past}
         new = distinct(asked, set(known))
         if asked == own or new == own[: len(new)]:
@@ -200,7 +200,7 @@ class _Replay:
     def _receive(
         self, trials: list[Observation], asked: list[Values], history: Sequence[Observation]
     ) -> None:
-        """Give the copy the scores of a round: once for each trial that it asked, or more."""
+        """Pass the scores of a round to the copy, at least once for each trial that it proposed."""
         scores = {trial_key(one.values): one for one in reversed(history)}
         left = Counter(trial_key(one.values) for one in trials)
         for values in asked:
@@ -225,7 +225,7 @@ SEARCHES: dict[str, type[Search]] = {
 def searcher(
     search: Any, space: Space, *, seed: int = 0, points: int = 5, objectives: int = 1
 ) -> Search:
-    """Return the search of a name, or of an object, over a space.
+    """Return the search over a space that a name or an object specifies.
 
     Args:
         search: "random", "grid", "sobol", "none", "tpe", "cmaes", "gp", or "nsga2"; the name of an

@@ -1,4 +1,4 @@
-"""Dimensions whose values are numbers of a range, or of the whole line with a normal prior.
+"""Numeric dimensions: ranges, and normal priors over all real numbers.
 
 All follow the protocol of `dimensions`: `at(u)`, `unit(value, within)`, `grid(points)`,
 `has(value)`, and `nearest(value)`.
@@ -19,23 +19,23 @@ Scalar = float | int | str | bool | None
 
 
 def plain(value: Any) -> Any:
-    """Return NumPy scalars, also inside of tuples, as Python numbers."""
+    """Return NumPy scalars, including those in tuples, as Python numbers."""
     if isinstance(value, tuple):
         return tuple(map(plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 
 class Checked(abc.ABC):
-    """Base of what is checked as a whole."""
+    """Base of dimensions whose arguments are checked together."""
 
     def _check(self) -> None:
-        """Raise ValueError if something is wrong."""
+        """Raise ValueError if `_problem` finds a problem."""
         if problem := self._problem():
             raise ValueError(f"{self!r}: {problem}")
 
     @abc.abstractmethod
     def _problem(self) -> str:
-        """Return what is wrong; "" if nothing is."""
+        """Return a description of what is wrong; "" if nothing is."""
 
 
 class _Range(Checked):
@@ -104,17 +104,17 @@ class _Range(Checked):
         return self._nth(min(n, self.size - 1))
 
     def has(self, value: Any) -> bool:
-        """Return whether this dimension has a value."""
+        """Return whether a value belongs to this dimension."""
         if isinstance(self, Int):
             return type(value) is int and value in range(self.low, self.high + 1, self.step)
         return is_number(value) and self.low <= value <= self.high and self.nearest(value) == value
 
     def grid(self, points: int) -> list[Scalar]:
-        """Return both ends and evenly spaced points between, in equal ratios on a log scale.
+        """Return both ends and evenly spaced points between them, on the scale of the range.
 
         Args:
-            points: Number of points; a single one is the middle. A range with steps has no more
-                than its values.
+            points: Number of points; 1 gives only the middle. A range with steps returns at most
+                its number of values.
         """
         if self.step is not None and points >= self.size:
             return [self._nth(n) for n in range(self.size)]
@@ -126,7 +126,7 @@ class _Range(Checked):
 
     @abc.abstractmethod
     def at(self, u: float) -> Any:
-        """Return the value at `u` of the unit line."""
+        """Return the value at `u` in the unit interval."""
 
     def __repr__(self) -> str:
         log = f", log={self.log}" * isinstance(self, Int)
@@ -145,8 +145,8 @@ class Uniform(_Range):
     Args:
         low: Lower bound.
         high: Upper bound, greater than `low`.
-        step: Distance between neighboring values, the first of which is `low`; all are equally
-            likely. Default: None, every number of the range.
+        step: Distance between neighboring values, starting at `low`; all are equally likely.
+            Default: None, every number of the range.
 
     >>> Uniform(0.0, 0.5).at(0.5)
     0.25
@@ -160,7 +160,7 @@ class Uniform(_Range):
     log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def at(self, u: float) -> float:
-        """Return the value at `u` of the unit line: low + u * (high - low) without steps."""
+        """Return the value at `u` in the unit interval: low + u * (high - low) without steps."""
         if self.step is not None:
             return self._nth(min(math.floor(u * self.size), self.size - 1))
         return min(max(self.low * (1 - u) + self.high * u, self.low), self.high)
@@ -193,7 +193,7 @@ class LogUniform(_Range):
     step: ClassVar[None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def at(self, u: float) -> float:
-        """Return the value at `u` of the unit line: low ** (1 - u) * high ** u."""
+        """Return the value at `u` in the unit interval: low ** (1 - u) * high ** u."""
         return min(max(self.low ** (1 - u) * self.high**u, self.low), self.high)
 
     def unit(self, value: float, within: float = 0.5) -> float:
@@ -213,8 +213,8 @@ class Int(_Range):
         low: Lower bound; greater than 0 with `log`.
         high: Upper bound, greater than `low`.
         log: Whether the scale is logarithmic. Default: False.
-        step: Distance between neighboring values, the first of which is `low`; less than 2 * `low`
-            with `log`. Default: 1.
+        step: Distance between neighboring values, starting at `low`; less than 2 * `low` with
+            `log`. Default: 1.
 
     >>> [Int(1, 3).at(u) for u in (0.0, 0.3, 0.5, 0.9)]
     [1, 1, 2, 3]
@@ -239,14 +239,14 @@ class Int(_Range):
         return problem
 
     def at(self, u: float) -> int:
-        """Return the number whose stretch of the unit line `u` is in."""
+        """Return the number whose subinterval contains `u`."""
         if not self.log:
             return self._nth(min(math.floor(u * self.size), self.size - 1))
         low, high = self._logs
         return self.nearest(math.exp(low * (1 - u) + high * u))
 
     def unit(self, value: int, within: float = 0.5) -> float:
-        """Return a point of the number's stretch of the unit line."""
+        """Return a point of the number's subinterval of the unit interval."""
         if not self.log:
             return ((value - self.low) // self.step + within) / self.size
         low, high = self._logs
@@ -264,7 +264,7 @@ class Int(_Range):
 
 
 class _Prior(Checked):
-    """A normal distribution of a number, or of its logarithm; no number is impossible."""
+    """A normal distribution of a number, or of its logarithm; every number is possible."""
 
     mean: float
     std: float
@@ -303,12 +303,12 @@ class _Prior(Checked):
         return math.exp(z) if self.log else z
 
     def at(self, u: float) -> float:
-        """Return the value below which a value lies with probability `u`."""
+        """Return the quantile of probability `u`."""
         u = min(max(u, 1 - self.MOST), self.MOST)
         return self._scaled(NormalDist(self.mean, self.std).inv_cdf(u))
 
     def unit(self, value: float, within: float = 0.5) -> float:
-        """Return the probability of a smaller value."""
+        """Return the cumulative probability of a value."""
         z = math.log(value) if self.log else value
         return min(max(NormalDist(self.mean, self.std).cdf(z), 0.0), self.MOST)
 
@@ -352,7 +352,7 @@ class LogNormal(_Prior):
     """A positive float whose natural logarithm is normally distributed.
 
     Args:
-        mean: Mean of the natural logarithm; `math.log(1e-3)` for values around 0.001.
+        mean: Mean of the natural logarithm; for example, `math.log(1e-3)` for values around 0.001.
         std: Standard deviation of the natural logarithm, greater than 0; 2.3 for a factor of ten.
 
     >>> round(LogNormal(math.log(1e-3), 1.0).at(0.5), 6)

@@ -33,16 +33,16 @@ from .training import Training, folded
 
 
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
-    """Return the result of a sweep, finished or not; it may be running.
+    """Return the result of a sweep, which may be finished, interrupted, or still running.
 
     Args:
         folder: The folder of the sweep.
-        experiment: The experiment of the sweep, from which the configurations and states of trials
-            follow. Default: None, the result has their values and metrics only. For a sweep of a
-            function call `run` again, which trains nothing if the sweep is finished.
+        experiment: The experiment of the sweep, needed for the configurations and states of trials.
+            Default: None, the result has only their values and metrics. For a sweep of a function,
+            call `run` again instead, which trains nothing if the sweep is finished.
 
     Raises:
-        LedgerError: The folder does not contain a sweep, or a damaged one.
+        LedgerError: The folder contains no sweep, or a damaged one.
         ValueError: It is a sweep of another experiment.
     """
     with Ledger.open(folder) as ledger:
@@ -57,21 +57,21 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
 
 
 class Result:
-    """The result of a sweep at the moment it was read, which `run` and `open` return.
+    """The result of a sweep at the moment it was read, as `run` and `open` return it.
 
     Args:
-        sweep: All that was read.
+        sweep: The data that were read, a `snapshot.Sweep`.
         experiment: The experiment of the sweep. Default: None, as for `open`.
 
     Attributes:
         folder: The folder of the sweep.
         trials: All trials by number.
-        ranking: The trials that have a score, the best first; those that ran to their end come
-            before those that halving stopped.
+        ranking: The trials that have a score, best first; trials that ran to completion come before
+            those that halving stopped.
         metric: The name of the metric that trials are compared by.
         maximize: Whether larger is better.
         front: The trials of the Pareto front of all objectives, the most balanced first; with one
-            objective the best trial. The rules are those of `jaxnn.sweep.objectives`.
+            objective, the best trial. `jaxnn.sweep.objectives` describes the order.
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
@@ -90,16 +90,17 @@ class Result:
 
     @property
     def best(self) -> "TrialResult":
-        """The first trial of the ranking; raise ValueError if no trial has a score yet."""
+        """The first trial of the ranking. Raises ValueError if no trial has a score yet."""
         if not self.ranking:
             raise ValueError(f"{self.folder} has no trial that completed yet")
         return self.ranking[0]
 
     @property
     def test(self) -> dict[str, float]:
-        """The metrics of the best trial on the test rows, means over its seeds; {} without them.
+        """The test metrics of the best trial, averaged over its seeds; {} if there are none.
 
-        It is evaluated once, at the end of the sweep: the test rows chose nothing.
+        The trial is evaluated on the test rows once, at the end of the sweep. No trial is chosen by
+        them.
         """
         found = self.sweep.facts.get("test", {"scores": {}})
         return {name: mean(each) for name, each in found["scores"].items()}
@@ -122,9 +123,9 @@ class Result:
         return write_report(self.sweep)
 
     def plot(self) -> Any:
-        """Return a figure of the scores of all trials and the best so far, by trials and by time.
+        """Return a figure of all scores and the best score so far, by trial and by time.
 
-        Notebooks show it; `result.plot().savefig("scores.png")` writes a file.
+        Notebooks display it; `result.plot().savefig("scores.png")` writes a file.
 
         Returns:
             A `matplotlib.figure.Figure`.
@@ -146,9 +147,10 @@ class Result:
 
 
 def with_test_scores(result: Result, ledger: Ledger) -> Result:
-    """Return the result with the scores of the best trial on the test rows, which are recorded.
+    """Record the test scores of the best trial, and return the result with them.
 
-    They are computed only if the data have test rows, the trial was kept, and they are not known.
+    They are computed only if the data have test rows, the trial was kept, and no scores are
+    recorded yet.
 
     Args:
         result: The result of a sweep at its end.
@@ -180,11 +182,11 @@ class TrialResult:
         experiment: The experiment of the sweep, or None.
 
     Attributes:
-        number: 0, 1, ... in the order in which trials were asked.
-        values: The swept values by dotted path; after population-based training, the last ones.
+        number: 0, 1, ..., in the order in which trials were added to the sweep.
+        values: The swept values by dotted path; after population-based training, the final ones.
         status: "asked", "running", "done", "stopped", "diverged", or "failed".
         error: Why it failed or diverged, or None.
-        score: Its score by the rule of the sweep, the mean over its seeds; None without one.
+        score: Its score by the setting `score`, averaged over its seeds; None if it has none.
     """
 
     def __init__(self, sweep: Sweep, trial: Trial, experiment: Experiment[Any] | None) -> None:
@@ -198,7 +200,7 @@ class TrialResult:
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, float]]:
-        """A dict per epoch, with "epoch" and all metrics: means over the seeds, NaN for others."""
+        """A dict per epoch: "epoch" and all metrics, means over the seeds, which may be NaN."""
         rows: dict[int, dict[str, float]] = {}
         for name, trials in self._sweep.curves.items():
             seeds = [dict(curve) for curve in trials.get(self.number, {}).values()]
@@ -210,13 +212,13 @@ class TrialResult:
 
     @functools.cached_property
     def costs(self) -> dict[str, float]:
-        """What the trial costs: "parameters", "bytes", and "seconds"; "flops" if it is compared."""
+        """The known costs of the trial: "parameters", "bytes", "flops", and "seconds"."""
         pairs = {name: self._sweep.measured(self.number, name) for name in CONFIGURED}
         return {name: value for name, value in pairs.items() if value is not None}
 
     @property
     def config(self) -> Any:
-        """The configuration of the trial; raise ValueError without the experiment."""
+        """The configuration of the trial. Raises ValueError if the experiment is unknown."""
         experiment = self._known()
         base = from_plain(
             experiment.config, dict(self._sweep.config), f"{self._sweep.folder}: config"
@@ -229,14 +231,14 @@ class TrialResult:
         return space_of(experiment).configured(base, values)
 
     def load(self, seed: int = 0) -> TrainedRun:
-        """Return the trained run of a trial that the sweep kept, with its final state.
+        """Return the trained run of a kept trial, with its final state.
 
         Args:
             seed: Which of the seeds or folds of the trial, from 0. Default: 0.
 
         Raises:
-            ValueError: The trial was not kept; or the code changed, so that its program has
-                another state.
+            ValueError: The trial was not kept, or the code has changed and its program now has a
+                different state.
             LedgerError: The file with its states is missing or damaged.
         """
         one = self.configured(seed)
@@ -244,15 +246,15 @@ class TrialResult:
 
     @functools.cached_property
     def state(self) -> Any:
-        """The final state of a trial that the sweep kept, as of `load()`."""
+        """The final state of a kept trial, as in `load().state`."""
         return self.load().state
 
     def train(self, seed: int = 0) -> TrainedRun:
-        """Train the configuration of the trial again, alone, and return the trained run.
+        """Train the configuration of the trial again in a single run, and return the trained run.
 
-        After a sweep with `exact=True` the result is bitwise that of the lane; otherwise it may
-        differ by rounding, which training amplifies. After population-based training it is another
-        run, with the last values from the beginning.
+        After a sweep with `exact=True`, the result is bitwise identical to that of the lane;
+        otherwise it may differ by rounding errors, which training amplifies. After population-based
+        training, it is a different run, which uses the final values from the beginning.
 
         Args:
             seed: Which of the seeds or folds of the trial, from 0. Default: 0.
@@ -277,7 +279,7 @@ class TrialResult:
         return configured(self._known(), config)
 
     def _hooks(self) -> list[Hook]:
-        """Return what stops a trial early, in a sweep with `patience`."""
+        """Return the hooks that stop a trial early in a sweep with `patience`."""
         ranking = self._sweep.metric, self._sweep.maximize
         found = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
         return [] if found is None else [found]

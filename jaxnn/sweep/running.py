@@ -3,13 +3,12 @@
     result = sweep.run(EXPERIMENT, trials=256, search="tpe", folder="sweeps/a")
     result.best.config, result.best.state, result.table()
 
-The command line calls the same `run`. The same call continues a sweep, and other settings change
-it:
+The command line calls the same `run`. The same call continues a sweep, and different settings
+extend or change it:
 
     sweep.run(EXPERIMENT, folder="sweeps/a", trials=400, search="cmaes")
 
-An experiment is an `Experiment`, or a function that returns
-the program of a configuration:
+The first argument is an `Experiment`, or a function that returns the program of a configuration:
 
     sweep.run(program, config=Config, space={"rate": LogUniform(1e-4, 1e-1)}, data=digits)
 """
@@ -59,87 +58,100 @@ def run(
 ) -> Result:
     """Sweep the space of an experiment, and return the result.
 
-    The final states of the best trials are kept: `result.best.state` needs no training. If the data
-    have test rows, the best trial is evaluated on them once, at the end: `result.test`.
+    The final state of the best trial is kept as `result.best.state`. If the data have test rows,
+    the best trial is evaluated on them once, at the end, and `result.test` has its scores.
 
     If the folder contains this sweep, unfinished or finished, it is continued, and the result is
-    bitwise equal to that of a sweep that was never interrupted. Arguments that are left out are
-    then those of the sweep. These may differ, and change it: `trials`, `tries`, `search`, `batch`,
-    `points`, `search_seed`, `max_groups`, `defaults`, `repeat`, `budget`, and the epochs of
-    `config`, for which all trials train again.
+    bitwise equal to that of an uninterrupted sweep. Omitted arguments keep their recorded values.
+    These may be changed: `trials`, `tries`, `search`, `batch`, `points`, `search_seed`,
+    `max_groups`, `defaults`, `repeat`, `budget`, and the epochs of `config`; if the epochs change,
+    all trials are trained again.
+
+    A lane is the training of a trial with one seed or fold; a cohort is a set of lanes that train
+    together; a rung is an epoch at which halving compares trials.
 
     Args:
-        experiment: An `Experiment`; or a function that maps a configuration, or a configuration and
-            the data, to a `train.Program`. Such a function is pure, and called inside a trace.
-        config: The configuration that trials change, or its class, for the configuration with all
-            defaults. Default: None, the class of the experiment; a function needs one.
-        space: What is swept: dimensions by dotted path, or a `Space`. Default: None, the space of
-            the experiment.
-        data: The data, or a function that maps a configuration to them, as `Experiment.data`
-            returns them. Default: None, those of the experiment; a function then has no data.
-        folder: The folder of the sweep, which is new or contains this sweep. Default: None,
-            `sweeps/NAME-DATE-TIME` in the current folder.
-        executor: Where lanes train: a name, as for `executors.create`, or any
+        experiment: An `Experiment`, or a function that maps a configuration, or a configuration and
+            the data, to a `train.Program`. The function must be pure, because JAX traces it.
+        config: The base configuration, which trials change, or its class to use the defaults.
+            Default: None, the defaults of the experiment; required with a function.
+        space: The search space: a dict from dotted paths to dimensions, or a `Space`. Default:
+            None, the space of the experiment.
+        data: The data, as `Experiment.data` may return them, or a function from a configuration to
+            them. Default: None, the data of the experiment, or no data with a function.
+        folder: The folder of the sweep, which must be new, empty, or contain this sweep. Default:
+            None, `sweeps/NAME-DATE-TIME` in the current folder.
+        executor: Where cohorts train: a name that `executors.create` accepts, or any
             `concurrent.futures.Executor`. Default: "local", this process.
-        workers: The number of cohorts that run at the same time; "local" with several starts worker
-            processes that divide the cores. Default: None, the number of workers of the executor; 1
-            if it does not state one.
-        force: Whether to continue even if the code or the data changed since the sweep began; the
-            sweep records it. Default: False.
-        progress: Whether to show the progress: live on a terminal and in a notebook, otherwise in
-            lines. Default: True.
+        workers: The number of cohorts that run at the same time; with several, "local" starts
+            worker processes that divide the cores. Default: None, the number of workers of the
+            executor, or 1 if that is unknown.
+        force: Whether to continue even if the code or the data have changed since the sweep began;
+            the sweep records this. Default: False.
+        progress: Whether to show progress: a live display in a terminal or a notebook, otherwise
+            plain lines. Default: True.
         tries: Configurations to try first, each a dict of values by dotted path, such as
-            `{"model.width": 64}`; the configuration has the others. Those that are added to a sweep
+            `{"model.width": 64}`; other values are those of `config`. New ones of a continued sweep
             are tried next. Default: ().
         warm_start: Folders of earlier sweeps, whose trials the search learns from. They are matched
-            by dotted paths; what does not fit is listed. Default: ().
+            by dotted path; `result.sweep.facts["notes"]` lists the mismatches. Default: ().
         **settings: The settings of a new sweep:
 
-            - `trials`: Configurations to try. Default: 64; with `search="none"`, those given.
+            - `trials`: Number of configurations to try. Default: 64; with `search="none"`, all that
+              are given.
             - `search`: "random", "grid", "sobol", "tpe", "cmaes", "gp", or "nsga2"; "none", to try
-              only what is given; a sampler of Optuna, or its name; or an object with `ask(count)`
-              and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
-            - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
-            - `folds`: Folds of the rows for training and validation, on each of which a
-              configuration is validated; its score is their mean. Default: 1, none.
+              only given configurations; an Optuna sampler, or its name; or an object with
+              `ask(count)` and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
+            - `seeds`: Number of seeds per configuration; its score is their mean. Default: 1.
+            - `folds`: Number of folds for cross-validation over the training and validation rows;
+              the score of a configuration is the mean over the folds. Default: 1, no
+              cross-validation.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
-              that of the experiment, the validation accuracy, or the validation loss.
-            - `maximize`: The same, if larger is better; or a tuple of several. Several metrics,
-              also of `minimize`, give a Pareto front, `result.front`; `result.best` is the trial of
-              the front that is nearest to the best of each, scaled to the front.
-            - `minimize`: The same, if smaller is better; also "parameters", "bytes", "flops" (of a
-              training step for each row), and "seconds" of training, whatever the program reports.
+              that of the experiment, otherwise the validation accuracy, otherwise the validation
+              loss.
+            - `maximize`: A metric for which larger is better, or a tuple of several. Several
+              metrics, including those of `minimize`, give a Pareto front, `result.front`;
+              `result.best` is its trial nearest to the best value of each metric, scaled to [0, 1]
+              on the front.
+            - `minimize`: A metric for which smaller is better, or a tuple of several. Every program
+              also has "parameters", "bytes", "flops" (of a training step, per row), and "seconds"
+              of training.
             - `constraints`: Bounds on metrics, such as `{"parameters": "<= 1e6"}`; trials that
-              satisfy them rank first, others by how far they are beyond. Default: none.
+              satisfy them rank first, the others by their total violation. Default: none.
             - `score`: The score of a trial: "last", the value after the last epoch; "best", the
               best value; or "mean:5", the mean over the last 5 epochs. Default: "last".
-            - `keep`: Number of best trials whose final states are kept; with several objectives or
-              constraints, those of all trials are, unless it is 0. Default: 1.
-            - `patience`: Stop a trial after this number of epochs without a better metric: the one
-              given here, otherwise the one that a single run monitors. Default: None, never.
-            - `halving`: "none", "successive", "hyperband", or "population". Default: "none".
-            - `eta`: One trial in this many continues from a rung to the next. Default: 4.
+            - `keep`: Number of best trials whose final states are kept. With several objectives or
+              constraints, the states of all trials are kept unless it is 0. Default: 1.
+            - `patience`: Stop a trial after this number of epochs in which its metric did not
+              improve: the metric given here, otherwise the one that a single run monitors. Default:
+              None, never.
+            - `halving`: Early stopping at rungs: "none", "successive", "hyperband", or "population"
+              (population-based training). Default: "none".
+            - `eta`: One in `eta` trials continues from each rung to the next. Default: 4.
             - `least`: Epochs to the first rung, or between two changes of a population. Default: 1.
-            - `batch`: Trials to ask for at a time. Default: 0, 32 if the search learns, otherwise
-              all.
-            - `points`: Points per range in a grid. Default: 5.
-            - `lanes`: Lanes per call on each device. Default: "auto", measured.
-            - `by`: "loop", "map", or "vmap": how lanes run. Default: "auto", measured.
-            - `exact`: Whether each lane is bitwise equal to a solo run. Default: False.
-            - `max_groups`: The most programs to compile. Default: 16.
+            - `batch`: Number of trials that the search proposes at a time. Default: 0, which means
+              32 if the search learns from scores, otherwise all.
+            - `points`: Number of points per range in a grid. Default: 5.
+            - `lanes`: Number of lanes per call on each device. Default: "auto", the fastest by
+              measurement.
+            - `by`: How lanes run: "loop", "map", or "vmap". Default: "auto", the fastest by
+              measurement.
+            - `exact`: Whether each lane is bitwise equal to a single run. Default: False.
+            - `max_groups`: Maximum number of programs to compile. Default: 16.
             - `search_seed`: Seed of the search. Default: 0.
             - `defaults`: Whether the first trial is the configuration itself, if the space contains
               it. Default: True.
-            - `repeat`: Whether configurations may be tried again. Default: False; then a sweep of a
-              finite space ends when all its configurations were tried.
-            - `budget`: A `sweep.Budget` of wall time, epochs, target, and patience. Default: none.
+            - `repeat`: Whether configurations may be tried again. Default: False; a sweep of a
+              finite space then ends when all its configurations have been tried.
+            - `budget`: A `sweep.Budget`: limits on time and epochs, a target, and a patience.
+              Default: none.
 
     Raises:
-        TypeError: A setting is unknown, or there is no configuration.
+        TypeError: A setting is unknown, or `config` is missing.
         ValueError: There is no space, a setting is invalid, the program does not report the metric,
-            or the folder contains a sweep that differs in what cannot change.
-        OSError: The folder cannot be written, contains something else, or is in use; or workers
-            died repeatedly.
+            or the sweep in the folder differs in something that cannot change.
+        OSError: The folder cannot be written, contains other files, or is in use; or workers died
+            repeatedly.
         KeyboardInterrupt: The sweep was interrupted; the same call continues it.
 
     >>> import tempfile, jax.numpy as jnp

@@ -26,11 +26,11 @@ from .score import rule_of_score
 BLIND = ("random", "grid", "sobol", "none")
 NAMES = ("random", "grid", "sobol", "tpe", "cmaes", "gp", "nsga2", "none")
 OBJECT = "object "
-"""What the name of a search begins with if it is an object that Python code passed."""
+"""Prefix of the name of a search that Python code passed as an object."""
 
 CHANGEABLE = ("trials", "search", "batch", "points", "max_groups", "search_seed", "defaults")
 CHANGEABLE += ("repeat", "budget", "keep")
-"""Settings of a sweep that may change while it runs or after it ended."""
+"""Settings that may change when a sweep is continued."""
 
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -64,24 +64,24 @@ a_duration: Accepts = Accepts(
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a sweep may use before it ends; without a limit, all trials run.
+    """Limits after which a sweep ends; without a limit, all trials run.
 
     A sweep that reaches a limit finishes the cohorts that are running, writes its report, and
-    records why it ended. Resuming it with a larger budget continues it.
+    records why it ended. A sweep that is resumed with a larger budget continues.
 
     >>> Budget(time="2h", target=0.98).time
     7200.0
     """
 
     time: Annotated[float | str | None, None | a_duration] = None
-    """Wall time of training, in seconds or as a text such as 90s, 2h, or 1h30m; the time between
-    two sessions does not count."""
+    """Wall time of training, in seconds or as text such as 90s, 2h, or 1h30m; time between sessions
+    does not count."""
     epochs: Annotated[int | None, None | positive] = None
     """Epochs of all lanes in total."""
     target: Annotated[float | None, None | number()] = None
-    """A value of the metric: the sweep ends with the first trial that is as good."""
+    """A value of the metric; the sweep ends when a trial reaches it."""
     patience: Annotated[int | None, None | positive] = None
-    """The number of trials in a row that may end without a better score."""
+    """End the sweep after this number of consecutive trials without a better score."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -113,34 +113,33 @@ class Settings:
     trials: Annotated[int, positive] = 64
     """Configurations to try."""
     search: Annotated[str, a_search] = "random"
-    """The search that chooses the next trials: random, grid, or sobol; tpe, cmaes, gp, or
-    nsga2, which learn from earlier ones; an Optuna sampler by its name; or none, to try given ones
-    only."""
+    """The search algorithm: random, grid, or sobol; tpe, cmaes, gp, or nsga2, which learn from
+    earlier trials; the name of an Optuna sampler; or none, to try only given configurations."""
     seeds: Annotated[int, positive] = 1
-    """Seeds per configuration; the score is the mean over them."""
+    """Number of seeds per configuration; the score is the mean over them."""
     folds: Annotated[int, positive] = 1
-    """Folds per configuration, for cross-validation; the score is the mean over them."""
+    """Number of folds for cross-validation; the score is the mean over them."""
     metric: str = ""
-    """The metric for comparing trials, in the direction that it or the task declares. Without one,
-    the validation accuracy is used, otherwise the validation loss."""
+    """The metric for comparing trials, in the direction that it or the task declares. By default
+    that of the experiment, otherwise the validation accuracy or loss."""
     maximize: Annotated[tuple[str, ...], names] = ()
-    """The metrics for comparing trials, if larger is better. With several, also of minimize, trials
-    are compared by their Pareto front."""
+    """Metrics for which larger is better. With several, including those of minimize, trials are
+    compared by their Pareto front."""
     minimize: Annotated[tuple[str, ...], names] = ()
-    """The metrics for comparing trials, if smaller is better; also parameters, bytes, flops, and
-    seconds, which all programs have."""
+    """Metrics for which smaller is better; also parameters, bytes, flops, and seconds, which all
+    programs have."""
     constraints: Annotated[tuple[str, ...], bounds] = ()
-    """Bounds on metrics, such as "parameters <= 1e6"; trials that satisfy them are first."""
+    """Bounds on metrics, such as "parameters <= 1e6"; trials that satisfy them rank first."""
     score: Annotated[str, rule_of_score] = "last"
     """The score of a trial: the last value of the metric, the best one, or mean:5 for the mean over
     the last 5 epochs."""
     keep: Annotated[int, natural] = 1
-    """Number of best trials whose weights are kept; with several objectives or constraints, those
-    of all trials are, unless it is 0."""
+    """Number of best trials whose weights are kept. With several objectives or constraints, all
+    weights are kept unless it is 0."""
     patience: Annotated[int | None, None | positive] = None
-    """Stop a trial after this number of epochs without a better metric, as in a single run."""
+    """Stop a trial after this number of epochs in which its metric did not improve."""
     halving: Literal["none", "successive", "hyperband", "population"] = "none"
-    """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
+    """How to stop trials early: successive halving, Hyperband, or population-based training."""
     eta: Annotated[int, integer(2)] = 4
     """One trial in this many continues from a rung to the next."""
     least: Annotated[int, positive] = 1
@@ -152,19 +151,19 @@ class Settings:
     lanes: int | Literal["auto"] = "auto"
     """Lanes per call on each device; auto selects the fastest number by measurement."""
     by: Literal["auto", "loop", "map", "vmap"] = "auto"
-    """Whether lanes run in sequence or together; auto selects the fastest way by measurement."""
+    """How lanes run: in sequence (loop, map) or together (vmap); auto measures the fastest."""
     exact: bool = False
     """Train each lane so that it is bitwise identical to a single run."""
     max_groups: Annotated[int, positive] = 16
     """Maximum number of programs to compile; each combination of static values needs one."""
     search_seed: int = 0
-    """Seed of the search; trials have the seed of the configuration."""
+    """Seed of the search; trials use the seed of the configuration."""
     defaults: bool = True
     """Whether the first trial is the configuration itself, if the space contains it."""
     repeat: bool = False
-    """Try configurations again that were already tried."""
+    """Allow configurations that were already tried."""
     budget: Annotated[Budget, instance(Budget, "a Budget")] = Budget()
-    """What the sweep may use before it ends."""
+    """Limits after which the sweep ends."""
 
     def __post_init__(self) -> None:
         for field in ("maximize", "minimize", "constraints"):
@@ -203,7 +202,7 @@ class Settings:
 
     @property
     def chosen(self) -> dict[str, bool | None]:
-        """The metrics that the options name: whether to maximize them, or None if that is open."""
+        """Whether to maximize each metric that the options name; None if they do not specify it."""
         found: dict[str, bool | None] = {self.metric: None} if self.metric else {}
         return found | dict.fromkeys(self.maximize, True) | dict.fromkeys(self.minimize, False)
 
@@ -219,7 +218,7 @@ class Settings:
 
     @property
     def width(self) -> int:
-        """Lanes per call; 0 if they are to be measured."""
+        """Lanes per call; 0 to measure the fastest number."""
         return 0 if self.lanes == "auto" else self.lanes
 
     @property
@@ -230,7 +229,7 @@ class Settings:
         return ("loop", "map") if self.exact else ("loop", "map", "vmap")
 
     def rungs(self, epochs: int) -> list[int]:
-        """Return the epochs at which trials are compared, the last of them the end.
+        """Return the epochs at which trials are compared, the last of which is the end.
 
         Args:
             epochs: Epochs of a whole run.
@@ -271,7 +270,7 @@ class Settings:
 
         Args:
             epochs: Epochs of a whole run.
-            asked: The numbers of trials of the rounds that have been asked. Default: none.
+            asked: The numbers of trials of the earlier rounds. Default: none.
 
         >>> [bracket.count for bracket in Settings(trials=80, search="tpe").rounds(10)]
         [32, 32, 16]

@@ -5,11 +5,11 @@
         "model.dropout": Uniform(0.0, 0.5),
     })
 
-A trial's `Values` are a dict by the name of the dimension, which is the path. What a branch sweeps
-inside of a class is named as on the command line, `optimizer:adamw.learning_rate`, and only trials
-of that class have it; `When` makes a dimension depend on any other one, and `where` states which
-configurations are allowed. A space is checked when it is created: an experiment with a misspelled
-path does not import.
+A trial's `Values` are a dict by the name of the dimension, which is usually its path. A dimension
+inside of a class of a branch is named as on the command line, `optimizer:adamw.learning_rate`, and
+only trials of that class have it. `When` makes a dimension depend on another one, and `where`
+determines which configurations are allowed. A space is checked when it is created, so importing an
+experiment with a misspelled path raises an error.
 """
 
 import copy
@@ -39,7 +39,7 @@ functions: Accepts = Accepts(
 )
 a_bool: Accepts = instance((bool, np.bool_), "True or False")
 MOST_DRAWS = 10_000
-"""How many trials in a row that `where` forbids are drawn before giving up."""
+"""Number of consecutive draws that `where` forbids before giving up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Space:
 
     Args:
         config: The class of the configuration, a frozen dataclass.
-        paths: Dict of a dimension, a `Branch`, or a `When` by dotted path.
+        paths: Dict from dotted path to a dimension, a `Branch`, or a `When`.
         where: A function that returns whether a configuration is allowed, or a tuple of such
             functions, all of which must return True. They are called with Python numbers, outside
-            of any trace, so they do not make a number static. Default: (), all are.
+            of any trace, so a number that they read can still be traced. Default: (), all are
+            allowed.
 
     Raises:
         ValueError: The class lacks a path, a path is swept twice, a field does not accept a value,
@@ -91,20 +92,20 @@ class Space:
 
     @classmethod
     def from_plain(cls, config: type, rows: Iterable[Mapping[str, Any]], where: Any = ()) -> Self:
-        """Return the space whose `to_plain` these rows are.
+        """Return the space that rows of `to_plain` describe.
 
         Args:
             config: The class of the configuration.
             rows: The rows, plain data.
-            where: As for `Space`, since rows contain no functions. Default: ().
+            where: As for `Space`; the rows do not contain it. Default: ().
         """
         return cls(config, paths_of(config, named_of(list(rows))), where)
 
     def around(self, config: Any) -> Self:
-        """Return this space for a sweep that changes a configuration, which `where` gets.
+        """Return this space with a base configuration, from which `where` gets the other values.
 
         Args:
-            config: The configuration. Without one, `where` gets changes of the defaults.
+            config: The configuration that trials change. A new space has the defaults of its class.
         """
         changed = copy.copy(self)
         object.__setattr__(changed, "_base", config)
@@ -113,7 +114,8 @@ class Space:
     def allows(self, values: Values) -> bool:
         """Return whether `where` allows a trial.
 
-        A configuration whose class raises is allowed, so that the trial fails with that error.
+        If creating the configuration raises an error, it is allowed, so that the trial fails with
+        that error.
 
         Args:
             values: Values of the trial.
@@ -152,12 +154,12 @@ class Space:
     def allowed_or(
         self, propose: Callable[[], Values], tries: int, instead: Callable[[], Values]
     ) -> Values:
-        """Return the first of some proposals that `where` allows, or else another trial.
+        """Return the first proposal that `where` allows, or else a fallback.
 
         Args:
             propose: Returns another proposal at each call.
-            tries: The most proposals.
-            instead: Returns the trial if none of them is allowed.
+            tries: Maximum number of proposals.
+            instead: Returns the fallback, called if no proposal is allowed.
         """
         proposals = (propose() for _ in range(tries))
         found = next((values for values in proposals if self.allows(values)), None)
@@ -170,7 +172,7 @@ class Space:
 
     @property
     def fields(self) -> set[str]:
-        """The dotted paths of all swept fields, the same for each class of a branch."""
+        """The dotted paths of all swept fields, without the names of the classes of branches."""
         return {".".join(swept.path) for swept in self._swept}
 
     @property
@@ -207,7 +209,7 @@ class Space:
                 does not have are ignored.
 
         Raises:
-            ValueError: The point has another number of coordinates.
+            ValueError: The point has the wrong number of coordinates.
         """
         n = len(self._swept)
         Accepts(f"{n} numbers, one for each dimension", lambda u: len(u) == n)(u, "from_unit.u")
@@ -238,7 +240,7 @@ class Space:
     def grid(self, points: int) -> Iterator[Values]:
         """Return the product of the grids of all dimensions. The last dimension varies fastest.
 
-        What `where` does not allow is left out.
+        Trials that `where` does not allow are omitted.
 
         Args:
             points: Maximum number of points of each range; a `Choice` contributes all its options.
@@ -262,8 +264,9 @@ class Space:
 
         Args:
             points: Maximum number of points of each range.
-            names: Count only trials that differ in these dimensions; of a condition on another
-                dimension both cases count. Default: None, all dimensions.
+            names: Count only the combinations of these dimensions. If one depends on a dimension
+                that is not among them, trials with and without it count. Default: None, all
+                dimensions.
 
         >>> from jaxnn.experiment import SGD
         >>> from jaxnn.sweep import Grid, Uniform
@@ -294,8 +297,8 @@ class Space:
         """Return the configuration with the values set at their paths.
 
         Each dataclass along a path is replaced once by `dataclasses.replace`, so its checks run.
-        The values are not converted and may be traced by JAX. If a branch chose another class than
-        `config` has in the field, that class starts from its defaults.
+        The values are not converted and may be traced by JAX. If a branch chose a class that
+        differs from that of `config`, it starts from its defaults.
 
         Args:
             config: The base configuration, which is not modified.
@@ -339,7 +342,7 @@ class Space:
 
 
 def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:
-    """Return the dataclass with each change at its path; a class changes before what is inside."""
+    """Return the dataclass with each change at its path; a class is set before its fields."""
     first = lambda change: change[0][0]  # noqa: E731
     fields = {}
     for field, inner in itertools.groupby(sorted(changes, key=first), key=first):

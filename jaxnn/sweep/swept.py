@@ -1,9 +1,9 @@
 """The fields that a space sweeps: dimensions by dotted path, inside of classes, and on conditions.
 
 `swept_fields` checks paths against the classes of a configuration. A `Branch` chooses the class of
-a union field, `When` states with which values of another dimension a dimension is swept; both are
-conditions (name, values) of a `SweptField`. `paths_of` goes back from the names of dimensions, as
-in a ledger and on the command line, to paths.
+a union field, `When` sweeps a dimension only for some values of another one; both become conditions
+(name, values) of a `SweptField`. `paths_of` converts the names of dimensions, as in a ledger and on
+the command line, back to paths.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ Condition = tuple[str, Dimension]  # the name of a dimension, and the values tha
 class Branch(Checked):
     """A choice between the classes of a union field, with dimensions inside each class.
 
-    Paths inside a class begin at its fields. If the base configuration has another class in the
-    field, the chosen class starts from its defaults. If the field may be None, write the class
-    `"None"`: `Branch(Shift={...}, **{"None": {}})`.
+    Paths inside a class are relative to it. If the base configuration has a different class in the
+    field, the chosen class starts from its defaults. If the field may be None, the name of that
+    option is `"None"`: `Branch(Shift={...}, **{"None": {}})`.
 
     Args:
-        **classes: For each class by name, a dict of a dimension, `When`, or `Branch` by dotted
-            path.
+        **classes: For each class by name, a dict from dotted path to a dimension, `When`, or
+            `Branch`.
 
     >>> from jaxnn.sweep import LogUniform
     >>> Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={})
@@ -56,15 +56,15 @@ class Branch(Checked):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class When(Checked):
-    """A dimension of only those trials in which another dimension has some value.
+    """A dimension that is swept only if another dimension has certain values.
 
-    All other trials have the field's value in the configuration that trials change.
+    All other trials keep the field's value in the base configuration.
 
     Args:
-        name: Name of the other dimension, as `Space.dimensions` has it; inside of a `Branch` also
-            a path of the same class.
-        among: The values of the other dimension: a dimension, such as `Int(2, 4)` or
-            `Choice("relu", "gelu")`, or a single option.
+        name: Name of the other dimension, as in `Space.dimensions`; inside of a `Branch`, it may
+            also be a path in the same class.
+        among: The values of the other dimension for which this one is swept: a dimension, such as
+            `Int(2, 4)` or `Choice("relu", "gelu")`, or a single option.
         then: The dimension, or a `Branch`, or a `When` with a further condition.
 
     >>> from jaxnn.sweep import Int, Uniform
@@ -112,7 +112,7 @@ class SweptField:
     classes: tuple[type, ...] = ()
 
     def converted(self, value: Any) -> Any:
-        """Return what the configuration holds for a value: a class for the option of a branch."""
+        """Return a value as the configuration has it: for an option of a branch, the class."""
         if not self.classes:
             return value
         names = [class_name(cls) for cls in self.classes]
@@ -120,7 +120,7 @@ class SweptField:
         return self.classes[names.index(value)]
 
     def active(self, values: Mapping[str, Any]) -> bool:
-        """Return whether a trial with these values has the dimension; traced values pass."""
+        """Return whether a trial with these values has the dimension, as `hold` does."""
         return hold(self.when, values)
 
     def conditions(self) -> dict[str, Any]:
@@ -134,12 +134,12 @@ class SweptField:
 
 
 def hold(conditions: Iterable[Condition], values: Mapping[str, Any]) -> bool:
-    """Return whether all conditions hold for some values; traced values pass."""
+    """Return whether all conditions hold for some values; traced values always match."""
     return all(name in values and _is_among(values[name], among) for name, among in conditions)
 
 
 def _is_among(value: Any, among: Dimension) -> bool:
-    """Return whether a value is among others; a number that was made a float counts as whole."""
+    """Return whether a value is among others; a whole float, such as 2.0, counts as an int."""
     if is_traced(value) or among.has(value):
         return True
     return type(value) is float and value.is_integer() and among.has(int(value))
@@ -156,7 +156,7 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
         paths: The dimension, `Branch`, or `When` of each dotted path.
 
     Raises:
-        ValueError: Something does not fit the class, or a condition cannot hold.
+        ValueError: A path or dimension does not fit the class, or a condition cannot hold.
     """
     found = {swept.name: swept for swept in _inside(owner, paths)}
     for swept in found.values():

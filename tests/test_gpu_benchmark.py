@@ -30,7 +30,7 @@ TORCH = {"gpt2_torch", "resnet_torch", "lstm_torch", "decode_torch"}  # is not a
 
 
 # Measured by the same code as the others.
-SLOW = {"gpt2_jaxnn_default", "gpt2_flax_nnx", "gpt2_equinox", "resnet_flax_nnx"}
+SLOW = {"gpt2_jaxnn", "gpt2_jaxnn_default", "gpt2_flax_nnx", "gpt2_equinox", "resnet_flax_nnx"}
 
 
 @pytest.mark.parametrize(

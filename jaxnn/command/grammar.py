@@ -16,19 +16,19 @@ from ..sweep import Choice, Grid, Int, LogNormal, LogUniform, Normal, Uniform, W
 from ..sweep.swept import kinds_at, paths_of
 
 GRAMMAR = """\
-    --sweep model.width=32,64,128                        one of these options
-    --sweep model.activation=relu*3,tanh                 relu three times as often as tanh
-    --sweep "model.sizes=(64,),(64,32)"                  tuples
-    --sweep "name='a,b','*'"                             text that would be read as something else
-    --sweep model.dropout=uniform:0:0.5                  a number from 0 to 0.5
-    --sweep model.width=uniform:32:256:32                with a step; whole for a field of int
-    --sweep optimizer.learning_rate=log:1e-4:1e-1        uniform in the logarithm
-    --sweep optimizer.learning_rate=grid:0.01,0.1,1      ordered numbers
-    --sweep temperature=normal:1:0.2                     normal: mean and standard deviation
-    --sweep optimizer.learning_rate=lognormal:-7:1       the same of the natural logarithm
-    --sweep optimizer=SGD,AdamW                          a choice of classes, and inside of one:
+    --sweep model.width=32,64,128                   one of these options
+    --sweep model.activation=relu*3,tanh            relu three times as often
+    --sweep "model.sizes=(64,),(64,32)"             tuples
+    --sweep "name='a,b','*'"                        quoted text
+    --sweep model.dropout=uniform:0:0.5             a number from 0 to 0.5
+    --sweep model.width=uniform:32:256:32           with a step of 32
+    --sweep optimizer.learning_rate=log:1e-4:1e-1   uniform in the logarithm
+    --sweep optimizer.learning_rate=grid:0.1,1      ordered numbers
+    --sweep temperature=normal:1:0.2                mean, standard deviation
+    --sweep optimizer.learning_rate=lognormal:-7:1  those of the logarithm
+    --sweep optimizer=SGD,AdamW                     classes, and a field of one:
     --sweep optimizer:adamw.weight_decay=log:1e-6:1e-2
-    --sweep "model.dropout=uniform:0:0.5 if model.depth=2,3"   only in trials of such a depth"""
+    --sweep "model.dropout=uniform:0:0.5 if model.depth=2,3"   if it is so deep"""
 
 
 def swept_paths(config: type, texts: Sequence[str]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import io
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,15 +137,29 @@ def read_options(
     if folder:
         word = tyro.conf.arg(metavar="FOLDER", help=f"The folder of {folder}.")
         parts.insert(0, ("folder", Annotated[Path, tyro.conf.Positional, word]))
-    found = tyro.cli(
-        dataclasses.make_dataclass("Arguments", parts),
-        args=arguments,
-        prog=" ".join(["python -m", module_of(experiment), command]).strip(),
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),
-        registry=_without(values[0], swept) if swept else None,
-    )
+    with wrapped_help() if {"-h", "--help"} & set(arguments) else contextlib.nullcontext():
+        found = tyro.cli(
+            dataclasses.make_dataclass("Arguments", parts),
+            args=arguments,
+            prog=" ".join(["python -m", module_of(experiment), command]).strip(),
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+            registry=_without(values[0], swept) if swept else None,
+        )
     return list(vars(found).values())
+
+
+@contextlib.contextmanager
+def wrapped_help() -> Iterator[None]:
+    """Wrap the paragraphs that are printed to the width of the terminal, as tyro does not."""
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(written):
+            yield
+    finally:
+        width = shutil.get_terminal_size().columns
+        for line in written.getvalue().splitlines():
+            print(textwrap.fill(line, width) if line[:1].isalpha() else line)
 
 
 def _without(config: Any, swept: Collection[str]) -> Any:

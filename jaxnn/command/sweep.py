@@ -39,7 +39,7 @@ TERMS = """\
 The words of the options below:
     trial   a configuration; its score is the mean over its seeds
     lane    one training: a trial with one seed
-    group   trials that share a compiled program, since only traced numbers differ
+    group   trials that differ in traced numbers only, and share a program
     cohort  lanes of a group that train together, and are written together
     rung    an epoch at which trials are compared, and some of them stop"""
 

@@ -52,7 +52,7 @@ class Dataset:
         image_shape: (height, width) if a row of x is an image, read row by row from the top left.
             Default: None.
         source: Who made the data. Default: "".
-        licence: Terms of the package that contains it. Default: "".
+        license: Terms of the package that contains it. Default: "".
 
     Raises:
         ValueError, TypeError: A part fails `check`.
@@ -71,7 +71,7 @@ class Dataset:
     target_name: str = ""
     image_shape: tuple[int, int] | None = None
     source: str = ""
-    licence: str = ""
+    license: str = ""
 
     def __post_init__(self) -> None:
         """Raise if a part cannot be trained on."""
@@ -201,7 +201,7 @@ class Text:
         test: Tokens for the final evaluation, in the same format.
         vocabulary: The symbol of each token, a single character.
         source: Who wrote the text. Default: "".
-        licence: Terms of the package that contains it. Default: "".
+        license: Terms of the package that contains it. Default: "".
 
     >>> tokens = np.array([0, 1, 0, 1, 1], np.int32)
     >>> text = Text("toy", tokens, tokens, tokens, vocabulary=("a", "b"))
@@ -215,7 +215,7 @@ class Text:
     test: np.ndarray
     vocabulary: tuple[str, ...]
     source: str = ""
-    licence: str = ""
+    license: str = ""
 
     def __repr__(self) -> str:
         """Return sizes on one line, no tokens."""
@@ -270,7 +270,7 @@ class Text:
             *map(cut, parts),
             class_names=self.vocabulary,
             source=self.source,
-            licence=self.licence,
+            license=self.license,
         )
 
 
@@ -327,7 +327,7 @@ def read_text(path: str | os.PathLike[str]) -> Text:
 
 
 def split_text(
-    text: str, vocabulary: tuple[str, ...], *, name: str, source: str = "", licence: str = ""
+    text: str, vocabulary: tuple[str, ...], *, name: str, source: str = "", license: str = ""
 ) -> Text:
     """Split a text into 70 % for training, 10 % for validation, and 20 % for the test, in order.
 
@@ -336,7 +336,7 @@ def split_text(
         vocabulary: The character of each token; ValueError if a character of the text is missing.
         name: Name of the data set in errors and logs.
         source: Who wrote the text. Default: "".
-        licence: Terms of the package that contains it. Default: "".
+        license: Terms of the package that contains it. Default: "".
 
     >>> split_text("abbaabbaab", ("a", "b"), name="toy")
     Text('toy': train 7, validation 1, test 2; 2 symbols)
@@ -345,7 +345,7 @@ def split_text(
     tokens.setflags(write=False)  # jnp.asarray may share the memory
     cuts = [round(0.7 * len(tokens)), round(0.8 * len(tokens))]
     train, validation, test = np.split(tokens, cuts)
-    return Text(name, train, validation, test, vocabulary, source, licence)
+    return Text(name, train, validation, test, vocabulary, source, license)
 
 
 def _codes(text: str) -> np.ndarray:

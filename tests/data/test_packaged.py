@@ -173,4 +173,4 @@ def test_arrays_are_read_only_and_the_provenance_is_told(mnist):
     with pytest.raises(ValueError, match="read-only"):
         mnist.train.x[0, 0] = 1
     for dataset in (mnist, data.digits(), data.breast_cancer(), data.diabetes()):
-        assert dataset.source and dataset.licence.startswith("BSD-3-Clause")
+        assert dataset.source and dataset.license.startswith("BSD-3-Clause")

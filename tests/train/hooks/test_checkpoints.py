@@ -16,6 +16,14 @@ from jaxnn.data import HostArrays
 KEY = jax.random.key(0)
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """SIGINT as in a shell: a process in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Halve(train.Program):
     rate: float = 0.5
 

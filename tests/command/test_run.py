@@ -190,7 +190,7 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
         (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
         (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
         (["--model.dropout", "1"], "MLP.dropout must be a dropout rate in [0, 1), got 1.0"),
-        (["--optimizer.momentum", "-1"], "SGD.momentum must be a number in [0, 1], got -1.0"),
+        (["--optimizer.momentum", "-1"], "SGD.momentum must be a number from 0 to 1, got -1.0"),
         (["--optimizer.learning-rate", "1e30"], "loss is nan after step 4: the run diverged"),
     ],
 )

@@ -16,8 +16,8 @@ LARGEST = 2**30  # bytes on disk, of which the entries that were not read for lo
 def use_compilation_cache(words: list[str]) -> list[str]:
     """Keep compiled programs in the user's cache folder, for the next start.
 
-    A folder or a switch that the user chose, by `JAX_COMPILATION_CACHE_DIR` or
-    `JAX_ENABLE_COMPILATION_CACHE`, is left as it is. Child processes use the same folder.
+    If the user set `JAX_COMPILATION_CACHE_DIR` or `JAX_ENABLE_COMPILATION_CACHE`, the setting is
+    not changed. Child processes use the same folder.
 
     Args:
         words: The command line. `--no-compilation-cache` turns the cache off.
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """Return what identifies the instructions that the processor has."""
+    """Return a text that identifies the instruction set of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -12,9 +12,9 @@
     python -m experiments.mnist_mlp resume sweeps/mnist_mlp-...  continue an interrupted sweep
     python -m experiments.mnist_mlp run --from sweeps/...:best   train the best trial of a sweep
 
-Commands on a finished run accept a kept trial of a sweep, too: `predict sweeps/...:best`, or
-`sweeps/...:17`. Without a command, `run` is meant. An error that a user can correct is printed in
-one line, without a traceback.
+Commands for a finished run also accept a kept trial of a sweep: `predict sweeps/...:best`, or
+`sweeps/...:17`. The default command is `run`. Errors that a user can correct are printed in one
+line, without a traceback.
 """
 
 import atexit
@@ -108,9 +108,9 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
             "resume --help": "continue an interrupted run or sweep",
             "plan --help": "show what a sweep would do",
             "sweep --help": "train many configurations",
-            "run --from FOLDER:best": "train the best trial of a sweep, or FOLDER:17",
+            "run --from FOLDER:best": "train the best trial, or FOLDER:17 for trial 17",
         }
-    others[OFF] = "keep no compiled programs for the next start"
+    others[OFF] = "do not cache compiled programs on disk"
     width = max(map(len, others))
     lines = [f"    {call.ljust(width)}  {what}" for call, what in others.items()]
     text = [
@@ -167,7 +167,7 @@ def _trained(
 
 # Commands on a finished run, or on a kept trial of a sweep.
 LEDGER = "ledger.sqlite"  # as in `sweep.storage`, whose import takes as long as all others
-A_RUN = "a run; or of a sweep and a trial that it kept, SWEEP:best or SWEEP:17"
+A_RUN = "a run, or a kept trial of a sweep: SWEEP:best or SWEEP:17"
 
 
 def finished(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any]:
@@ -175,7 +175,7 @@ def finished(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any
 
     Args:
         experiment: the experiment.
-        folder: the run folder; or that of a sweep and a trial that it kept, as in `sweeps/a:best`.
+        folder: the run folder, or a sweep's folder and a kept trial, as in `sweeps/a:best`.
 
     Raises:
         ValueError, OSError: there is no such run or trial, it is not finished, or it was not kept.
@@ -192,16 +192,16 @@ def finished(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any
 
 def predict_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Predict from a run folder."""
-    text = "A .npy or .csv file with a line per row, in the units of the data set."
+    text = "A .npy or .csv file with one row per example, in the units of the data set."
     inputs = one_option("input", "FILE", text, "the test rows")
-    title = "Predict from a finished run: print a line per row."
+    title = "Print the predictions of a finished run, one line per row."
     folder, found = read_options(experiment, "predict", title, [inputs()], arguments, A_RUN)
     print_predictions(*finished(experiment, folder), folder, found.input)
 
 
 def evaluate_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print the scores of a run folder."""
-    title = "Score a finished run: on the test rows, otherwise on the validation rows."
+    title = "Score a finished run on the test rows, or on the validation rows if there are none."
     (folder,) = read_options(experiment, "evaluate", title, [], arguments, A_RUN)
     print_scores(*finished(experiment, folder), folder)
 
@@ -209,7 +209,7 @@ def evaluate_command(experiment: Experiment[Any], arguments: list[str]) -> None:
 def export_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Write the network of a run folder as one file."""
     default = Path(f"{experiment.name}.stablehlo")
-    text = "The file to write: .stablehlo or .onnx, a program; or .safetensors, the weights."
+    text = "The file to write: a program (.stablehlo, .onnx) or the weights (.safetensors)."
     output = one_option("output", "FILE", text, str(default))
     title = "Write the network of a finished run as one file, for use without its code."
     folder, found = read_options(experiment, "export", title, [output()], arguments, A_RUN)

@@ -2,7 +2,7 @@
 
     --sweep model.width=32,64 --sweep optimizer.learning_rate=log:1e-4:1e-1
 
-The text is read by the types of the field, and never evaluated.
+The text is parsed by the types of the field, and never evaluated.
 """
 
 import re
@@ -143,7 +143,7 @@ FORMS: dict[str, tuple[int | None, Callable[..., Any]]] = {
 
 
 def _kinds(owner: type, name: str, whole: str) -> list[Any]:
-    """Return the types of the field that a dimension's name is of, `optimizer:adamw.rate`."""
+    """Return the types of the field that a name such as `optimizer:adamw.rate` refers to."""
     field, colon, rest = name.partition(":")
     kinds = kinds_at(owner, field, whole)
     if not colon:

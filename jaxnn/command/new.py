@@ -1,8 +1,8 @@
-"""`jaxnn new`: copy an example into a file that the user can edit.
+"""`jaxnn new`: copy an example to a new file, which the user owns.
 
-The examples are the programs of experiments/ and experiments/gallery, which the tests run. A
-checkout reads these folders, and an installed package has the same files in `jaxnn.examples`. A
-copy differs from its example only in its name and in a line that lists the extras that it needs.
+The examples are the programs of experiments/ and experiments/gallery, which the tests run: in a
+checkout, these folders themselves; in an installed package, the same files in `jaxnn.examples`. A
+copy differs from its example only in its name and in a sentence about the extras that it needs.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def new(arguments: list[str]) -> None:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
     parser = argparse.ArgumentParser("jaxnn new", description="Write an example as your own file.")
-    parser.add_argument("file", nargs="?", help="the file to write, which does not exist yet")
+    parser.add_argument("file", nargs="?", help="the file to write, which must not exist yet")
     text = f"the example (default: the one with the name of the file, otherwise {DEFAULT})"
     parser.add_argument("--from", dest="example", metavar="EXAMPLE", help=text)
     parser.add_argument("--list", action="store_true", help="list the examples")

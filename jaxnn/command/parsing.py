@@ -1,7 +1,7 @@
 """Arguments of a command as values: a configuration, and the options of the command.
 
 A union field of a configuration is chosen by a word such as `optimizer:sgd`. Everything else is an
-option, which tyro reads; it also writes the help, and suggestions for misspellings.
+option, which tyro parses; it also prints the help, and suggestions for misspellings.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *argum
     """Run a command, and return its exit status; an error is printed in one line.
 
     The status is 0 for success, 1 for an error, 2 for an unknown command or option, 130 for Ctrl-C,
-    143 for SIGTERM, and 141 if the reader of the output has left, as `head` does.
+    143 for SIGTERM, and 141 if the reader of the output exits early, as `head` does.
 
     Args:
         commands: functions by name, which return their exit status, or None for 0.
@@ -124,8 +124,8 @@ def read_options(
         description: the help before the options.
         values: dataclasses with the defaults of the options.
         arguments: the command line.
-        folder: what the folder that the first word names contains. Default: "", the command takes
-            no folder.
+        folder: the contents of the folder that the first word names, for the help. Default: "", the
+            command takes no folder.
         swept: dotted paths of fields of the first value that have no option. Default: none.
     """
     tyro = import_tyro()
@@ -163,7 +163,7 @@ def wrapped_help() -> Iterator[None]:
 
 
 def _without(config: Any, swept: Collection[str]) -> Any:
-    """Return a registry of tyro, by which the swept fields of a configuration have no options."""
+    """Return a registry of tyro in which the swept fields of a configuration have no options."""
     made = import_tyro().constructors
     registry, hidden, asking = made.ConstructorRegistry(), dict[int, set[str]](), list[Any]()
     for path in swept:
@@ -211,7 +211,7 @@ def one_option(name: str, metavar: str, help: str, default: str) -> type[Any]:
 
 def folder_option(default: str) -> type[Any]:
     """Return a class of options with the folder to write."""
-    text = "The folder to write, which does not exist yet."
+    text = "The folder to write, which must not exist yet."
     return one_option("folder", "FOLDER", text, default)
 
 
@@ -298,7 +298,7 @@ def _with(config: Any, path: list[str], value: Any) -> Any:
 
 
 def _at(config: Any, path: str) -> Any:
-    """Return what a configuration has at a dotted path."""
+    """Return the value of a configuration at a dotted path."""
     return functools.reduce(getattr, path.split("."), config)
 
 

@@ -36,11 +36,11 @@ from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
 TERMS = """\
-The words of the options below:
+Terms used in the options below:
     trial   a configuration; its score is the mean over its seeds
     lane    one training: a trial with one seed
-    group   trials that differ in traced numbers only, and share a program
-    cohort  lanes of a group that train together, and are written together
+    group   trials that differ only in traced numbers, and share a program
+    cohort  lanes of a group that train together, and are saved together
     rung    an epoch at which trials are compared, and some of them stop"""
 
 
@@ -49,12 +49,13 @@ class Resources:
     """The executor and the devices of a sweep."""
 
     executor: str = "local"
-    """local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
+    """Where cohorts train: local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or
+    submitit:local."""
     workers: int = 0
-    """Cohorts that run at the same time, with local in processes that divide the cores; 0
-    for the number of workers of the executor."""
+    """Number of cohorts that run at the same time; local runs several in processes that divide the
+    cores. 0 for the number of workers of the executor."""
     devices: int = 0
-    """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
+    """Number of simulated CPU devices, which share lanes if that is faster; 0 for one."""
 
     def prepare(self) -> None:
         """Check the executor, and make several devices of a CPU before it is first used."""
@@ -69,7 +70,7 @@ class Force:
     """Whether a changed experiment is resumed."""
 
     force: bool = False
-    """Resume even if the experiment's code or data changed since; the sweep records it."""
+    """Resume even if the experiment's code or data have changed; the sweep records this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +78,13 @@ class Changes:
     """What a sweep that is resumed may change."""
 
     trials: int | None = None
-    """Configurations to try in total."""
+    """Total number of configurations to try."""
     epochs: int | None = None
-    """More epochs per trial: all trials train again, since their schedules depend on the length."""
+    """More epochs per trial; all trials train again, since schedules depend on the length."""
     search: str | None = None
     """Another search, which learns from all trials so far."""
     budget: Budget = dataclasses.field(default_factory=Budget)
-    """A larger budget, or another one."""
+    """A larger or different budget."""
 
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
@@ -160,13 +161,13 @@ def _known() -> type[Any]:
     first = tyro.conf.arg(
         name="try",
         metavar="PATH=VALUE,...",
-        help="A configuration to try first, such as --try model.width=64,batch_size=32; it has "
-        "the defaults otherwise. Write --try again for another one.",
+        help="A configuration to try first, such as --try model.width=64,batch_size=32; omitted "
+        "values are the defaults. Repeat --try for further ones.",
     )
     earlier = tyro.conf.arg(
         metavar="FOLDER",
-        help="An earlier sweep, whose trials the search learns from; write it again for another "
-        "one.",
+        help="The folder of an earlier sweep, whose trials the search learns from. Repeat the "
+        "option for further ones.",
     )
     append = tyro.conf.UseAppendAction
     fields = [
@@ -216,7 +217,7 @@ def _requested(
         [Settings, folder_option(f"sweeps/{experiment.name}-DATE-TIME"), _known(), Resources],
         command=command,
         text=[
-            f"{title}\n\nIt sweeps:\n{lines}\n\nTo sweep something else instead, write\n"
+            f"{title}\n\nIt sweeps this space:\n{lines}\n\nTo sweep a different space, write\n"
             f"{GRAMMAR}\n\n{TERMS}\n\nThe options below set everything else.\n"
         ],
         swept=space.fields,

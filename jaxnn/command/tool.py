@@ -121,12 +121,12 @@ def export_trials_command(
     kind: Literal["csv", "parquet", "optuna", "tensorboard", "mlflow", "wandb"],
     target: Path,
 ) -> None:
-    """Write a sweep for another tool.
+    """Export a sweep for another tool.
 
     Args:
         folder: The folder of a sweep.
-        kind: What to write: tables, a storage of Optuna, or a run per lane.
-        target: The file or folder to write, which does not exist yet.
+        kind: The format: tables, an Optuna storage, or a run per lane (a trial with one seed).
+        target: The file or folder to write, which must not exist yet.
     """
     with Ledger.open(folder) as ledger:
         print(export_sweep(ledger, kind, target))
@@ -137,7 +137,7 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
 
     Args:
         folder: The folder of a sweep.
-        trials: Their numbers; all by default.
+        trials: The numbers of the trials to reset; all by default.
     """
     with Ledger.open(folder, write=True) as ledger:
         broken = [trial.number for trial in ledger.trials() if trial.status in BROKEN]

@@ -7,10 +7,10 @@
     ray                          worker processes on this machine
     ray:10.0.0.1:6379            the workers of a Ray cluster
     slurm                        a Slurm job for each call, by submitit
-    submitit:local               the same with processes of this machine, to try it out
+    submitit:local               the same with local processes, to try it out
 
-All but `local` run a call again if its worker dies. A worker may be another machine: a
-call is a function of a module and plain data.
+All except `local` repeat a call if its worker dies. Workers may be on other machines, so a call
+consists of a function of a module and plain data.
 """
 
 from .base import TRIES, InProcess, Pool, result_of, worker_died

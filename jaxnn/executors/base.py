@@ -1,4 +1,4 @@
-"""Executors that know their number of workers, and calls that survive the death of a worker."""
+"""Executors that know their number of workers, and calls that are repeated if a worker dies."""
 
 import abc
 import concurrent.futures
@@ -26,10 +26,10 @@ RAISED = {"ray": {"RayTaskError"}, "submitit": {"FailedJobError"}}
 
 
 def worker_died(error: BaseException) -> bool:
-    """Return whether an error reports that a worker died, not that the call raised.
+    """Return whether an error means that a worker died, rather than that the call raised it.
 
-    The call may then be repeated; after a `BrokenExecutor` of the standard library's process pool
-    only on a new executor.
+    The call may then be repeated, but after a `BrokenExecutor` of the standard library's process
+    pool only on a new executor.
 
     Args:
         error: The exception of a future.
@@ -57,8 +57,8 @@ def retried(
 
     Args:
         call: Makes the call and waits for it.
-        tries: The most calls to make. Default: 4.
-        given_up: Returns True if the call is not to be repeated any more.
+        tries: Maximum number of calls. Default: 4.
+        given_up: Returns True if the call must not be repeated again.
     """
     while True:
         tries -= 1
@@ -84,7 +84,7 @@ def result_of(executor: Executor, function: Callable[[Any], Any], argument: Any)
 
 
 class Pool(Executor, abc.ABC):
-    """An executor that knows how many calls it runs at a time, and stops its workers at the end."""
+    """Base of executors that know how many calls run at a time, and stop their workers."""
 
     def __init__(self) -> None:
         self.closed: bool = False
@@ -145,5 +145,5 @@ class InProcess(Pool):
 
 
 def call(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Call a function: keyword arguments may have the names of an executor's options."""
+    """Call a function, whose keyword arguments may have the names of an executor's options."""
     return fn(*args, **kwargs)

@@ -22,9 +22,9 @@ from .processes import Processes
 
 
 class Submitit(Pool):
-    """A submitit executor as one of `concurrent.futures`: each call is a separate job.
+    """A submitit executor with the interface of `concurrent.futures`: each call is a separate job.
 
-    A job that dies is submitted again, three times in all. The files of a job that ends well are
+    A job that dies is submitted again, at most three times. The files of a job that succeeds are
     removed.
 
     Args:
@@ -99,7 +99,7 @@ class Submitit(Pool):
 def minutes(text: str) -> int:
     """Return a time limit of Slurm (M, M:S, H:M:S, D-H, D-H:M, or D-H:M:S) in minutes.
 
-    submitit has to know it: a job that is stopped earlier counts as preempted and starts again.
+    submitit needs it: a job that is stopped earlier counts as preempted and is restarted.
 
     Args:
         text: The time limit.
@@ -232,17 +232,17 @@ PACKAGES = {"dask": "distributed", "ray": "ray", "slurm": "submitit", "submitit"
 
 
 def create(text: str, workers: int | None = None, folder: str | Path | None = None) -> Pool:
-    """Start the executor of a name.
+    """Start an executor by name.
 
     Options of Slurm come from its environment variables, such as SBATCH_PARTITION and
-    SBATCH_TIMELIMIT (default: 24 hours). For other options create the executor yourself:
+    SBATCH_TIMELIMIT (default: 24 hours). For other options, create the executor yourself:
     `Submitit(submitit.AutoExecutor(...), workers=8)`.
 
     Args:
         text: "local", "processes", "dask", "ray", "slurm", or "submitit:local"; "dask:ADDRESS" and
             "ray:ADDRESS" for a running cluster.
-        workers: Number of calls at the same time. Default: one per core, or what the cluster has;
-            "local" runs one in this process. With more, it starts worker processes.
+        workers: Number of calls that run at the same time. Default: one per core, or the number of
+            workers of the cluster. "local" runs one in this process, and starts processes for more.
         folder: Folder for the files of Slurm's jobs, on a disk that all machines share. Default:
             `runs/submitit` in the current folder.
 
@@ -251,9 +251,9 @@ def create(text: str, workers: int | None = None, folder: str | Path | None = No
         cancels them with `wait=False`, and stops what was started here.
 
     Raises:
-        ValueError: The name or number of workers is unknown.
+        ValueError: The name is unknown, or the number of workers is invalid.
         ImportError: A package is not installed.
-        FileNotFoundError: This machine has no Slurm.
+        FileNotFoundError: Slurm is not installed on this machine.
         ConnectionError: No cluster answers at the address.
 
     >>> with create("local") as executor:
@@ -280,7 +280,7 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
         workers: As for `create`.
 
     Raises:
-        ValueError: As `create` does. So do ImportError and FileNotFoundError.
+        ValueError, ImportError, FileNotFoundError: As for `create`.
 
     >>> check_name("local", None)
     ('local', '')

@@ -94,7 +94,7 @@ class Processes(Pool):
 
 
 class _Worker:
-    """A worker process, which starts at its first call, and again if it has died."""
+    """A worker process, which starts at its first call, and restarts after it died."""
 
     starting = threading.Lock()
 
@@ -148,7 +148,7 @@ class _Worker:
             self._process.kill()
 
     def stop(self) -> None:
-        """Wait for the process to end, and kill it if it does not."""
+        """Let the process exit, or kill it if it does not."""
         if self._process is None:
             return
         self._connection.close()
@@ -181,7 +181,7 @@ def divided(cores: Sequence[int], workers: int) -> list[list[int]]:
 
 
 def serve(connection: Any, cores: Sequence[int]) -> None:
-    """Run the calls that arrive through a pipe until it closes: the code of a worker process.
+    """Run the calls that arrive through a pipe until it closes: the work of a worker process.
 
     Args:
         connection: The pipe.
@@ -223,8 +223,7 @@ def pickled_call(call: Any) -> bytes:
         call: The function and its arguments.
 
     Raises:
-        ValueError: It contains something that cannot be sent.
-        ImportError: It contains a function that is not in a module, and cloudpickle is missing.
+        ValueError: It contains something that cannot be sent without cloudpickle.
     """
     main = sys.modules["__main__"]
     imported = hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
@@ -248,7 +247,7 @@ def pickled_call(call: Any) -> bytes:
 
 
 class _ByValue:
-    """Sends each function of a notebook as a separate part, so that it arrives as one object.
+    """Pickles each function of a notebook separately, so that equal ones arrive as one object.
 
     Cohorts with the same function then share the programs that a worker compiled.
     """
@@ -263,7 +262,7 @@ class _ByValue:
 
 
 class _Loader(pickle.Unpickler):
-    """Reads what the parent process sent.
+    """Unpickles the messages of the parent process.
 
     Args:
         message: What `pickled_call` returned.

@@ -1,10 +1,9 @@
 """A cohort: trials of one structure that train together as lanes of one compiled program.
 
 A `Work` is sent to a worker, where `work` runs it, and a `WorkResult` returns. Both are plain data,
-so any executor can carry them.
+so any executor can transfer them.
 
-A lane that stops early leaves the batch: the lanes that are left move together, and fill fewer
-calls.
+When a lane stops early, the remaining lanes are packed into fewer calls.
 """
 
 import dataclasses
@@ -36,11 +35,12 @@ class Work:
     Args:
         structure: The structure that they share.
         values: The traced values of each lane.
-        seeds: The seed of each lane, with the fold if lanes are those of folds.
+        seeds: The seed of each lane; with folds, also its fold.
         way: How the lanes run in the program.
         epochs: The first epoch and the one after the last, counted from 0.
         state: The packed states of the lanes after the epochs before; None at the beginning.
-        keep: Whether to return the states of all lanes, which continue from them. Default: False.
+        keep: Whether to return the states of all lanes, from which they continue later. Default:
+            False.
         trials: The number of the trial of each lane, needed for `best`. Default: ().
         best: The trials whose final states to return. Default: None, no trial.
         stopping: When a lane stops early, as a run does with this hook. Default: None, never.
@@ -65,10 +65,10 @@ class WorkResult:
     Args:
         metrics: Values by name, float64 (lanes, epochs); NaN after a lane stopped early.
         state: The packed states of the lanes, if they were asked for.
-        way: How the lanes went through the program: narrower than asked for if memory ran out.
-        seconds: Wall time, with compilation.
+        way: How the lanes ran; narrower than requested if memory ran out.
+        seconds: Wall time, including compilation.
         compile_seconds: The part of it that traced and compiled.
-        traces: How often the epoch was traced, hence compiled.
+        traces: Number of times that the epoch was traced, and thus compiled.
         error: The traceback, if the program raised.
         packed: The indices of the lanes in `state`, in its order. Default: (), all lanes.
         ended: The epochs that each lane has trained. Default: (), all of the segment.
@@ -86,9 +86,9 @@ class WorkResult:
 
 
 def work(task: Work) -> WorkResult:
-    """Train the lanes of a cohort; if memory runs out, in calls of half the lanes.
+    """Train the lanes of a cohort; if memory runs out, retry with half the lanes per call.
 
-    An error that the program raises is returned as text: it would be raised again.
+    An error that the program raises is returned as text, because a retry would raise it again.
 
     Args:
         task: The lanes.
@@ -115,12 +115,12 @@ def _traceback(error: Exception) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether a device had no memory left."""
+    """Return whether an error means that a device ran out of memory."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def taken(structure: Structure, values: Values, way: Way) -> Way:
-    """Return the way that lanes take: a program that must not be in a loop is not mapped either.
+    """Return how lanes run: a program that must not be in a loop does not use `lax.map` either.
 
     Args:
         structure: Structure of the lanes.
@@ -139,7 +139,7 @@ def _run(task: Work, asked: Way) -> WorkResult:
 
 
 class _Batch:
-    """The lanes of a `Work` on their way through compiled programs."""
+    """The execution of the lanes of a `Work` by compiled programs."""
 
     def __init__(self, task: Work, way: Way) -> None:
         self.task, self.way, self.best = task, way, _Best(task)
@@ -174,7 +174,7 @@ class _Batch:
         return self.outcome(metrics, state, ())
 
     def stopping(self) -> WorkResult:
-        """Train epoch by epoch; lanes that stop leave, and the others move together."""
+        """Train epoch by epoch; when lanes stop, the others are packed into fewer calls."""
         task, hook = self.task, self.task.stopping
         assert hook is not None
         begin, end = task.epochs
@@ -296,9 +296,9 @@ class _Best:
 
 
 def _narrowed(way: Way, lanes: int) -> Way:
-    """Return a way for fewer lanes, at a quarter of the width if they fill a quarter of a call.
+    """Return the way for fewer lanes: a quarter of the width if they fill a quarter of a call.
 
-    It depends on nothing that is measured, so that a repeated cohort has the same bits.
+    It does not depend on measurements, so a repeated cohort has bitwise identical results.
     """
     while way.width >= 4 and 4 * lanes <= way.lanes:
         way = way._replace(width=way.width // 4)

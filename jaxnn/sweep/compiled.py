@@ -1,8 +1,8 @@
 """The compiled program of a structure: an epoch of a lane, for many lanes.
 
 A lane does the same as `train.fit` in an epoch: the same steps in the same order, then an
-evaluation. A solo run compiles the two separately; so do lanes that are bitwise equal to one, one
-after the other. A `Way` defines only how lanes go through the program:
+evaluation. A solo run compiles the two separately, and so do lanes that must be bitwise equal to
+one. A `Way` defines only how lanes run:
 
     loop    one after the other, a call each
     map     one after the other, in one call (`lax.map`)
@@ -34,7 +34,7 @@ By: TypeAlias = Literal["loop", "map", "vmap"]
 
 
 class Way(NamedTuple):
-    """How the lanes of a cohort go through its program.
+    """How the lanes of a cohort run in its program.
 
     Args:
         by: "loop", "map", or "vmap".
@@ -61,7 +61,7 @@ class Numbers(NamedTuple):
 
     Args:
         values: Its traced values, by dimension.
-        leaves: The leaves of its program that follow from them, which a solo run passes to compiled
+        leaves: The leaves of its program that depend on them, which a solo run passes to compiled
             code.
     """
 
@@ -78,7 +78,7 @@ class Compiled:
         shared: Whether all lanes have the same seed, hence the same order of the data.
 
     Attributes:
-        traces: How often the epoch was traced, hence compiled.
+        traces: Number of times that the epoch was traced, and thus compiled.
         compile_seconds: Seconds of tracing and compiling.
         bytes: Memory of a call on a device, without the data.
     """
@@ -125,8 +125,8 @@ class Compiled:
         Args:
             values: The traced values of each lane.
             seeds: The seed of each lane.
-            state: The states of the lanes after the epochs before, stacked, or of all lanes of such
-                a call; None at the beginning.
+            state: The stacked states of the lanes after the earlier epochs, which an earlier call
+                may have returned; None at the beginning.
             epochs: The first epoch, and the one after the last.
 
         Returns:
@@ -297,7 +297,7 @@ class Compiled:
         ]
 
     def _call(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
-        """Call a function; if the shapes of an argument are new, compile first, to measure that."""
+        """Call a function; if the shapes of an argument are new, compile first and measure that."""
         shapes = function is self._epoch, *map(jnp.shape, jax.tree.leaves(arguments[at]))
         if shapes not in self._compiled:
             began = time.perf_counter()
@@ -325,7 +325,7 @@ class Compiled:
 
 
 def _with_keys(ts: Any, training: Training) -> Any:
-    """Return the state of a lane with its keys as keys, which travel as words."""
+    """Return the state of a lane with typed keys, which are transferred as words."""
     return with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
 
 

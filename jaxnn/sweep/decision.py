@@ -53,7 +53,7 @@ class SweepHistory:
         metric: Name of the metric that trials are compared by.
         maximize: Whether a larger value is better.
         space: The search space.
-        known: What is known besides the trials. Default: nothing.
+        known: Configurations to try first and earlier sweeps. Default: none.
         seconds: The wall time that training took so far. Default: 0.
         objectives: All metrics that trials are compared by, the first of which is `metric`.
             Default: none, only that one.
@@ -92,7 +92,7 @@ class SweepHistory:
         return [curve[at] for at in sorted(curve) if begin < at <= end]
 
     def values(self, trials: Iterable[int], epoch: int) -> dict[int, Values]:
-        """Return the values of trials after an epoch: as asked, or as they were changed."""
+        """Return the values of trials after an epoch: as asked, or as changed since."""
         values = {number: self.trials[number].values for number in trials}
         changed = {c.trial: c.values for c in self.changes if c.epoch <= epoch}  # the last one
         return values | {number: changed[number] for number in values.keys() & changed.keys()}
@@ -100,7 +100,7 @@ class SweepHistory:
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """Begin a round with configurations that are known, and `count` trials that the search chooses.
+    """Begin a round with the given configurations, and `count` trials that the search chooses.
 
     The observations are all earlier trials, and the known ones of this round.
     """
@@ -148,7 +148,7 @@ class Select:
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """The sweep ends; `reason` is a sentence, "" if all its trials have ended."""
+    """End the sweep; `reason` is a sentence, or "" if all its trials have ended."""
 
     reason: str
 
@@ -218,7 +218,7 @@ def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train |
 
 
 def used_up(history: SweepHistory, settings: Settings) -> str:
-    """Return which limit of the budget is reached, as a sentence; "" if none is.
+    """Return a sentence about the limit of the budget that is reached; "" if none is.
 
     Args:
         history: All that is committed.

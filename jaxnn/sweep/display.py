@@ -1,6 +1,6 @@
-"""Sweeps as text: their progress, a live display or plain lines; and their results.
+"""Sweeps as text: their progress, as a live display or as plain lines, and their results.
 
-Everything fits into the width of the terminal, and into 80 columns without one.
+Everything fits into the width of the terminal, or into 80 columns if there is none.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
     began = time.perf_counter()
 
     def drawn() -> Text:
-        """Return the display at this moment: it is drawn while a program compiles, too."""
+        """Return the display at this moment; it is also drawn while a program compiles."""
         waited = time.perf_counter() - began
         if not now:
             return Text(f"starting, {duration(waited)}")

@@ -3,9 +3,8 @@
     while not (step := decide(history, settings)) is End:    # a pure function
         run and write the step
 
-A driver that is killed anywhere is therefore followed by one that continues as if nothing had
-happened. Cohorts of one rung do not wait for each other: the number that runs at a time is the
-number of workers.
+If a driver is killed at any point, the next driver therefore continues from the last committed
+step. Cohorts of one rung do not wait for each other; as many run at a time as there are workers.
 """
 
 import contextlib
@@ -62,7 +61,7 @@ __all__ = ["Driver", "decide", "drive"]
 
 
 class Driver:
-    """Drives the sweep of a ledger to its end.
+    """Runs the sweep of a ledger to its end.
 
     Args:
         experiment: The experiment that the ledger's meta data name.
@@ -139,7 +138,7 @@ class Driver:
         return f"the search {self.settings.search} has no further trials"
 
     def history(self) -> SweepHistory:
-        """Return what is committed now."""
+        """Return the history that is committed now."""
         planner, trials = self.planner, self.ledger.trials()
         curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
         bounded = {bound.metric for bound in planner.constraints}
@@ -174,7 +173,7 @@ class Driver:
         return self._members[trial.number]
 
     def _group(self, trial: Trial) -> Grouped:
-        """Return how the group of a trial trains."""
+        """Return how the group of a trial runs."""
         name = trial.group or ""
         if name not in self._groups:
             group = next((group for group in self.ledger.groups() if group.name == name), None)
@@ -207,7 +206,7 @@ class Driver:
         return bool(asked)
 
     def _regroup(self, step: Regroup) -> None:
-        """Add the groups of trials; those whose configuration raises fail, each alone."""
+        """Add the groups of trials; a trial whose configuration raises fails alone."""
         asked = [trial.values for trial in step.trials]
         found = self._find_groups(self.planner.members(asked), asked, step.count)
         pairs = [(trial.number, group) for trial, group in zip(step.trials, found, strict=True)]
@@ -309,7 +308,7 @@ class Driver:
         return bool(self.settings.budget) and bool(used_up(self.history(), self.settings))
 
     def _work(self, step: Train, part: Part, history: SweepHistory) -> Work:
-        """Return what to send to a worker for these lanes."""
+        """Return the `Work` to send to a worker for these lanes."""
         begin, _ = part.epochs
         grouped = self._group(history.trials[part.lanes[0].trial])
         values = history.values({lane.trial for lane in part.lanes}, begin)
@@ -488,9 +487,9 @@ def drive(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Asked]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield a value that notes the number of the signal.
+    """End a sweep on SIGTERM as on Ctrl-C; yield an object that records the number of the signal.
 
-    The exception alone may be lost: Python ignores what is raised within a callback of JAX.
+    The exception alone may be lost, because Python ignores exceptions in callbacks of JAX.
     """
     came = Asked()
 

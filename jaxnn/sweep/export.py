@@ -1,4 +1,4 @@
-"""A sweep in the form that other tools read.
+"""Exports of a sweep to formats that other tools read.
 
     csv, parquet   a row per trial; and next to it, in NAME-results, a row per result
     optuna         an SQLite storage with one study, which Optuna and its dashboard open
@@ -6,8 +6,8 @@
     mlflow         an SQLite storage with one experiment, and in it a run per lane
     wandb          a folder with an offline run per lane, which `wandb sync` uploads
 
-Trials keep their times. Nothing is overwritten, and an export appears completely under its name or
-not at all.
+Exports contain the times of trials. Existing files are not overwritten, and a partial export never
+appears under the target's name.
 """
 
 import csv
@@ -53,9 +53,9 @@ def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
 
 
 def trial_rows(sweep: Sweep) -> list[Row]:
-    """Return a row per trial: its status, score, and values; None for what it does not have.
+    """Return a row per trial: its status, score, and values; None for missing ones.
 
-    `metric` is the mean over seeds after the last epoch, and `metric[seed]` that of a seed.
+    `metric` is the mean over seeds after the last epoch, and `metric[seed]` the value of a seed.
     """
     curves = sweep.curves.get(sweep.metric, {})
     every = sorted({seed for seeds in curves.values() for seed in seeds})
@@ -192,8 +192,8 @@ def _unsynchronized(file: Path) -> Any:
 def _to_tensorboard(sweep: Sweep, target: Path) -> None:
     """Write a folder per lane, with its curves, its values as hyperparameters, and its score.
 
-    HParams shows the last value of a curve, which a diverged trial has too: so it gets the score as
-    a separate scalar. The lanes of a trial are one group.
+    HParams shows the last value of a curve, even for a diverged trial, so the score is written as a
+    separate scalar. The lanes of a trial are one group.
     """
     board, hparams, plugin = (
         required(name, "TensorBoard's files are written by", "tensorboardX", "export")
@@ -240,7 +240,7 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> Row:
-    """Return values as hyperparameters: what is not a number, a bool, or a text as text."""
+    """Return values as hyperparameters: numbers, bools, and text; others become text."""
     return {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in values.items()}
 
 

@@ -1,8 +1,8 @@
 """Which trials continue: successive halving, Hyperband, and population-based training.
 
-Exact functions of numbers, without files or clocks. Smaller scores are better. None, NaN, and
-infinities of either sign belong to trials that failed or diverged and come after all others; of
-equal scores, the earlier trial wins.
+These are pure functions of numbers. Smaller scores are better. None, NaN, and infinities of either
+sign belong to trials that failed or diverged, and come after all others; of equal scores, the
+earlier trial wins.
 
     rungs       the epochs at which trials are compared, the last included
     keep        the best of some trials, exactly the number asked for
@@ -59,7 +59,7 @@ def kept(count: int, eta: int) -> int:
 def keep(scores: Iterable[float | None], count: int) -> np.ndarray[Any, Any]:
     """Return the indices of the `count` best scores, the best first.
 
-    They are exactly `count`, even if that includes some that are None or not finite.
+    There are exactly `count` of them, even if some of their scores are None or not finite.
 
     Args:
         scores: One for each trial.
@@ -75,7 +75,7 @@ def keep(scores: Iterable[float | None], count: int) -> np.ndarray[Any, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Bracket:
-    """Trials that start together and are halved at the same rungs.
+    """Trials that start together and are compared at the same rungs.
 
     Args:
         count: Number of trials at the start.
@@ -161,7 +161,7 @@ def population(
 
     Each of the worst members continues from a random one of the best. The worst are floor(fraction
     * n) members, but at least one, and also all that failed or diverged; the best are the same
-    number, without any that failed. Draws n numbers whatever the scores.
+    number, without any that failed. Always draws n random numbers.
 
     Args:
         scores: One for each member.
@@ -196,10 +196,10 @@ def perturbed(
     """Return values near the given ones, with which a member continues from another's weights.
 
     A number is multiplied by 0.8 or 1.2 and kept in its range (one with steps moves by at least a
-    step), one of a `Grid` moves to a neighbor, and a `Choice` stays. With probability `resample` a
-    value is drawn again instead. Draws the same number of numbers in every case, unless the `where`
-    of the space forbids the result: then it draws again, and returns the given values if that is in
-    vain.
+    step), a value of a `Grid` moves to a neighbor, and that of a `Choice` stays. With probability
+    `resample` a value is drawn again instead. Always draws the same number of random numbers,
+    unless the `where` of the space forbids the result: then it draws again, and returns the given
+    values if no draw is allowed.
 
     Args:
         space: Space of the values.

@@ -31,13 +31,13 @@ from .tables import OPEN, Trial, frozen
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What the ledger of a sweep records of this.
+    """What the ledger records about known configurations and earlier sweeps.
 
     Args:
         tries: Configurations to try first, in order.
         earlier: The trials of earlier sweeps.
-        begin: The number of the first trial that the present search may choose; another search
-            chose those before.
+        begin: The number of the first trial that the current search may choose; another search
+            chose the earlier ones.
     """
 
     tries: Sequence[Values] = ()
@@ -75,7 +75,7 @@ class Known:
 
     @functools.cached_property
     def given(self) -> set[Any]:
-        """The identities of the configurations to try first."""
+        """The keys (`trial_key`) of the configurations to try first."""
         return {trial_key(values) for values in self.tries}
 
     def observations(
@@ -123,8 +123,9 @@ def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None)
     Args:
         space: The search space.
         given: Values by the name of the dimension, or by dotted path; a class by its name.
-        where: What gives them, for errors.
-        base: The configuration that has the values that are missing. Default: None, none may be.
+        where: Their source, for error messages.
+        base: The configuration that supplies missing values. Default: None, no value may be
+            missing.
 
     Raises:
         ValueError: A value is missing or not in the space, or a path is not swept.
@@ -159,7 +160,7 @@ def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None)
 
 
 def _fitting(swept: SweptField, value: Any, where: str) -> Any:
-    """Return a value as the dimension has it; raise ValueError if it does not."""
+    """Return a value in the type of the dimension; raise ValueError if it does not contain it."""
     dimension = swept.dimension
     if swept.classes:
         kind = value if isinstance(value, type) else type(value)
@@ -190,7 +191,7 @@ def parsed(space: Space, text: str) -> dict[str, Any]:
         text: The text: PATH=VALUE, separated by commas.
 
     Raises:
-        ValueError: The text has another form.
+        ValueError: The text has a different form.
 
     >>> from jaxnn.experiment import SGD
     >>> from jaxnn.sweep import Grid, Uniform
@@ -227,7 +228,7 @@ def _from_text(swept: SweptField, text: str) -> Any:
 
 
 def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False) -> list[Values]:
-    """Return the configurations that a user gives, as values of the space.
+    """Return the configurations that the user gives, as values of the space.
 
     Args:
         space: The search space.
@@ -249,7 +250,7 @@ def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False
 
 
 def default_try(space: Space, base: Any) -> tuple[list[Values], str]:
-    """Return the configuration itself as a trial, and "", or no trial and why.
+    """Return the configuration itself as a trial and "", or no trial and the reason.
 
     Args:
         space: The search space.
@@ -270,7 +271,7 @@ def default_try(space: Space, base: Any) -> tuple[list[Values], str]:
 def warm_start(
     space: Space, folders: Sequence[Path | str], metric: str, maximize: bool
 ) -> dict[str, Any]:
-    """Return the trials of earlier sweeps as plain data, and what does not fit.
+    """Return the trials of earlier sweeps as plain data, with notes about mismatches.
 
     Args:
         space: The search space.

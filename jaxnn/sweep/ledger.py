@@ -1,4 +1,4 @@
-"""The ledger of a sweep: all that was asked and all that was found, in a folder.
+"""The ledger of a sweep: all trials and all results, in a folder.
 
     FOLDER/ledger.sqlite   the tables (`tables`), opened by `storage`
     FOLDER/lanes/          the states of lanes that continue from a rung
@@ -6,11 +6,11 @@
     FOLDER/driver.lock     held by the driver, the only writer
     FOLDER/report.html     the report
 
-What belongs together is one transaction: the trials of a round, a cohort with its results, the
-decision of a rung. A driver that is killed at any moment therefore leaves a ledger that has each of
-them whole or not at all, and a resumed sweep asks and runs what is missing. States are written
-before the transaction that mentions them, and removed after the one that no longer needs them.
-There may be any number of readers at the same time. Only the standard library is imported.
+Related changes are one transaction: the trials of a round, a cohort with its results, the decision
+of a rung. If a driver is killed at any moment, the ledger therefore has each of them completely or
+not at all, and a resumed sweep runs what is missing. States are written before the transaction that
+refers to them, and removed after the one that no longer needs them. Any number of readers may read
+at the same time. Only the standard library is imported.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _UNCHANGED = "Nothing was changed"
 
 
 class _Content(NamedTuple):
-    """What a part of a ledger must be, checked without `Accepts`, which imports JAX."""
+    """A check of a part of a ledger that does not use `Accepts`, which imports JAX."""
 
     what: str
     test: Callable[[Any], bool]
@@ -90,9 +90,9 @@ _LANES = _Content(
 class Ledger:
     """The ledger in a folder: created by `Ledger.create` or `Ledger.open`, closed by `with`.
 
-    Each read sees what was committed when it began; `snapshot` makes several reads see the same.
-    Writing methods and errors of the disk raise LedgerError, one line; nothing that was committed
-    is lost then.
+    Each read sees the data that were committed when it began; `snapshot` makes several reads see
+    the same data. Writing methods raise ValueError unless the ledger is open for its driver. Errors
+    of SQLite or the disk are raised as LedgerError, in one line; committed data are not lost.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -290,10 +290,10 @@ class Ledger:
         return {int(number): (score, sha256) for number, (score, sha256) in found.items()}
 
     def digest(self) -> str:
-        """Return the SHA-256 of all that was asked and all that was found, without times.
+        """Return the SHA-256 of all trials and results, without times.
 
-        Two ledgers have the same digest exactly if their trials (number, values, status), results,
-        changes, and kept states are the same.
+        Two ledgers have the same digest if and only if their trials (number, values, status),
+        results, changes, and kept states are the same.
         """
         sha256 = hashlib.sha256()
         with self.snapshot():
@@ -308,7 +308,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Make all reads inside see the same moment, whatever a driver commits meanwhile."""
+        """Make all reads inside see the same data, even if a driver commits meanwhile."""
         if self._connection.in_transaction:  # inside another snapshot
             yield
             return
@@ -416,20 +416,20 @@ class Ledger:
         lanes: bytes | None = None,
         kept: Mapping[int, tuple[float, bytes | None]] | None = None,
     ) -> int:
-        """Add a cohort that ran, with all that was found, and return its number.
+        """Add a cohort that ran, with its results, and return its number.
 
         Args:
             cohort: What ran; its lanes must have trained `epoch_from` epochs.
             results: (trial, seed, epoch, name, value) of each metric.
-            statuses: The new status of each trial; `running` continues, from `lanes`.
+            statuses: The new status of each trial; one that is `running` continues from `lanes`.
             errors: Why trials failed or diverged.
             lanes: The states of the lanes, for those that continue.
             kept: The trials whose final states are kept from now on, with their scores, smaller for
                 better, and the states of those that were not kept before. Default: unchanged.
 
         Raises:
-            ValueError: A lane has trained another number of epochs. So an outcome that arrives
-                twice is added once.
+            ValueError: A lane has trained a different number of epochs, as when an outcome arrives
+                twice.
         """
         pairs = [(int(trial), int(seed)) for trial, seed in cohort.lanes]
         rows = [(int(t), int(s), int(e), name, float(x)) for t, s, e, name, x in results]
@@ -504,7 +504,7 @@ class Ledger:
         storage.remove_states(self.folder, unused)
 
     def retry(self, numbers: Collection[int]) -> None:
-        """Ask failed and diverged trials again, from the beginning; their results are removed.
+        """Reset failed and diverged trials so that they run again; their results are removed.
 
         Args:
             numbers: Numbers of the trials.
@@ -531,7 +531,7 @@ class Ledger:
         storage.remove_states(self.folder, unused)
 
     def restart(self, meta: Mapping[str, Any]) -> None:
-        """Ask all trials again, from the beginning, in a sweep with other meta data.
+        """Reset all trials so that they run again, in a sweep with other meta data.
 
         All results and kept states are removed, in the transaction that changes the meta data.
 

@@ -1,7 +1,7 @@
 """The meta data of a sweep: recorded when it begins, checked when it is resumed, and changed.
 
-A sweep that is resumed must have the code, the data, and the settings that determine its trials.
-Others, such as the number of trials, the search, and the budget, may change; the ledger records
+A resumed sweep must have the same code, data, and settings that determine its trials. Other
+settings, such as the number of trials, the search, and the budget, may change; the ledger records
 them in one transaction.
 """
 
@@ -40,7 +40,7 @@ def planned(
     tries: Sequence[Any] = (),
     folders: Sequence[Path | str] = (),
 ) -> tuple[Planner, dict[str, Any]]:
-    """Return the plan of a new sweep, and the meta data of what it knows.
+    """Return the plan of a new sweep, and its meta data of tries and earlier sweeps.
 
     Args:
         experiment: The experiment.
@@ -96,13 +96,13 @@ def resumed(
         experiment: The experiment.
         ledger: The ledger, open for writing.
         base: The configuration that trials change. Default: None, that of the sweep.
-        settings: The settings that are given. Default: none.
+        settings: The settings that the caller gave. Default: none.
         force: As for `run`. Default: False.
         tries: As for `run`. Default: ().
         folders: As `warm_start` of `run`, which cannot change. Default: ().
 
     Raises:
-        ValueError: The sweep is another, or something differs that cannot change.
+        ValueError: It is a different sweep, or something differs that cannot change.
     """
     meta, trials = ledger.meta, ledger.trials()
     _check_resumable(experiment, ledger, base, settings, force, folders)
@@ -152,7 +152,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
 
     Args:
         experiment: The experiment.
-        planner: What is known of the sweep.
+        planner: The planner of the sweep.
     """
     settings = planner.settings
     return {
@@ -178,7 +178,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
 
 
 def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
-    """Return what determines the results of a trial besides its values: code, data, versions."""
+    """Return what the results of a trial depend on besides its values: code, data, versions."""
     return {
         "modules": sources.modules(experiment),
         "data": loaded(experiment, base).checksums(),

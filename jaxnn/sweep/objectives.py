@@ -1,15 +1,15 @@
-"""Several objectives, and constraints on results: which of two trials is better.
+"""Several objectives and constraints: how to decide which of two trials is better.
 
 The order of trials, `ranked`, follows Deb's rules:
 
-1. A trial that satisfies all constraints is before one that does not; of two that do not, the one
-   that violates them less, in total and relative to their bounds, is first.
-2. A trial of the Pareto front is first: no other trial is as good in all objectives and better in
-   one. Without these trials the next ones are the front, and so on.
-3. Within a front, the trial is first that is nearest to the ideal point, which has the best value
-   of each objective; distances are Euclidean, after each objective is scaled to [0, 1] there.
+1. A trial that satisfies all constraints precedes one that does not; of two that do not, the one
+   with the smaller total violation, relative to the bounds, is first.
+2. Trials of the Pareto front are first: no other trial is as good in all objectives and better in
+   one. Then come those of the front of the remaining trials, and so on.
+3. Within a front, the trial nearest to the ideal point is first. That point has the best value of
+   each objective; distances are Euclidean, with each objective scaled to [0, 1] on the front.
 
-   Of equals, the one is first that is better in the first objective, then the one asked first.
+   Of equal trials, the one that is better in the first objective is first, then the earlier one.
 
 So `:best` is the most balanced trial of the front. With one objective it is the best trial.
 
@@ -33,7 +33,7 @@ CONFIGURED = {
     "flops": "floating-point operations of a training step for each row, as XLA counts them",
     "seconds": "wall time of training, without compiling, shared among the lanes of a cohort",
 }
-"""Metrics of every trial, whatever its program reports; smaller is better."""
+"""Metrics of every trial, independent of what its program reports; smaller is better."""
 
 
 class Objective(NamedTuple):
@@ -62,10 +62,10 @@ class Constraint(NamedTuple):
         return cls(metric.strip(), sign, float(bound))
 
     def violation(self, value: float | None) -> float:
-        """Return by how much a value is beyond the bound, relative to it; 0 if it is not.
+        """Return by how much a value violates the bound, relative to the bound; 0 if it does not.
 
         Args:
-            value: Value of the metric; None or NaN if the trial has none, which is infinitely far.
+            value: Value of the metric. None or NaN, if the trial has none, violates it infinitely.
 
         >>> Constraint.of("parameters <= 1000").violation(1500)
         0.5
@@ -156,7 +156,7 @@ def fronts(points: Any) -> np.ndarray[Any, Any]:
 
 
 def constrained(scores: Sequence[float | None], violations: Sequence[float]) -> list[float | None]:
-    """Return scores by which trials rank as by `ranked`: places in the order, if there are bounds.
+    """Return scores in the order of `ranked`: if a trial violates a bound, places in that order.
 
     Args:
         scores: One for each trial, smaller is better; None or not finite for none.

@@ -36,7 +36,7 @@ LENGTHS = ("epochs", "steps", "every")
 
 
 class Member(NamedTuple):
-    """A trial as its program sees it."""
+    """The structure, epochs, and seed of a trial."""
 
     structure: Structure
     epochs: int
@@ -45,12 +45,12 @@ class Member(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Grouped:
-    """A group, and how its lanes run.
+    """A group and how its lanes run.
 
     Args:
         structure: The structure that its trials share.
         epochs: Epochs of a whole run.
-        way: How lanes go through the program.
+        way: How lanes run.
         cohort: Number of lanes that a worker gets at a time.
         timings: The measurements of a probe, the fastest first; none if the way was given.
         error: The error of the program, in one line.
@@ -71,7 +71,7 @@ class Planner:
         experiment: The experiment.
         base: The configuration that trials change.
         settings: Settings of the sweep.
-        found: "traced", or why not, by dimension. Default: found by abstract evaluation.
+        found: "traced", or why not, by dimension. Default: determined by abstract evaluation.
         search: The search, if it is an object. Default: None, the one that the settings name.
 
     Raises:
@@ -150,7 +150,7 @@ class Planner:
         )
 
     def member(self, values: Values) -> Member:
-        """Return the structure, epochs, and seed of a trial; raise what its configuration raises.
+        """Return the structure, epochs, and seed of a trial; raise errors of its configuration.
 
         Args:
             values: Values of the trial.
@@ -166,7 +166,7 @@ class Planner:
         return Member(structure, training.epochs, training.seed)
 
     def members(self, asked: Sequence[Values]) -> list[Member | Exception]:
-        """Return `member` of each trial, or what its configuration raises.
+        """Return `member` of each trial, or the error that its configuration raises.
 
         Args:
             asked: The values of each trial.
@@ -212,7 +212,7 @@ class Planner:
         return Grouped(structure, member.epochs, way, unit * max(1, times), timings, error)
 
     def _probe(self, member: Member, values: Sequence[Values], share: float) -> Probe:
-        """Return what to ask a worker about a group."""
+        """Return the probe of a group, to send to a worker."""
         settings = self.settings
         count = max(len(values), min(settings.repeats, 2))  # several seeds are another program
         values = [values[i % len(values)] for i in range(count)]
@@ -269,7 +269,7 @@ class Planner:
 
         Args:
             first: The seed of the trial.
-            repeat: Number of the lane among those of the trial.
+            repeat: Index of the lane within the trial.
         """
         return FoldOfSeed(first, repeat) if self.settings.folds > 1 else first + repeat
 
@@ -339,7 +339,7 @@ def stopping_of(
     metrics: Sequence[str],
     ranking: tuple[str, bool],
 ) -> EarlyStopping | None:
-    """Return what stops a lane early, as a single run with this patience; None if nothing does.
+    """Return the hook that stops a lane early, as in a single run; None without a patience.
 
     Args:
         experiment: The experiment, whose metric a single run monitors.
@@ -412,7 +412,7 @@ class SweepPlan:
         return "\n".join(lines)
 
     def _compared(self) -> str:
-        """Return what trials are compared by."""
+        """Return a description of what trials are compared by."""
         by = [
             f"{one.metric} ({'more' if one.maximize else 'less'} is better)"
             for one in self.planner.objectives

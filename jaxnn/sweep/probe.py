@@ -1,8 +1,8 @@
-"""How lanes run fastest on the present device, measured by short runs of the program.
+"""The fastest way to run lanes on the current device, measured by short runs of the program.
 
 The candidates are the loop, `lax.map`, and `vmap` at several widths, on one device and on all. Each
-costs a compilation and a run, so another is tried only if much more work than that is left: the
-search for the fastest way never takes longer than it can save.
+costs a compilation and a run, so another one is tried only if much more work is left: the search
+for the fastest way never takes longer than it can save.
 """
 
 import dataclasses
@@ -56,12 +56,12 @@ class Timing(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A question to a worker: which way is fastest for lanes of this structure?
+    """A request to a worker to measure which way is fastest for lanes of a structure.
 
     Args:
         work: One or more of the lanes, as examples.
-        lanes: How many lanes there will be at a time.
-        epochs: Epochs that are left, over all lanes.
+        lanes: Number of lanes that will run at a time.
+        epochs: Number of epochs left, over all lanes.
         width: Lanes per call if that is fixed; otherwise 0. Default: 0.
         by: The ways to try. Default: all.
     """
@@ -74,10 +74,10 @@ class Probe:
 
 
 def probe(asked: Probe) -> tuple[Timing, ...]:
-    """Time the ways that are worth trying, and return them with the fastest first.
+    """Time the ways that are worth trying, and return the timings, fastest first.
 
     Args:
-        asked: The question.
+        asked: The request.
     """
     found: list[Timing] = []
     for ladder in _ladders(asked):

@@ -1,4 +1,4 @@
-"""The progress of a sweep, and the time that is left.
+"""The progress of a sweep, and the remaining time.
 
 The driver reports its `SweepProgress` after each cohort, for `display` to show.
 """
@@ -26,7 +26,7 @@ PATIENCE = 1.0
 """Seconds between two reports of the progress."""
 
 SHARE = 20
-"""Pauses between two reports are this many times as long as a report, which counts all trials."""
+"""Ratio of the pause between two reports to the time of a report, which counts all trials."""
 
 
 class SweepProgress(NamedTuple):
@@ -37,7 +37,7 @@ class SweepProgress(NamedTuple):
         trials: Number of trials in total.
         statuses: Number of trials by status.
         rung: The epochs of the rung that is being reached.
-        best: Number and metric of the best trial that ran to its end; None before.
+        best: Number and metric of the best trial that ran to its end; None if there is none yet.
         lanes: Number of lanes trained to a rung in this session.
         epochs: Epochs of all lanes that are done.
         whole: Epochs of all lanes that are expected in total.
@@ -96,7 +96,7 @@ class Reporter:
         return self._used + time.perf_counter() - self._began
 
     def note(self, doing: str) -> None:
-        """Report at once what runs now, which may take long.
+        """Report immediately what runs now, because it may take long.
 
         Args:
             doing: What runs, as in `SweepProgress`.
@@ -105,11 +105,11 @@ class Reporter:
         self.report(0, now=True)
 
     def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was just before.
+        """Report the progress, unless the last report was very recent.
 
         Args:
             rung: The epochs of the rung that is being reached.
-            now: Whether to report in any case. Default: False.
+            now: Whether to report even then. Default: False.
         """
         began = time.perf_counter()
         if now or began >= self._next:
@@ -177,7 +177,7 @@ class Reporter:
 
 
 def time_used(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
-    """Return the wall time in which cohorts ran, without pauses between them, and of probes.
+    """Return the wall time of cohorts, without pauses between them, and of probes.
 
     Args:
         cohorts: The cohorts.
@@ -201,10 +201,10 @@ def epochs_left(
     settings: Settings,
     epochs: int,
 ) -> dict[str, float]:
-    """Return the epochs of lanes that are left, by group; "" for trials whose group is unknown.
+    """Return the remaining epochs of lanes by group; "" for trials whose group is unknown.
 
-    Without halving, a trial is expected to train as long as those that have ended, on average: it
-    may stop early, fail, or have another number of epochs.
+    Without halving, a trial is expected to train for the mean number of epochs of those that have
+    ended, since it may stop early, fail, or have a different number of epochs.
 
     Args:
         trials: The trials.
@@ -241,12 +241,13 @@ def remaining(
     left: Mapping[str, float],
     asked: Mapping[str, int],
 ) -> float | None:
-    """Return the wall time that is left, in seconds; None if nothing was measured.
+    """Return the remaining wall time in seconds; None if nothing was measured.
 
     The rate of a group, its seconds per lane and epoch, is that of its cohorts without the first
     one, which also starts the program. A group with fewer cohorts has the rate of its probe, scaled
-    as the rates of other groups are to their probes. Groups without a cohort will compile as long
-    as others did. Time between cohorts, and workers in parallel, scale the sum.
+    as the rates of other groups are to their probes. Groups without a cohort are expected to
+    compile as long as others did. The sum is scaled for the time between cohorts and for parallel
+    workers.
 
     Args:
         cohorts: The cohorts of this session, or all before it has any.

@@ -64,8 +64,8 @@ def run(
     If the folder contains this sweep, unfinished or finished, it is continued, and the result is
     bitwise equal to that of an uninterrupted sweep. Omitted arguments keep their recorded values.
     These may be changed: `trials`, `tries`, `search`, `batch`, `points`, `search_seed`,
-    `max_groups`, `defaults`, `repeat`, `budget`, and the epochs of `config`; if the epochs change,
-    all trials are trained again.
+    `max_groups`, `defaults`, `repeat`, `budget`, `keep`, and the epochs of `config`, which can only
+    grow and for which all trials are trained again.
 
     A lane is the training of a trial with one seed or fold; a cohort is a set of lanes that train
     together; a rung is an epoch at which halving compares trials.

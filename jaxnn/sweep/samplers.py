@@ -1,4 +1,4 @@
-"""Searches by Optuna: tree Parzen estimators, a Gaussian process, and any of its samplers.
+"""Searches by Optuna: tree-structured Parzen estimators, a Gaussian process, and any sampler.
 
 TPE and the Gaussian process get a new study in memory each round, with the best and the newest
 trials, which bounds the cost of asking. An `OptunaSampler` keeps one study, as Optuna does.
@@ -22,19 +22,19 @@ from .search import PROPOSALS, STARTUP, Observation, SobolSearch, trial_key
 from .space import Space, Values
 
 TPE_HISTORY = 1000
-"""Values that TPE gets, over all dimensions: the cost of a trial grows with them.
+"""Number of values, over all dimensions, that TPE gets: its time per trial grows with it.
 
-But never fewer than 200 trials: with 100 it finds several times less.
+TPE gets at least 200 trials; with only 100, its results are much worse.
 """
 
 GP_HISTORY = 100
-"""Trials that the Gaussian process gets: the cost of a trial grows with their cube."""
+"""Number of trials that the Gaussian process gets: its time per trial grows with the cube."""
 
 
 class _OptunaSearch(SobolSearch):
     """A sampler of Optuna on a new study in memory; a Sobol sequence until there are scores.
 
-    For the sampler, a trial that was asked and has no score yet is running.
+    A trial without a score yet is passed to the sampler as running.
     """
 
     @abc.abstractmethod
@@ -85,8 +85,8 @@ class _OptunaSearch(SobolSearch):
 class TPESearch(_OptunaSearch):
     """Tree Parzen estimators, one dimension at a time.
 
-    While a batch is drawn, its own trials count as bad ones, which spreads it. With 64 trials per
-    batch this is several times better than estimators of all dimensions together.
+    While a batch is drawn, its own trials count as bad ones, which spreads the batch. With 64
+    trials per batch, this is several times better than a joint estimator of all dimensions.
     """
 
     name = "tpe"
@@ -104,7 +104,7 @@ class TPESearch(_OptunaSearch):
 
 
 class GPSearch(_OptunaSearch):
-    """A Gaussian process and its expected improvement, for runs that take longer than asking.
+    """A Gaussian process with expected improvement, for runs that take longer than the search.
 
     Dimensions inside of branches are sampled by tree Parzen estimators.
     """
@@ -157,7 +157,7 @@ class OptunaSampler:
             ]
 
     def _proposed(self) -> Values:
-        """Return the next trial of the study; one that `where` forbids fails at once."""
+        """Return the next trial of the study; one that `where` forbids is completed as failed."""
         trial, values = self._study.ask(), {}
         for name, (distribution, _, back) in self._kinds.items():
             if self.space.active(name, values):
@@ -169,11 +169,11 @@ class OptunaSampler:
         return values
 
     def _instead(self) -> Values:
-        """Return a random trial, for when all proposals are forbidden."""
+        """Return a random trial, used if all proposals are forbidden."""
         return self.space.sample(np.random.default_rng(len(self._study.trials)))
 
     def tell(self, values: Values, score: Any, violation: float = 0.0) -> None:
-        """Complete a trial with these values, or add one; without a score, as failed.
+        """Complete a trial with these values, or add one; without a score, it is failed.
 
         Args:
             values: The values.
@@ -204,7 +204,7 @@ class OptunaSampler:
 
 
 def violation_of(trial: Any) -> tuple[float]:
-    """Return the total violation of a trial of Optuna, as its `constraints_func`."""
+    """Return the total violation of an Optuna trial; a `constraints_func`."""
     return (trial.user_attrs.get("violation", 0.0),)
 
 
@@ -275,7 +275,8 @@ class Parameter(NamedTuple):
     """A dimension as a parameter of Optuna.
 
     Optuna does not distinguish 1 from True, so options are their indices. It has no priors and no
-    logarithmic steps: their parameter is the place on the unit line, where a prior is uniform.
+    logarithmic steps, so their parameter is the position in the unit interval, where a prior is
+    uniform.
 
     Args:
         distribution: A distribution of Optuna.

@@ -4,7 +4,7 @@
     best      the best value of all epochs
     mean:5    the mean over the last five epochs, or over all if there are fewer
 
-One number compares trials everywhere: in the search, at rungs, in the ranking, and in the report.
+The same score is used everywhere: in the search, at rungs, in the ranking, and in the report.
 """
 
 import dataclasses

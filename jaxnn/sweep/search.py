@@ -6,14 +6,14 @@
     tpe, gp                 tree Parzen estimators and a Gaussian process: Optuna's samplers
     cmaes                   covariance matrix adaptation, by the library `cmaes`
 
-A search is pure: its next trials follow from its seed, the round, and the history. `new_trials`
-asks it, and leaves out what was tried before. `external` makes any sampler of Optuna, and any
-object with `ask` and `tell`, a search.
+A search is pure: its next trials depend only on its seed, the round, and the history. `new_trials`
+asks it, and omits trials that were tried before. `external` converts any Optuna sampler, and any
+object with `ask` and `tell`, to a search.
 
 Optuna's samplers here get a new study in memory each round. CMA-ES is replayed from the whole
 history, because Optuna's sampler of that name keeps the state of the search in the study and learns
-only from the first trials of a batch. TPE and the Gaussian process ignore trials that failed; for
-CMA-ES they are the worst.
+only from the first trials of a batch. TPE and the Gaussian process ignore failed trials; CMA-ES
+ranks them last.
 
 References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
 evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
@@ -35,11 +35,11 @@ from .ranges import Int
 from .space import Space, Values
 
 STARTUP = 10
-"""The least number of scores to learn from; a Sobol sequence is asked before."""
+"""Minimum number of scores to learn from; before that, a Sobol sequence is used."""
 
 
 PROPOSALS = 50
-"""How often a search that learns proposes a trial before a random one that `where` allows."""
+"""Number of proposals of a search that learns before a random allowed trial is used instead."""
 
 
 class Observation(NamedTuple):
@@ -49,9 +49,9 @@ class Observation(NamedTuple):
         values: Values of the trial.
         score: Score of the trial, smaller is better. It is None or not finite if the trial failed,
             diverged, or has not ended.
-        round: The round in which it was asked. Default: 0. None for a trial of an earlier sweep.
+        round: The round that it belongs to. Default: 0. None for a trial of an earlier sweep.
         own: Whether this search chose it. Default: True.
-        scores: The scores of all objectives, the first of which is `score`. Default: (), of one.
+        scores: The scores of all objectives, the first of which is `score`. Default: (), for one.
         violation: How far it violates the constraints, in total. Default: 0, it satisfies them.
     """
 
@@ -96,12 +96,12 @@ class Search(abc.ABC):
         Args:
             count: Number of trials; there are fewer only if a search ends, such as a grid.
             round: Number of the round.
-            history: All trials of earlier sweeps, of earlier rounds, and those of this round that
+            history: The trials of earlier sweeps and earlier rounds, and those of this round that
                 the search does not choose.
         """
 
     def _instead(self, round: int) -> Callable[[], Values]:
-        """Return a function that draws a random trial, for when all proposals are forbidden."""
+        """Return a function that draws a random trial, used if all proposals are forbidden."""
         rng = np.random.default_rng([self.seed, round, 1])
         return lambda: self.space.sample(rng)
 
@@ -147,7 +147,8 @@ class RandomSearch(Search):
 class SobolSearch(Search):
     """A scrambled Sobol sequence, which fills the unit cube more evenly than chance.
 
-    Point n does not depend on the sizes of the rounds. A power of two of trials is most even.
+    Point n does not depend on the sizes of the rounds. The points are most even if their number is
+    a power of two.
     """
 
     name = "sobol"
@@ -177,10 +178,10 @@ class CMAESSearch(SobolSearch):
     """Covariance matrix adaptation in the unit cube of all dimensions.
 
     An option or an integer becomes a random point of its interval, and a dimension that the trial
-    does not have becomes a random point of [0, 1), which preserves their spread. A batch is up to
-    three generations of at least 16; batches of 16 learn most from a trial. If the distribution has
-    shrunk to a point, it starts again elsewhere. Trials of earlier sweeps determine the first
-    distribution (Nomura et al., Warm starting CMA-ES, 2021).
+    does not have becomes a random point of [0, 1), which preserves the spread of the distribution.
+    A batch is up to three generations of at least 16 trials; batches of 16 learn the most per
+    trial. If the distribution has shrunk to a point, the search restarts elsewhere. Trials of
+    earlier sweeps determine the first distribution (Nomura et al., Warm starting CMA-ES, 2021).
     """
 
     name = "cmaes"
@@ -256,10 +257,10 @@ class CMAESSearch(SobolSearch):
 # Trials that were tried before
 
 LARGEST = 10_000
-"""A space with at most this number of points is searched to its last point."""
+"""A space with at most this number of points is searched exhaustively."""
 
 DRAWS = 100
-"""How often a sample is drawn again until it is a new one, if the space has more points."""
+"""Maximum number of draws to find a new sample, if the space has more points."""
 
 
 def trial_key(values: Values) -> frozenset[Any]:
@@ -268,7 +269,7 @@ def trial_key(values: Values) -> frozenset[Any]:
 
 
 def tried(history: Sequence[Observation]) -> set[Any]:
-    """Return the identities of the trials of this sweep."""
+    """Return the keys of the trials of this sweep."""
     return {trial_key(one.values) for one in history if one.round is not None}
 
 
@@ -323,8 +324,8 @@ def new_trials(
 ) -> list[Values]:
     """Return the next trials of a search, without those that were tried before.
 
-    Random points of the space that were not tried take the place of those that are left out. There
-    are fewer than `count` if the space has no further point, or if the search ends.
+    Repeated trials are replaced by random points of the space that were not tried. Fewer than
+    `count` are returned if the space has no further point, or if the search ends.
 
     Args:
         search: The search.

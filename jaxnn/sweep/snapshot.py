@@ -1,14 +1,13 @@
 """The results of a sweep as plain values: the view that the report and the exports have of it.
 
-`read` takes it from a ledger. It answers the two questions of every reader: what the score of a
-trial is, and which trial is the best.
+`read` reads it from a ledger. It defines the score of a trial and which trial is the best.
 
-- The `score` of a trial is the metric after its last epoch, or what the setting `score` states: the
-  best one, or a mean over epochs; and the mean over its seeds. A trial has no score if it diverged,
+- The `score` of a trial is the mean over its seeds of the metric after the last epoch, or, by the
+  setting `score`, of its best value or its mean over epochs. A trial has no score if it diverged,
   failed, or has not run, or if a seed has no finite value.
-- The `ranking` lists first the trials that ran to their end, by score, whatever their number of
-  epochs, which a sweep may change. Then come trials that halving stopped, those with more epochs
-  first: the metric after one epoch says little about a later one.
+- The `ranking` first lists the trials that ran to their end, by score, even if their numbers of
+  epochs differ, since a sweep can be extended. Then come trials that halving stopped, those with
+  more epochs first, since metrics after different epochs are not comparable.
 """
 
 import dataclasses
@@ -65,7 +64,7 @@ class Sweep:
         seeds: Number of lanes per trial.
         epochs: Epochs of a whole run.
         rungs: The epochs at which trials are compared; only the last without halving.
-        trials: The trials by number, with the values that they ended with.
+        trials: The trials by number, with their final values.
         cohorts: The cohorts, in the order of their commits.
         groups: The groups, in the order in which they were added.
         curves: The metrics after each epoch.
@@ -118,7 +117,7 @@ class Sweep:
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:
-        """The trials that have a score, the best first; of equals, the first asked."""
+        """The trials that have a score, the best first; of equals, the earlier trial."""
 
         def rank(trial: Trial) -> tuple[bool, int, float, int]:
             score, done = self.scores[trial.number], trial.status == "done"
@@ -213,7 +212,7 @@ class Sweep:
     def finalists(self) -> list[Trial]:
         """The trials whose scores are compared with each other, the best first.
 
-        Those that ran to their end; if there are none, those with the most epochs.
+        These are the trials that ran to their end; if there are none, those with the most epochs.
         """
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
@@ -314,10 +313,11 @@ class Sweep:
 
     @functools.cached_property
     def common(self) -> tuple[int | None, dict[int, float]]:
-        """What all trials with a score are compared by: an epoch, and the metric there by number.
+        """How to compare all trials with a score: an epoch, and the metric there by number.
 
-        If all of them ran to their end: None and their scores, whatever their number of epochs.
-        Otherwise the last epoch that each of them reached; (0, {}) if there is no score.
+        If all of them ran to their end, it is None and their scores, even if their numbers of
+        epochs differ. Otherwise, the epoch is the last one that all of them reached; (0, {}) if
+        there is no score.
         """
         if self.scores and all(trial.status == "done" for trial in self.ranking):
             return None, {number: score.mean for number, score in self.scores.items()}
@@ -347,7 +347,7 @@ def _finite(value: float | None) -> float:
 
 
 def _cause(error: str) -> str:
-    """Return what trials with the same cause have in common.
+    """Return the cause of an error, which is equal for trials with the same cause.
 
     It is the line of a traceback that names the error, the first after its last frame; or the
     divergence without its epoch and seed.
@@ -366,8 +366,8 @@ def read(ledger: Ledger) -> Sweep:
         ledger: Ledger of the sweep.
 
     Raises:
-        ValueError: The meta data lack what a sweep has.
-        LedgerError: The ledger has values that no sweep has.
+        ValueError: The meta data lack an entry.
+        LedgerError: The ledger has invalid values.
     """
     with ledger.snapshot():
         facts = dict(ledger.meta)

@@ -1,4 +1,4 @@
-"""The states of lanes as bytes, which continue from a rung or are the weights of a kept trial.
+"""The states of lanes as bytes: of lanes that continue from a rung, or of kept trials.
 
 The states of lanes are one pytree whose leaves have a first axis of lanes. Packed, it is
 safetensors: named arrays without code, whose shapes and types are checked against the program.
@@ -35,7 +35,7 @@ def unpack(packed: bytes, lane: Any) -> Any:
         lane: The shapes and types of one lane's state.
 
     Raises:
-        ValueError: The bytes hold something else.
+        ValueError: The bytes do not contain such states.
     """
     safetensors = _library()
     leaves, structure = jax.tree.flatten(lane)
@@ -61,13 +61,13 @@ def unpack(packed: bytes, lane: Any) -> Any:
 
 
 def _plain(leaf: Any) -> np.ndarray:
-    """Return an array of a type of NumPy: bfloat16 and float8 as their bits."""
+    """Return an array with a NumPy type: bfloat16 and float8 as their bits."""
     array = np.ascontiguousarray(leaf)
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
 
 
 def _typed(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return the array that `_plain` received, if it had this type."""
+    """Return the array of this type that `_plain` converted."""
     dtype = np.dtype(dtype)
     bits = f"u{dtype.itemsize}"
     return array.view(dtype) if dtype.kind == "V" and array.dtype == np.dtype(bits) else array

@@ -5,9 +5,9 @@
     FOLDER/lanes/          a file per cohort with the states that its lanes continue from
     FOLDER/kept/           a file per kept trial with the final states of its lanes
 
-Errors of SQLite and the system are raised as `LedgerError`, one line that says what to do. The name
-of a state file follows from the number of its cohort or trial, so no text in a ledger selects a
-file, and the ledger has the SHA-256 of each.
+Errors of SQLite and the system are raised as `LedgerError`, one line that explains what to do. The
+name of a state file is derived from the number of its cohort or trial, so no text in a ledger
+selects a file; the ledger has the SHA-256 of each.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ LIMITS = {
 
 
 class LedgerError(OSError):
-    """A sweep's folder cannot be written, read, or used for this. The message says why."""
+    """A sweep's folder cannot be written, read, or used for this; the message explains why."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, LONGEST))  # it may quote what the ledger holds
@@ -72,7 +72,7 @@ def damaged(folder: Path) -> str:
 
 @contextlib.contextmanager
 def undamaged(folder: Path) -> Iterator[None]:
-    """Raise the ValueErrors of checks of what a ledger holds as `LedgerError`."""
+    """Raise a ValueError from a check of the ledger's contents as `LedgerError`."""
     try:
         yield
     except ValueError as error:
@@ -81,11 +81,11 @@ def undamaged(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(folder: Path, consequence: str) -> Iterator[None]:
-    """Raise what SQLite and the system raise inside as a `LedgerError`.
+    """Raise errors of SQLite and the system inside as `LedgerError`.
 
     Args:
         folder: Folder of the sweep.
-        consequence: What follows, and what to write.
+        consequence: The consequence, and the command to write.
     """
     try:
         yield
@@ -97,7 +97,7 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
 
 
 def _cause(folder: Path, error: sqlite3.Error | OSError) -> str:
-    """Return what an error of SQLite or the system means for a sweep's folder."""
+    """Return the meaning of an error of SQLite or the system for a sweep's folder."""
     if isinstance(error, sqlite3.Error):
         text = {
             sqlite3.SQLITE_FULL: f"the disk is full, the ledger in {folder} cannot grow",
@@ -207,7 +207,7 @@ def _checked_connection(file: Path, mode: str) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def time_limit(connection: sqlite3.Connection) -> Iterator[None]:
-    """Interrupt a statement inside that takes longer than reading a whole ledger would."""
+    """Interrupt a statement inside if it takes longer than reading a whole ledger."""
     end = time.monotonic() + SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > end, STEPS)
     try:
@@ -257,7 +257,7 @@ def _problem(connection: sqlite3.Connection) -> str:
 
 
 def other_files(folder: Path) -> list[str]:
-    """Return the names in `folder`, without those that a killed creation of a ledger leaves."""
+    """Return the names in `folder`, except leftovers of an interrupted creation of a ledger."""
     ours = {LOCK, FILE + NEW, FILE + NEW + "-journal"}
     return sorted({file.name for file in folder.iterdir()} - ours) if folder.is_dir() else []
 
@@ -286,7 +286,7 @@ class DriverLock(Lock):
 
 
 def is_driven(folder: Path) -> bool:
-    """Return whether a driver in another process is at work in `folder`."""
+    """Return whether a driver in another process is running in `folder`."""
     return Lock.held(folder / LOCK)
 
 

@@ -1,10 +1,10 @@
-"""What trials have in common: which swept numbers can be traced is found, not declared.
+"""The structure that trials share: which swept numbers can be traced is determined automatically.
 
 Every swept number is tried as a tracer, by abstract evaluation of the whole program: the
 configuration, the first parameters, one step, one evaluation. A number that passes is `traced`, an
 argument of the compiled program. One that Python needs to know (a shape, an `if`, a loop count) is
-`static`, and the error says why. Trials whose static values are equal have the same `Structure`,
-and share compiled programs.
+`static`, and the error explains why. Trials whose static values are equal have the same
+`Structure`, and share compiled programs.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class Structure:
         return ", ".join(f"{name}={value}" for name, value in self.static) or "all"
 
     def numbers(self, values: Values) -> dict[str, Any]:
-        """Return the traced values of a trial; a whole number among floats is a float.
+        """Return the traced values of a trial; integers among floats become floats.
 
         Args:
             values: All values of the trial.
@@ -177,7 +177,7 @@ def _as_traced(values: Values, names: Collection[str]) -> dict[str, str]:
 
 
 def traced_value(dimension: Dimension, value: Any) -> Any:
-    """Return a value as a traced number: a whole number among floats is a float.
+    """Return a value as a traced number: an integer among floats becomes a float.
 
     Args:
         dimension: The dimension.
@@ -214,7 +214,7 @@ def _tried(
 
 
 class _Static(Exception):
-    """Why a number is static, as a sentence."""
+    """The reason why a number is static, as a sentence."""
 
 
 def _data_reason(
@@ -267,7 +267,7 @@ def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> N
 
 
 def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
-    """Return where an experiment reads the seed of its configuration; None if it does not.
+    """Return where an experiment reads the seed of its configuration, or None.
 
     If it does, lanes with different seeds differ in more than their keys.
 
@@ -311,7 +311,7 @@ def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> 
 
 
 def reason(error: Exception) -> str:
-    """Return why a number is static: the line that needs to know it, and the error.
+    """Return why a number is static: the line that needs its value, and the error.
 
     Args:
         error: What the experiment raised on a tracer.

@@ -1,4 +1,4 @@
-"""The rows of a ledger as frozen values, its tables, and the statements that change them.
+"""The rows of a ledger as frozen dataclasses, its tables, and statements that change them.
 
 A search asks for trials; each belongs to a group of equal structure. Lanes of a group run
 together as cohorts, from one epoch to another, and report results after each epoch.
@@ -55,7 +55,7 @@ class Trial:
     Args:
         number: 0, 1, ... in the order in which trials were asked.
         round: the request that it came from.
-        bracket: its bracket of Hyperband; 0 without.
+        bracket: its bracket of Hyperband; 0 without Hyperband.
         values: its point of the space, as asked.
         group: the name of its group; None if its structure is unknown.
         status: one of `STATUSES`. Default: "asked".
@@ -186,7 +186,7 @@ ADD_GROUP = """
 
 
 def frozen(plain: Any) -> Any:
-    """Return a value as it was written: JSON has lists instead of tuples."""
+    """Return a value as it was before it was written: JSON has lists instead of tuples."""
     return tuple(map(frozen, plain)) if isinstance(plain, list) else plain
 
 
@@ -206,7 +206,7 @@ def settle(
     errors: Mapping[int, str] | None,
     rung: int | None = None,
 ) -> list[int]:
-    """Record the status of trials, their errors, and the rung that those not broken reached.
+    """Record the status of trials, their errors, and the rung that the unbroken ones reached.
 
     It returns the cohorts whose checkpoints are no longer needed, and records them as removed.
 

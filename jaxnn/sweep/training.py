@@ -1,7 +1,7 @@
-"""The training of one configuration, as what a lane needs: pure functions of its numbers.
+"""The training of one configuration as the functions that a lane needs, pure in its numbers.
 
-A lane trains up to a record, evaluates, and continues. The rest of a sweep knows no more of what it
-trains, so any program can be swept:
+A lane trains up to a record, evaluates, and continues. A sweep uses only these functions, so it can
+train any program:
 
     begin(seed)                     the state before the first step, as in a solo run
     advance(state, order, data)     the state after the steps of a record, and their metrics
@@ -51,7 +51,7 @@ class Order(NamedTuple):
 
 
 class FoldOfSeed(NamedTuple):
-    """The seed of a lane that trains on the rows outside of a fold, and is evaluated on its rows.
+    """The seed of a lane that trains on the rows outside of a fold, and is evaluated on the fold.
 
     Args:
         seed: Root of its random numbers.
@@ -66,7 +66,7 @@ class Folded(Loaded):
     """Data whose rows are divided into folds for cross-validation.
 
     The rows are those for training and for validation together, in a random order that is always
-    the same. Folds have equal sizes; the rows that are left are always trained on.
+    the same. Folds have equal sizes; left-over rows are always used for training.
 
     Args:
         whole: The data.
@@ -198,7 +198,7 @@ class Training:
         return jax.tree.map(strong, self.run.program.init(key, first))
 
     def order(self, seed: int | FoldOfSeed, record: int) -> Order:
-        """Return what the steps of a record run on.
+        """Return the input of the steps of a record.
 
         Args:
             seed: Seed of the run.
@@ -247,7 +247,7 @@ class Training:
 
         Args:
             data: The arrays to train on, and those for validation.
-            seed: Seed of the lane; it matters only if it is that of a fold. Default: 0.
+            seed: Seed of the lane; used only if it is a `FoldOfSeed`. Default: 0.
         """
         if not self.run.evaluations():
             return []
@@ -295,13 +295,13 @@ class Training:
         return whole
 
     def account(self, flops: bool = False) -> dict[str, float]:
-        """Return what a program costs: parameters, bytes, and flops per row of a training step.
+        """Return the costs of a program: parameters, bytes, and flops per row of a training step.
 
         Parameters are the floating-point numbers of `state.params`, or of the whole state of a
-        program without it. FLOPs are those that XLA counts before it optimizes the step.
+        program without it. FLOPs are counted by XLA before it optimizes the step.
 
         Args:
-            flops: Whether to count FLOPs, for which the step is lowered. Default: False.
+            flops: Whether to count FLOPs, which requires lowering the step. Default: False.
         """
         state = jax.eval_shape(lambda: self.begin(0))
         leaves = jax.tree.leaves(getattr(state, "params", state))
@@ -327,7 +327,7 @@ class Training:
         return state, metrics, held
 
     def at_once(self) -> int | None:
-        """Return the most steps of one compiled program; None for all of a record.
+        """Return the maximum number of steps in one compiled program; None for a whole record.
 
         It is 1 if a step convolves on a CPU, where XLA's convolutions in loops are slower.
         """
@@ -348,7 +348,7 @@ class Training:
         return self._declared[0]
 
     def maximized(self, metric: str) -> bool | None:
-        """Return whether the experiment, the metric, or the task maximizes; None if none says.
+        """Return whether the experiment, the metric, or the task maximizes; None if unspecified.
 
         Args:
             metric: Name of the metric.

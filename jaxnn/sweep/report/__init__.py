@@ -1,9 +1,9 @@
 """The report of a sweep: one HTML file under 1.5 MB, written completely or not at all.
 
-`write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
-sections are in a file each: `result` (gain, best trials, all trials, programs, settings), `front`
-(several objectives), `scores` (best so far, curves), `parameters` (importance, parameters), `rungs`
-(survival, failures). The script of the page draws the numbers of `plots`.
+`write_report` writes `report.html` to the folder of a sweep; `sweep_report` returns its text. Each
+module has some of its sections: `result` (gain, best trials, all trials, programs, settings),
+`front` (several objectives), `scores` (best so far, curves), `parameters` (importance, parameters),
+`rungs` (survival, failures). The script of the page draws the numbers of `plots`.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ FILE = "report.html"
 
 
 def sweep_report(sweep: Sweep) -> str:
-    """Return the report of a sweep as HTML. Equal sweeps give equal text."""
+    """Return the report of a sweep as HTML. Equal sweeps have equal reports."""
     found = importance_of(sweep)
     known = isinstance(found, Importance)
     names = shown_order(sweep, found.shares if isinstance(found, Importance) else {})

@@ -110,7 +110,7 @@ class _Axis:
         self.log = self.low > 0 and self.high > 10 * self.low
 
     def share(self, value: float) -> float:
-        """Return where a number is between the ends; the middle if they are equal."""
+        """Return the relative position of a number between the ends; 0.5 if they are equal."""
         f = math.log if self.log else float
         low, high = f(self.low), f(self.high)
         return (f(value) - low) / (high - low) if high > low else 0.5

@@ -10,12 +10,13 @@ polynomial of its position in the range, or the mean of the trials with the same
 the mean rank of all other trials. At 1, the parameter alone determines the rank; at 0 or below, it
 does not help. Only trials that have the parameter count.
 
-Among few trials, some parameter always seems to matter. So the same number is computed for shuffled
-ranks, and a parameter counts only if it exceeds what shuffling gives in 95 % of sweeps, over all
-parameters together (Bonferroni).
+With few trials, some parameter always seems to matter. The importance is therefore also computed
+for shuffled ranks, and a parameter counts only if its importance exceeds that of shuffled ranks in
+95 % of sweeps, over all parameters together (Bonferroni).
 
-Trials that run longer score better for that reason alone. If halving stopped some, all are compared
-after the last epoch that each of them reached; otherwise each after its last epoch.
+Trials that run longer score better for that reason alone. If halving stopped some trials, all are
+therefore compared after the last epoch that all of them reached; otherwise, each is compared after
+its last epoch.
 
 References: Allen, The relationship between variable selection and data augmentation and a method
 for prediction, 1974 (held-out errors of a linear fit); Fisher, The design of experiments, 1935
@@ -49,10 +50,10 @@ class Importance(NamedTuple):
 
     Args:
         shares: the held-out R^2 by parameter; 0 if it does not exceed `chance`.
-        chance: what it must exceed; infinite if too few trials have the parameter.
+        chance: the value that it must exceed; infinite if too few trials have the parameter.
         trials: the number of trials that have it.
         compared: the number of compared trials.
-        epoch: after which they are compared; None if each after its last one.
+        epoch: after which they are compared; None if each is compared after its last epoch.
     """
 
     shares: dict[str, float]
@@ -63,7 +64,7 @@ class Importance(NamedTuple):
 
 
 def importance_of(sweep: Sweep) -> Importance | str:
-    """Return the importance of the parameters, or why it is unknown."""
+    """Return the importance of the parameters, or the reason why it is unknown."""
     epoch, scores = sweep.common
     if len(sweep.dimensions) == 1:
         return "Only one parameter is swept, so there is nothing to compare it with."
@@ -98,7 +99,7 @@ def importance_of(sweep: Sweep) -> Importance | str:
 def alone(
     dimension: Dimension, values: Sequence[Any], worth: Sequence[float], error: float
 ) -> tuple[float, float]:
-    """Return the held-out R^2 of the ranks of `worth` by one parameter, and what it must exceed.
+    """Return the held-out R^2 of the ranks of `worth` by one parameter, and its threshold.
 
     It returns (0, inf) for fewer than `LEAST` trials, and if nothing varies.
 
@@ -143,7 +144,7 @@ def _basis(dimension: Dimension, values: Sequence[Any]) -> np.ndarray[Any, Any]:
 
 
 def _ranks(worth: Sequence[float]) -> np.ndarray[Any, Any]:
-    """Return ranks from 1; equal numbers share the mean of theirs."""
+    """Return ranks from 1; equal numbers get the mean of their ranks."""
     _, inverse, counts = np.unique(np.asarray(worth), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
@@ -189,7 +190,7 @@ def _text(found: Importance, name: str) -> str:
 
 
 def shown_order(sweep: Sweep, weights: dict[str, float]) -> list[str]:
-    """Return the parameters as they are shown: those of all trials first, then by importance."""
+    """Return the parameters in display order: those of all trials first, each by importance."""
     shared = sweep.ordered
     conditional = sweep.conditional
     return sorted(shared, key=lambda name: (name in conditional, -weights.get(name, 0.0)))
@@ -248,6 +249,6 @@ def parameters(sweep: Sweep, names: Sequence[str], known: bool) -> str:
 
 
 def edge_sentence(sweep: Sweep, names: Sequence[str]) -> str:
-    """Return which parameters of the best trial are at an edge, as a sentence of HTML."""
+    """Return a sentence of HTML about parameters of the best trial that are at an edge."""
     at = [f"{escaped(name)} ({edge} edge)" for name in names if (edge := best_edge(sweep, name))]
     return f" <b>The best is at the edge of: {', '.join(at)}.</b>" if at else ""

@@ -1,8 +1,8 @@
 """The numbers that the script of the page draws: a sweep as plain data.
 
 Trials are columns, in the order of the ranking; those without a score follow. A page has at most
-`BYTES` of them: of more, the best half, those that were the best once, and an even sample of the
-others.
+`BYTES` of them. If there are more, half of the page is for the best trials and half for an even
+sample of the others; trials that were the best once are always included.
 """
 
 import json
@@ -30,7 +30,7 @@ COMPARED, LESS, LOST, OPEN = range(4)  # kinds of trials
 
 
 def data_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
-    """Return what the script draws.
+    """Return the data that the script draws.
 
     Args:
         sweep: the sweep.
@@ -71,7 +71,7 @@ def records_of(sweep: Sweep) -> list[tuple[int, float]]:
 
 
 def kind_of(sweep: Sweep, trial: Trial) -> int:
-    """Return whether a trial's score is compared with others, after fewer epochs, or missing."""
+    """Return the kind of a trial's score: comparable, after fewer epochs, or missing."""
     if trial.number in sweep.scores:
         return COMPARED if trial.number in sweep.compared else LESS
     return LOST if trial.status in BROKEN else OPEN
@@ -83,7 +83,7 @@ def embedded(sweep: Sweep, once: Collection[int], size: int = BYTES) -> list[Tri
     Args:
         sweep: the sweep.
         once: the numbers of the trials that were the best once.
-        size: the most bytes of all of them. Default: `BYTES`.
+        size: maximum total number of bytes. Default: `BYTES`.
     """
     ranked = {trial.number for trial in sweep.ranking}
     trials = [*sweep.ranking, *(trial for trial in sweep.trials if trial.number not in ranked)]
@@ -152,7 +152,7 @@ def _short(value: Any, digits: int = 6) -> Any:
 
 
 def curve_names(sweep: Sweep) -> list[str]:
-    """Return at most three metrics: the compared one, that on training data, and the losses."""
+    """Return at most three metrics: the compared one, its value on training data, and losses."""
     training = sweep.metric.removeprefix("validation_")
     wanted = [sweep.metric, training, "validation_loss", "loss"]
     return list(dict.fromkeys(name for name in wanted if name in sweep.curves))[:3]
@@ -202,7 +202,7 @@ def timeline(sweep: Sweep) -> dict[str, Any]:
     """Return when cohorts ran and programs compiled: a bar for each, rows of bars that overlap.
 
     A bar is [row, start, seconds, compiling, group, text, lanes]. The time between interrupted
-    sessions is cut to nothing; `gaps` are its places.
+    sessions is removed; `gaps` are the positions.
     """
     groups = {group.name: at for at, group in enumerate(sweep.groups)}
     spans: list[tuple[float, float, float, int, str, Any]] = []

@@ -146,7 +146,7 @@ def _best_trials(sweep: Sweep) -> str:
 
 
 def _order_of(sweep: Sweep) -> str:
-    """Return which trials the table of the best lists first."""
+    """Return a description of the order of the table of the best trials."""
     if len(sweep.objectives) > 1:
         return "The Pareto front of all objectives, and in it the most balanced trial"
     order = f"The {'largest' if sweep.maximize else 'smallest'} {escaped(label(sweep.metric))}"

@@ -55,7 +55,7 @@ def survival(sweep: Sweep) -> str:
 
 
 def survivors(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return for each rung how many trials reached it, and what became of them there."""
+    """Return for each rung how many trials reached it, and how many stopped or were lost there."""
     rows, before = [], 0
     reach = {number: score.epoch for number, score in sweep.scores.items()}
     broken = [_last_epoch(sweep, trial) for trial in sweep.trials if trial.status in BROKEN]

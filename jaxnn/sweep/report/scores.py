@@ -1,8 +1,8 @@
 """Scores of trials: their axis, the best so far, and the learning curves.
 
-Scores of complete trials are on the axis. A trial that halving stopped has a score after fewer
-epochs, which is not comparable: it is drawn in a strip beyond the worse end of the axis, and trials
-that diverged or failed in a second one.
+Scores of complete trials are on the axis. The score of a trial that halving stopped is not
+comparable, because it is after fewer epochs: such trials are drawn in a strip beyond the worse end
+of the axis, and trials that diverged or failed in a second strip.
 """
 
 import math
@@ -22,7 +22,7 @@ FARTHEST = 1e100  # larger numbers would overflow on an axis
 
 
 def at_edge(dimension: Dimension, value: Any) -> str | None:
-    """Return at which edge of its range a value is, "lower" or "upper".
+    """Return the edge of its range that a value is at, "lower" or "upper"; None if at no edge.
 
     Options and priors have no edges.
 
@@ -42,7 +42,7 @@ def at_edge(dimension: Dimension, value: Any) -> str | None:
 
 
 def best_edge(sweep: Sweep, name: str) -> str | None:
-    """Return at which edge of a parameter's range the best trial is."""
+    """Return the edge of a parameter's range that the best trial is at."""
     values = sweep.best.values if sweep.best else {}
     return at_edge(sweep.dimensions[name], values[name]) if name in values else None
 
@@ -59,15 +59,15 @@ class ScoreScale(NamedTuple):
     beyond: int
 
     def clipped(self, value: float) -> float:
-        """Return the value, or the end of the axis that it is beyond."""
+        """Return the value, clipped to the ends of the axis."""
         return min(max(value, self.low), self.high)
 
 
 def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -> ScoreScale:
-    """Return an axis on which good scores can be distinguished, whatever the worst ones are.
+    """Return an axis on which good scores can be distinguished, even if some are very bad.
 
-    If the worst tenth would double the axis, it is beyond its end, unless `whole`. The axis is
-    logarithmic if a metric to minimize spans more than a factor of ten.
+    If the worst tenth of the scores would double the axis, they are beyond its end, unless `whole`.
+    The axis is logarithmic if a metric to minimize spans more than a factor of ten.
 
     >>> score_scale([0.5, 0.6, 0.7], maximize=True)
     ScoreScale(low=0.5, high=0.7, log=False, beyond=0)
@@ -116,7 +116,7 @@ def known_best(sweep: Sweep) -> list[tuple[float, float, int]]:
 
 
 def score_caption(sweep: Sweep, scale: ScoreScale) -> str:
-    """Return what the marks of `draw_scores` mean."""
+    """Return an explanation of the marks of `draw_scores`."""
     text = "A dot is a trial; the ring is the best."
     if len(sweep.finalists) < len(sweep.ranking):
         epochs = {sweep.scores[trial.number].epoch for trial in sweep.finalists}

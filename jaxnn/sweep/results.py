@@ -102,7 +102,9 @@ class Result:
         The trial is evaluated on the test rows once, at the end of the sweep. No trial is chosen by
         them.
         """
-        found = self.sweep.facts.get("test", {"scores": {}})
+        found, best = self.sweep.facts.get("test", {}), self.sweep.best
+        if best is None or found.get("trial") != best.number:  # of an earlier best trial
+            return {}
         return {name: mean(each) for name, each in found["scores"].items()}
 
     def table(self) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from sphinx.search.en import SearchEnglish
 
 HERE = Path(__file__).parent
+SHARED = {"optax": "flax", "transformers": "torch"}  # tables on the pages of other libraries
 
 
 def pages_of(index: dict, word: str) -> set[int]:
@@ -43,7 +44,7 @@ def main(built: Path) -> int:
     missing = []
     for name in names:
         library = name.split(".")[0]
-        page = f"coming-from/{'flax' if library == 'optax' else library}"
+        page = f"coming-from/{SHARED.get(library, library)}"
         if page not in search(index, language, name):
             missing.append(name)
     print(f"the search finds {len(names) - len(missing)} of {len(names)} names")

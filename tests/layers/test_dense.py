@@ -1,5 +1,6 @@
 """Dense: against flax, equinox and haiku on the same weights, and float64 numpy."""
 
+import itertools
 import re
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxnn as nn
@@ -150,7 +152,14 @@ def test_an_axis_that_is_not_there_or_comes_twice(axis):
 
 
 def primitives(function, *arguments):
-    return [(e.primitive.name, e) for e in jax.make_jaxpr(function)(*arguments).jaxpr.eqns]
+    """Return the equations, also those of calls that later versions of JAX inline at last."""
+
+    def equations(jaxpr):
+        for equation in jaxpr.eqns:
+            inner = list(jaxprs_in_params(equation.params))
+            yield from itertools.chain.from_iterable(map(equations, inner)) if inner else [equation]
+
+    return [(e.primitive.name, e) for e in equations(jax.make_jaxpr(function)(*arguments).jaxpr)]
 
 
 def test_on_the_last_axis_it_is_one_product_of_matrices_and_one_sum():

@@ -380,6 +380,13 @@ A_STATE = instance(
 )
 
 
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
 def _first_opt_state(optimizer: Any, params: Any, code: Any) -> Any:
     """Return `optimizer.init(params)`, as one compiled program instead of one for each shape.
 
@@ -391,7 +398,7 @@ def _first_opt_state(optimizer: Any, params: Any, code: Any) -> Any:
     numbers, structure = jax.tree.flatten(optimizer)
     try:
         return _compiled_init(structure, code)(params, numbers)
-    except jax.errors.ConcretizationTypeError:  # it needs the values of its numbers, or of arrays
+    except UNTRACEABLE:  # it needs the values of its numbers, or of arrays
         return optimizer.init(params)
 
 

@@ -312,3 +312,17 @@ def test_arrays_that_an_optimizer_or_a_layer_holds_survive_training():
     for _ in range(2):
         train.fit(program, (x, x[:, 0]), key=key, batch_size=4, epochs=1, progress=False)
     assert (weight == 1).all() and jax.random.key_data(key).shape
+
+
+@pytest.mark.parametrize(
+    "read", [np.asarray, lambda leaf: [0.0][leaf.size * int(leaf.sum() > 1e9)]]
+)
+def test_an_optimizer_may_read_the_parameters_when_it_begins(read):
+    plain = optax.sgd(0.1)
+
+    def init(params):
+        jax.tree.map(read, params)
+        return plain.init(params)
+
+    found = by_steps(optax.GradientTransformation(init, plain.update), 2)
+    assert_near(found.params, by_steps(plain, 2).params)

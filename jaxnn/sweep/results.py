@@ -75,9 +75,6 @@ class Result:
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
-        self.front: list[TrialResult] = [
-            TrialResult(sweep, trial, experiment) for trial in sweep.front
-        ]
         self.folder: Path = sweep.folder
         self.sweep: Sweep = sweep
         self.experiment: Experiment[Any] | None = experiment
@@ -87,6 +84,7 @@ class Result:
             TrialResult(sweep, trial, experiment) for trial in sweep.trials
         ]
         self.ranking: list[TrialResult] = [self.trials[trial.number] for trial in sweep.ranking]
+        self.front: list[TrialResult] = [self.trials[trial.number] for trial in sweep.front]
 
     @property
     def best(self) -> "TrialResult":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError, listed
-from ..html.page import count, flat
+from ..html.page import count
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
@@ -248,15 +248,6 @@ class Sweep:
     def ordered(self) -> list[str]:
         """The names of the dimensions: those that all trials have, then the conditional ones."""
         return sorted(self.dimensions, key=self.conditional.__contains__)
-
-    @functools.cached_property
-    def defaults(self) -> Trial | None:
-        """The first trial whose values are those of the configuration; None if there is none."""
-        plain, missing = dict(flat(self.config)), object()
-        start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in self.dimensions}
-        return next(
-            (t for t in self.trials if all(v == start[name] for name, v in t.values.items())), None
-        )
 
     @property
     def forced(self) -> list[str]:

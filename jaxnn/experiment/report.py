@@ -12,7 +12,7 @@ from ..html import charts, page
 from ..html.page import count, duration, escaped, flat, format_number, label, shown
 from ..train.history import Record, draw_panels, finite_numbers, losses_first, median, panels_of
 from ..train.hooks.profiling import TIMINGS
-from .intervals import Interval
+from .prediction import Interval
 
 INTERVALS = (
     "The test rows were evaluated once, at the end. The 95 % intervals are for other test rows of "

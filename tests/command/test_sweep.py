@@ -308,7 +308,7 @@ def test_a_trial_that_no_command_accepts(folder, capsys, words, message):
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
-        "error: --from needs a trial of a sweep: write --from sweeps/NAME-DATE:best\n",
+        "error: --from is '', expected FOLDER:best, or FOLDER:17 for trial 17\n",
     )
 
 

@@ -45,6 +45,7 @@ from ..files.reading import printable, quoted
 from ..files.writing import fresh, replace_file
 from ..train import Interrupted, Weights, evaluation_params
 from ..train.weights import packed
+from ..validation import one_of
 from .parsing import (
     execute,
     folder_option,
@@ -233,8 +234,7 @@ def export_command(experiment: Experiment[Any], arguments: list[str]) -> None:
         ".onnx": lambda: interop.pack_onnx(net, weights, *inputs),
         ".safetensors": lambda: packed(net, weights),
     }
-    if file.suffix not in formats:
-        raise ValueError(f"--output is {str(file)!r}, expected a name in {', '.join(formats)}")
+    one_of(*formats)(file.suffix, f"the suffix of --output {file}")
     with fresh(file) as hidden:
         replace_file(hidden, formats[file.suffix]())
     print(f"{printable(str(file), lines=True)}: {file.stat().st_size:,} bytes")

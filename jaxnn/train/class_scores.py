@@ -28,11 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import Accepts, one_of, require
+from ..validation import one_of, require
 from .examples import WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
-
-average_kind: Accepts = one_of("binary", "macro", "micro")
 
 
 class _Decisions(NamedTuple):
@@ -92,7 +90,8 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
         classes: int | None = None,
     ) -> Ratio | Derived:
         name = score.__name__
-        average_kind(average, f"{name}: average", hint="write average='macro'")
+        kinds = one_of("binary", "macro", "micro")
+        kinds(average, f"{name}: average", hint="write average='macro'")
         made = _decisions(name, outputs, targets, weights, ignore, threshold, classes)
         require(
             average != "binary" or made.classes == 2,

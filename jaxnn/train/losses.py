@@ -14,7 +14,7 @@ from ..explain.text import describe
 from ..functional.gradients import picked
 from ..validation import Accepts, above, integer, natural, number, positive
 from .classification import SEVERAL, LabelTask, ignored_label
-from .examples import WeightedTargets, per_target, wide
+from .examples import WeightedTargets, check_shapes, per_target, wide
 from .metrics import Ratio
 from .task import Task
 
@@ -382,11 +382,8 @@ class MarginRanking(_OfRows):
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean loss of the pairs, and the fraction of them in order."""
         first, second = self._several(outputs, "first, second", 1)
-        if jnp.shape(targets) != first.shape:
-            raise ValueError(
-                f"{self!r} needs targets of shape {first.shape}, 1 or -1 for each pair, got "
-                f"{describe(targets)}; write targets.reshape(-1)"
-            )
+        hint = "write targets.reshape(-1), 1 or -1 for each pair"
+        check_shapes(repr(self), first, targets, jnp.shape(targets), hint=hint)
         pairs = self._numbers(jnp.asarray(targets, first.dtype), weights)
         pairs = pairs.valid_where(jnp.abs(pairs.targets) == 1)
         gains = pairs.targets * (pairs.select(first) - pairs.select(second))

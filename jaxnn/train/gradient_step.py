@@ -233,16 +233,13 @@ def gradient_step(
     def whole(trained: Any) -> Any:
         return trained if layout is None else layout.join(trained, still)
 
-    counts = None
-    if accumulate > 1:
-        counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
+    counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
 
     def objective(trained: Any, *rest: Any) -> tuple[jax.Array, Any]:
         params = whole(without_gradient(optimizer, trained))
         (loss, metrics), state = loss_of(params, *rest)
-        if (
-            counts is not None
-        ):  # micro-batches are averaged: divide by the counts of the whole batch
+        if counts is not None:
+            # Micro-batches are averaged: divide by the counts of the whole batch.
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
         loss = value_of(loss)
@@ -255,12 +252,7 @@ def gradient_step(
             grads = jax.tree.map(lambda grad, s=scale: grad / s.astype(grad.dtype), grads)
         return grads, metrics, state
 
-    def of_batch(function: Gradients, *arguments: Any) -> Any:
-        if accumulate == 1:
-            return function(*arguments)
-        return accumulated(function, accumulate, *arguments)
-
-    grads, metrics, state = of_batch(gradients, *arguments)
+    grads, metrics, state = accumulated(gradients, accumulate, *arguments)
 
     def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
         # optax's line searches reject arguments that this function does not declare.
@@ -270,7 +262,7 @@ def gradient_step(
             _, (metrics, state) = objective(*arguments)
             return {}, {"loss": metrics["loss"]}, state
 
-        _, metrics, _ = of_batch(loss_only, trained, *arguments[1:])
+        _, metrics, _ = accumulated(loss_only, accumulate, trained, *arguments[1:])
         return value_of(metrics["loss"])
 
     updates, opt_state = first_updated(
@@ -343,6 +335,8 @@ def accumulated(
         count: The number of micro-batches. Raises ValueError if it does not divide the rows.
         params, state, batch, key: The arguments of `gradients`, of the whole batch.
     """
+    if count == 1:
+        return gradients(params, state, batch, key)
     batches, first = _micro_batches(batch, count)
     shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
     wide = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, metrics)))
@@ -380,9 +374,11 @@ def total_counts(
 
     Args:
         loss_of: As for `gradient_step`.
-        count: The number of micro-batches.
+        count: The number of micro-batches; for one, the result is None.
         params, state, batch, key: The arguments of `loss_of`, of the whole batch.
     """
+    if count == 1:
+        return None
     batches, first = _micro_batches(batch, count)
     (loss, _), _ = jax.eval_shape(loss_of, params, state, first, key)
     if not isinstance(loss, Ratio | Sum):

@@ -199,8 +199,7 @@ def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]
         result: The result of `see`.
         before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
-    if not A_RESULT.test(result):
-        A_RESULT(result, "the result of see")
+    A_RESULT(result, "the result of see")
     if result[0] is not before:
         check_memory(result[0], before)
     return result

@@ -33,7 +33,8 @@ def page(file: Path) -> str:
         code = all(line.startswith("    ") for line in block.splitlines())
         blocks.append(f"```sh\n{_flat(block)}\n```" if code else block)
     source = (
-        f"```{{literalinclude}} ../../../experiments/gallery/{file.name}\n:language: python\n```"
+        f"```{{literalinclude}} ../../../experiments/gallery/{file.name}\n:language: python\n"
+        f":lines: {tree.body[1].lineno}-\n```"
     )
     cell = f"```{{code-cell}} python\n{(CELLS / file.name).read_text()}```"
     parts = [f"# {title.rstrip('.')}", *blocks, "## A short run", cell, "## The program", source]

@@ -348,8 +348,19 @@ def read(ledger: Ledger) -> Sweep:
 
 NEEDED = ("experiment", "config", "space", "metric", "maximize", "seeds", "epochs", "rungs")
 TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
+
+
+def _any(kind: type[Any], *names: str) -> dict[str, tuple[type[Any], Callable[[Any], Any]]]:
+    """Return entries that may have any value of a type."""
+    return dict.fromkeys(names, (kind, lambda _: True))
+
+
 # What each entry of the meta data is: its type, and a test of it.
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    **_any(dict, "config", "traced", "versions", "sources", "kept"),
+    **_any(list, "space"),
+    **_any(str, "metric", "search", "ended"),
+    **_any(bool, "maximize"),
     "experiment": (str, re.compile(r"\w[\w.-]*").fullmatch),  # it is in commands to copy
     "seeds": (int, lambda count: count > 0),
     "epochs": (int, lambda count: count > 0),
@@ -383,13 +394,6 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
         ),
     ),
 }
-for _kind, _names in {
-    dict: ("config", "traced", "versions", "sources", "kept"),
-    list: ("space",),
-    str: ("metric", "search", "ended"),
-    bool: ("maximize",),
-}.items():
-    ENTRIES |= dict.fromkeys(_names, (_kind, lambda _: True))
 
 
 def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Dimension]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
@@ -22,9 +21,9 @@ from ..explain.tracebacks import entry
 from ..files.reading import listed, printable, quoted
 from ..files.writing import replace_file
 from ..html import charts
+from ..train.checkpoint import versions
 from ..train.hooks.measurement import rates_of
 from ..train.logging import finite_or_text
-from ..version import __version__
 from . import pictures, prediction, run_folder, sources
 from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
@@ -281,27 +280,21 @@ def run_environment(one: Configured) -> dict[str, Any]:
         "data": data,
         "device": devices[0].device_kind,
         "devices": len(devices),
-        "processor": _processor(),
+        "processor": processor("model name"),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "versions": versions(),
     }
 
 
-def _processor() -> str:
-    """Return the name of the processor; of its kind if the system does not name it."""
+def processor(*names: str) -> str:
+    """Return what the system states of the processor under one of several names.
+
+    Args:
+        *names: names of `/proc/cpuinfo`, such as "model name" or "flags".
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(names):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that the results of a run depend on, by name."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxnn": __version__,
-        "optax": optax.__version__,
-    }

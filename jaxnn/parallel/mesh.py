@@ -173,9 +173,9 @@ def check_divisible(batch: Any, mesh: Mesh, parts: int) -> None:
         if not shape or shape[0] % parts:
             sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in batch_axes(mesh))
             raise ValueError(
-                f"{path or 'the batch'} is {describe(leaf)}, whose rows cannot be split into the {parts} equal "
-                f"parts that {sizes} of the mesh needs; write a batch_size that is a multiple of "
-                f"{row_parts(mesh)}"
+                f"{path or 'the batch'} is {describe(leaf)}, whose rows cannot be split into the "
+                f"{parts} equal parts that {sizes} of the mesh needs; write a batch_size that is a "
+                f"multiple of {row_parts(mesh)}"
             )
 
 

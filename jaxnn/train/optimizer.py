@@ -8,7 +8,7 @@ may wrap other ones. Everything else that training keeps (moments, averages, a l
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -112,7 +112,9 @@ class Optimizer:
     def tree_unflatten(cls, aux: Any, numbers: Any) -> "Optimizer":
         """Return an optimizer with other hyperparameters."""
         factory, names, structure, static = aux
-        parts, items = structure.unflatten(with_numbers(static, numbers))
+        left = iter(numbers)
+        leaves = [next(left) if leaf is NUMBER else leaf for leaf in static]
+        parts, items = structure.unflatten(leaves)
         self = object.__new__(cls)
         arguments = dict(zip(names, items, strict=True))
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
@@ -155,12 +157,6 @@ class Fixed:
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         """Return updates and the new state, as in optax; unknown names in `extra` are ignored."""
         return updated(self.optimizer, updates, state, params, **extra)
-
-
-def with_numbers(static: Sequence[Any], numbers: Iterable[Any]) -> list[Any]:
-    """Return leaves, with numbers in place of `NUMBER`."""
-    left = iter(numbers)
-    return [next(left) if leaf is NUMBER else leaf for leaf in static]
 
 
 def as_pytree(optimizer: Any) -> Any:

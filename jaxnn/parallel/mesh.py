@@ -69,7 +69,8 @@ def mesh(**axes: int) -> Mesh:
             "contribute all of its devices: write -1 for an axis"
         )
     if problem:
-        raise ValueError(f"{_written(axes)} {problem}")
+        written = ", ".join(f"{name}={size}" for name, size in axes.items())
+        raise ValueError(f"parallel.mesh({written}) {problem}")
     types = (AxisType.Auto,) * len(sizes)
     used = jax.devices()[:count]
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=used)
@@ -115,10 +116,6 @@ def _check_axes(axes: dict[str, Any], size: Accepts) -> None:
     for name, item in axes.items():
         size(item, f"the axis {name!r} of a mesh")
     _AXES(axes, "the axes of a mesh")
-
-
-def _written(axes: dict[str, Any]) -> str:
-    return f"parallel.mesh({', '.join(f'{name}={size}' for name, size in axes.items())})"
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:

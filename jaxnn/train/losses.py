@@ -12,7 +12,7 @@ import optax
 
 from ..explain.text import describe
 from ..functional.gradients import picked
-from ..validation import Accepts, above, integer, natural, number, positive
+from ..validation import Accepts, above, integer, natural, number, positive, require
 from .classification import SEVERAL, LabelTask, ignored_label
 from .examples import WeightedTargets, check_shapes, per_target, wide
 from .metrics import Ratio
@@ -309,13 +309,15 @@ class InfoNCE(_OfRows):
 
     Outputs are a tuple (queries, keys) of two arrays (n, features); row i of both is a pair, and
     the other rows are negatives. Targets are None. With similarities s[i, j], the cosine of query i
-    and key j divided by the temperature, the loss is the mean of -log softmax(s[i])[i]. If
+    and key j divided by the temperature, or times a learned `scale` if outputs are a tuple
+    (queries, keys, scale) as those of `models.CLIP`, the loss is the mean of
+    -log softmax(s[i])[i]. If
     `symmetric`, it is averaged with the same loss for each key among the queries, as in CLIP. The
     metric is `accuracy`, the fraction of queries whose own key is the most similar. Weights are
     numbers per row; rows with the weight 0 are neither pairs nor negatives.
 
     Args:
-        temperature: Divisor of the cosines. Default: 0.1.
+        temperature: Divisor of the cosines, unless the network returns a scale. Default: 0.1.
         symmetric: Whether the loss for each key among the queries is included. Default: True.
 
     References: van den Oord et al., Representation learning with contrastive predictive coding,
@@ -333,10 +335,15 @@ class InfoNCE(_OfRows):
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean cross entropy of the pairs, and the fraction of them found."""
+        scale: Any = 1 / self.temperature
+        if isinstance(outputs, tuple | list) and len(outputs) == 3:
+            *outputs, scale = outputs
+            require(jnp.shape(scale) == (), "the scale of InfoNCE", "a number", scale)
         pairs = self._several(outputs, "queries, keys", 2)
         rows = self._numbers(jnp.zeros(len(pairs[0])), weights)
         queries, keys = (_unit(rows.select(a)) for a in pairs)
-        similar = jnp.matmul(queries, keys.T, precision="highest") / self.temperature
+        similar = jnp.matmul(queries, keys.T, precision="highest")
+        similar = similar * jnp.asarray(scale, similar.dtype)
         own = jnp.diagonal(similar)
         if rows.kept is not None:
             similar = jnp.where(rows.kept[:, None] & rows.kept, similar, -jnp.inf)

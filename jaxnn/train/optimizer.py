@@ -32,6 +32,8 @@ class _Number:
 
 
 NUMBER = _Number()
+# Errors of JAX for code that needs the values of traced numbers or arrays.
+UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 optimizer_like: Accepts = Accepts(
     "an optimizer, which has init and update",
@@ -203,7 +205,7 @@ def _explained(error: Exception, extra: Any) -> Exception:
         f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
         f"argument=3), ...): {error}"
     )
-    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+    if isinstance(error, UNTRACEABLE):
         error.args = (untraceable,)  # of its type, which sweeps recognize
         return error
     if "Tracer' object" in str(error):

@@ -19,7 +19,7 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.call_errors import check_named
+from ..explain.layer_errors import check_named
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside

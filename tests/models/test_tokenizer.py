@@ -82,7 +82,7 @@ FOLDERS = {
     "bytewise": (
         bytewise,
         {
-            "bos_token": {"content": "<s>", "special": True},
+            "bos_token": {"__type": "AddedToken", "content": "<s>", "special": True},
             "eos_token": "</s>",
             "pad_token": "</s>",
             "padding_side": "left",

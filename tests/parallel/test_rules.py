@@ -1,5 +1,7 @@
 """Meshes and tables of rules: what they return, and what they reject."""
 
+from typing import Any
+
 import jax
 import optax
 import pytest
@@ -156,8 +158,8 @@ def test_the_table_of_tensor_parallelism_matches_the_models(net, x, first, secon
     assert both == (("data", "model"), ("model", "data"))
 
 
-SMALL = {"width": 16, "num_heads": 4}
-PAIR = {"image": 8, "patch": 4, "image_width": 16, "image_heads": 4, "text_width": 16}
+SMALL: Any = {"width": 16, "num_heads": 4}
+PAIR: Any = {"image": 8, "patch": 4, "image_width": 16, "image_heads": 4, "text_width": 16}
 PATHS = {
     "bert": ("", "embedding/w"),
     "t5": ("encoder/ decoder/", "decoder/embedding/w decoder/head/w"),

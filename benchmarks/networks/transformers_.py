@@ -42,8 +42,9 @@ def decoding(prompt: int, tokens: int) -> dict[str, Callable[[], float]]:
 
 def bert() -> dict[str, Sides]:
     """BERT-base with a classifier, without dropout."""
-    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = transformers.BertConfig(num_labels=BERT_CLASSES, **none)
+    settings: dict[str, Any] = {"num_labels": BERT_CLASSES}
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = transformers.BertConfig(**settings)
     return {
         "transformers, torch": sides(_Logits(transformers.BertForSequenceClassification(config)))
     }
@@ -51,7 +52,8 @@ def bert() -> dict[str, Sides]:
 
 def convnext() -> dict[str, Sides]:
     """ConvNeXt-T; images come with their channels last and are turned once."""
-    config = transformers.ConvNextConfig(num_labels=OBJECTS)
+    settings: dict[str, Any] = {"num_labels": OBJECTS}
+    config = transformers.ConvNextConfig(**settings)
     return {
         "transformers, torch": sides(_Logits(transformers.ConvNextForImageClassification(config)))
     }

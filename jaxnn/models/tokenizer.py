@@ -250,6 +250,7 @@ class Tokenizer:
 @functools.cache
 def _environment() -> Any:
     """Return the sandbox of chat templates, with the functions that transformers gives them."""
+    import jinja2.exceptions
     import jinja2.ext
     import jinja2.sandbox
 
@@ -276,7 +277,7 @@ def _environment() -> Any:
 
     def checked(names: Any) -> None:
         if any(str(name).startswith("_") for name in names):
-            raise jinja2.sandbox.SecurityError("names in a namespace must not begin with _")
+            raise jinja2.exceptions.SecurityError("names in a namespace must not begin with _")
 
     def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)

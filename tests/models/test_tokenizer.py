@@ -229,6 +229,7 @@ def test_tokens_are_those_of_transformers(folder: Path, name: str):
         wanted = theirs.batch_decode(pairs["input_ids"], skip_special_tokens=special)
         assert ours.decode(found.tokens, skip_special_tokens=special) == wanted
     if theirs.chat_template:
-        for options in ({}, {"add_generation_prompt": True}, {"tools": [{"name": "ü<"}]}):
+        variables: list[dict[str, Any]] = [{}, {"add_generation_prompt": True}]
+        for options in (*variables, {"tools": [{"name": "ü<"}]}):
             wanted = theirs.apply_chat_template(MESSAGES, tokenize=False, **options)
             assert ours.apply_chat_template(MESSAGES, **options) == wanted

@@ -49,7 +49,7 @@ def test_part_of_the_features_turns():
     q = np.asarray(normals(0, 5, 2, 8))
     part, whole = nn.RotaryEmbedding(fraction=0.5), nn.RotaryEmbedding()
     found, expected = jax.jit(
-        lambda q: (part.rotate(q, np.arange(5), 5), whole.rotate(q[..., :4], np.arange(5), 5))
+        lambda q: (part.rotate(q, jnp.arange(5), 5), whole.rotate(q[..., :4], jnp.arange(5), 5))
     )(q)
     found = np.asarray(found)
     np.testing.assert_array_equal(found[..., 4:], q[..., 4:])

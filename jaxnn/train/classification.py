@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ..fields import is_traced
@@ -111,7 +112,8 @@ class Classification(LabelTask):
         """Return the mean of -log softmax(outputs)[target], or of its mean by the targets'
         probabilities, and the accuracy."""
         soft, ignore = None, self.ignore
-        if targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating):
+        given = getattr(targets, "dtype", bool)  # `_wide` reports targets that are not arrays
+        if np.shape(targets) == outputs.shape and jnp.issubdtype(given, jnp.floating):
             soft, targets, ignore = targets, jnp.argmax(targets, -1), None
         logits = self._wide(outputs, targets)
         labels = WeightedTargets.of_labels(

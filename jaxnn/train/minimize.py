@@ -19,17 +19,17 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.call_errors import check_named
+from ..explain.layer_errors import check_named
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
 from ..tree import map_children
-from ..validation import Accepts, instance, positive, require
+from ..validation import Accepts, check_none, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
-from .optimizer import as_pytree, optimizer_like
+from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
 from .step import remembered
 from .task import Loss, Task, loss_function, measured, name_of
@@ -375,13 +375,6 @@ A_STATE = instance(
 )
 
 
-UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
-
-
 def _first_opt_state(optimizer: Any, params: Any, code: Any) -> Any:
     """Return `optimizer.init(params)`, as one compiled program instead of one for each shape.
 
@@ -431,8 +424,6 @@ def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     def shapes(tree: Any) -> Any:  # without types, which are converted
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
 
-    if lines := tree_differences(shapes(drawn), shapes(given), where):
-        raise ValueError(
-            f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
-        )
+    lines = tree_differences(shapes(drawn), shapes(given), where)
+    check_none(lines[:5], f"initial has other {kind} than the objective at {where}")
     return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), drawn, given)

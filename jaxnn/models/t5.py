@@ -214,7 +214,7 @@ class T5(Published, Model):
     """Encoder-decoder transformer with relative position biases and RMS norms, without biases.
 
     The default is T5-small, and `from_pretrained` loads T5, T5 v1.1, and Flan-T5. Initial weights
-    follow the paper's code, with one difference: its factor head_dim**-0.5 of the queries is split
+    follow the paper's code, with one difference: its factor `head_dim**-0.5` of queries is split
     between queries and keys. Values have the scale of keys, and outputs compensate for it, so the
     scores and outputs have the same distribution.
 

@@ -29,6 +29,7 @@ import jax
 import pytest
 from jax._src.interpreters import mlir
 from jaxlib import version
+from jaxlib.mlir import ir
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -58,9 +59,26 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update(name, value)
 
 
-if version.__version_info__ < (0, 12):  # later versions use one several times, too
-    make_context = functools.cache(lambda thread, make=mlir.make_ir_context: make())
-    mlir.make_ir_context = lambda: make_context(threading.get_ident())
+def one_context_per_thread() -> None:
+    """Lower in one MLIR context per thread, except a program that is needed to lower another one.
+
+    Its module would become a part of the other one's, which is open in the same context.
+    """
+    make = mlir.make_ir_context
+    made = functools.cache(lambda thread: make())
+
+    def context() -> ir.Context:
+        try:
+            is_lowering = ir.Context.current is not None
+        except ValueError:
+            is_lowering = False
+        return make() if is_lowering else made(threading.get_ident())
+
+    mlir.make_ir_context = context
+
+
+if version.__version_info__ < (0, 12):  # later versions use a context several times, too
+    one_context_per_thread()
 
 USERS_ROWS = random.ROW, random.ROWS
 random.ROW, random.ROWS = 1024, 8

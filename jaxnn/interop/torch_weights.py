@@ -9,6 +9,7 @@ import numpy as np
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
+from ..layers.attention_scores import RelativePositionBias
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -21,7 +22,7 @@ from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import convert_weights
-from .orders import Made, spectral_normed, weight_normed
+from .orders import Made, fitted, spectral_normed, weight_normed
 from .source_arrays import (
     NORMS,
     TABLES,
@@ -29,10 +30,9 @@ from .source_arrays import (
     Names,
     SourceArrays,
     as_numpy,
-    fitted,
+    cell_arrays,
     renamed,
     single_array,
-    without_bias,
 )
 
 
@@ -63,11 +63,11 @@ def from_torch(
       channels last before it is flattened, write `interop.channels_last(H, W, C)`;
     - `{"head": ("embed", interop.tied)}`: two layers share the same arrays.
 
-    `interop.GPT2`, `LLAMA`, `VIT`, and `RESNET` are such dicts for models of transformers and
-    torchvision. Tensors may require gradients, be on any device, and have any floating type. Weight
-    normalization of both kinds (`weight_g` and `parametrizations`) is loaded into `nn.WeightNorm`,
-    or multiplied into the weight if the layer is not wrapped; spectral normalization is handled in
-    the same way. Caches of `nn.with_cache` start empty.
+    `interop.GPT2`, `LLAMA`, `BERT`, `VIT`, `RESNET`, and `CONVNEXT` are such dicts for models of
+    transformers, torchvision, and timm. Tensors may require gradients, be on any device, and have
+    any floating type. Weight normalization of both kinds (`weight_g` and `parametrizations`) is
+    loaded into `nn.WeightNorm`, or multiplied into the weight if the layer is not wrapped; spectral
+    normalization is handled in the same way. Caches of `nn.with_cache` start empty.
 
     Args:
         net: The network.
@@ -169,29 +169,24 @@ def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
-def _gates(source: SourceArrays, side: str) -> tuple[Any, Any]:
-    """Return the weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
-    weight = source(f"weight_{side}").T
-    name = f"bias_{side}"
-    return weight, source(name) if source.has(name) else np.zeros(weight.shape[-1], weight.dtype)
+def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
+    """weight_ih, weight_hh, bias_ih, and bias_hh, with gates in our order."""
+    names = ("bias_ih", "bias_hh")
+    b, c = (source(name) if source.has(name) else None for name in names)
+    return source("weight_ih").T, source("weight_hh").T, b, c
 
 
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.RNN and LSTM: the gates in our order, with two biases that are added up."""
-    (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    found: dict[str, Any] = {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    """torch.nn.RNN and LSTM: two biases that are added up."""
+    found = cell_arrays(source, *_cell(source))
     if source.has("weight_hr"):
         found["projection"] = {"w": source("weight_hr").T}
-    return without_bias(source, found)
+    return found
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
-    (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    n = c.shape[0] // 3
-    added = np.concatenate([c[: 2 * n], np.zeros_like(c[2 * n :])])
-    found = {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
-    return without_bias(source, found)
+    return cell_arrays(source, *_cell(source), apart=layer.features)
 
 
 def _made(book: Any, layer: Any, name: str) -> Made | None:
@@ -253,7 +248,7 @@ TORCH = Library(
         ConvTranspose: _transposed_convolution,
         Bilinear: _bilinear,
         **dict.fromkeys(NORMS, renamed(scale="weight", b="bias")),
-        **dict.fromkeys((*TABLES, EmbeddingBag), single_array("weight")),
+        **dict.fromkeys((*TABLES, EmbeddingBag, RelativePositionBias), single_array("weight")),
         PReLU: _prelu,
         MultiHeadAttention: _attention,
         GatedFeedForward: _gated,

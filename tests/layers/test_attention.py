@@ -184,7 +184,7 @@ def test_rows_that_see_nothing_have_the_bias():
         ),
         (
             lambda: nn.MultiHeadAttention(4, num_kv_heads=3),
-            "num_kv_heads must divide num_heads=4, got 3",
+            "num_kv_heads must be a divisor of num_heads=4, got 3",
         ),
         (
             lambda: nn.MultiHeadAttention(2, rotary=cast(Any, True)),

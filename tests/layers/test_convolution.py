@@ -446,7 +446,7 @@ IMAGE = jnp.ones((2, 4, 4, 6))
     [
         (
             lambda: nn.Conv(6, (3, 3), groups=4),
-            "Conv.groups must divide features=6, got 4",
+            "Conv.groups must be a divisor of features=6, got 4",
         ),
         (lambda: nn.Conv(6, 3, padding="some"), "Conv.padding must be 'same', 'valid', 'causal', "),
         (lambda: nn.Conv(6, (3, 3), padding=(1, 2, 3)), "each of the 2 axes, got (1, 2, 3)"),

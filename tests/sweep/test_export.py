@@ -10,7 +10,7 @@ import pytest
 
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Grid, Int, LogUniform, Uniform
-from jaxnn.sweep.export import export_sweep
+from jaxnn.sweep.export import export_sweep, spans_of
 from jaxnn.sweep.samplers import distribution
 from jaxnn.sweep.snapshot import Sweep
 from tests.sweep.made_up import SPACE, made_up
@@ -86,7 +86,7 @@ def test_optuna_opens_its_storage(tmp_path):
     assert study.best_value == SWEEP.scores[best.number].mean
     assert study.best_trial.params == best.values
     assert study.best_trial.distributions["model.width"].choices == (64, 128, 256)
-    assert study.best_trial.intermediate_values == SWEEP.means(best.number)
+    assert study.best_trial.intermediate_values == SWEEP.means[best.number]
     states = Counter(trial.state.name for trial in study.trials)
     ours = Counter(trial.status for trial in SWEEP.trials)
     assert states == {
@@ -155,7 +155,7 @@ def test_tensorboard_gets_scores_groups_and_times(tmp_path):
     values = {v.tag: (v, event.wall_time) for event in events for v in event.summary.value}
     score, at = values["score"]
     assert score.simple_value == pytest.approx(TIMED.scores[number].each[1], rel=1e-6)
-    end = TIMED.times[number][-1][3]
+    end = spans_of(TIMED)[number][-1].end
     assert at == end
     infos = [
         HParamsPluginData.FromString(value.metadata.plugin_data.content)

@@ -13,9 +13,9 @@ from jaxnn import sweep
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.external import searcher
-from jaxnn.sweep.objectives import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.report.front import front
+from jaxnn.sweep.report.scores import front
+from jaxnn.sweep.score import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.search import Observation
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.training import training_of

@@ -274,7 +274,7 @@ def test_label_smoothing_in_a_subclass_leaves_out_ignored_labels():
         def __call__(self, outputs, targets):
             logits, labels = self._wide(outputs, targets), self._labels(targets)
             soft = optax.smooth_labels(jax.nn.one_hot(labels.targets, self.number), self.share)
-            return labels.mean(optax.softmax_cross_entropy(labels.select(logits), soft))
+            return labels.ratio(optax.softmax_cross_entropy(labels.select(logits), soft)).value
 
     every = -log_probabilities(OUTPUTS)
     hard = -picked(OUTPUTS, np.where(KEPT, LABELS, 0))

@@ -58,6 +58,8 @@ class SweepHistory:
         objectives: All metrics that trials are compared by, the first of which is `metric`.
             Default: none, only that one.
         known_metrics: Metrics of the configuration and of its training, by trial. Default: none.
+        scores: The scores of trials that have ended, by number, filled when they are computed
+            first; later histories of the same sweep may share them. Default: empty.
     """
 
     trials: Sequence[Trial]
@@ -74,6 +76,7 @@ class SweepHistory:
     seconds: float = 0.0
     objectives: Sequence[Objective] = ()
     known_metrics: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    scores: dict[int, float | None] = dataclasses.field(default_factory=dict)
 
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
@@ -174,7 +177,7 @@ def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train |
             return End("")
         count = min(settings.bracket(index, None, history.epochs).count, left)
         waiting = history.known.waiting(trials)[:count]
-        scores = [_score(history, t, settings) for t in trials]
+        scores = [_end_score(history, t, settings) for t in trials]
         observations = history.known.observations(
             trials,
             scores,
@@ -237,7 +240,7 @@ def used_up(history: SweepHistory, settings: Settings) -> str:
     done = [trial for trial in history.trials if trial.status == "done"]
     far = _violations(history, done, settings)
     done = [trial for trial, violated in zip(done, far, strict=True) if not violated]
-    scores = {trial.number: _score(history, trial, settings) for trial in done}
+    scores = {trial.number: _end_score(history, trial, settings) for trial in done}
     ranked = sorted((score, number) for number, score in scores.items() if score is not None)
     if not ranked:
         return ""
@@ -296,6 +299,15 @@ def _changes(
             near = perturbed(history.space, values[members[of]], random)
             found.append(Change(member, epochs[1], near, members[of]))
     return found
+
+
+def _end_score(history: SweepHistory, trial: Trial, settings: Settings) -> float | None:
+    """Return the score of a trial at its end, which is computed once for a trial that has ended."""
+    if trial.status in OPEN:
+        return _score(history, trial, settings)
+    if trial.number not in history.scores:
+        history.scores[trial.number] = _score(history, trial, settings)
+    return history.scores[trial.number]
 
 
 def _score(

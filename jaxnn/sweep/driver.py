@@ -103,9 +103,15 @@ class Driver:
                 f"by {after}: restore the code, or begin another sweep"
             )
         self.ledger, self.executor, self.workers = ledger, executor, workers
-        self.reporter = Reporter(ledger, self.planner, watch)
+        self.reporter = Reporter(ledger, self.planner, watch, workers)
         self._members: dict[int, Member] = {}
         self._groups: dict[str, Grouped] = {}
+        # What was read of the ledger, and the first trial that had not ended then.
+        self._first_open = 0
+        self._trials: list[Trial] = []
+        self._curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        self._trained: dict[tuple[int, int], int] = {}
+        self._scores: dict[int, float | None] = {}
 
     def run(self) -> None:
         """Continue until every trial has ended, or the budget is used."""
@@ -138,20 +144,29 @@ class Driver:
         return f"the search {self.settings.search} has no further trials"
 
     def history(self) -> SweepHistory:
-        """Return the history that is committed now."""
-        planner, trials = self.planner, self.ledger.trials()
-        curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        """Return the history that is committed now.
+
+        Only what may have changed since the last call is read: the trials from the first one on
+        that had not ended.
+        """
+        planner, first = self.planner, self._first_open
+        self._trials[first:] = self.ledger.trials(first)
+        trials = [*self._trials]
         bounded = {bound.metric for bound in planner.constraints}
         for name in {*(one.metric for one in planner.objectives), *bounded, *LOSSES}:
-            by_trial = curves.setdefault(name, {})
-            for trial, seed, epoch, _, value in self.ledger.results(name):
-                by_trial.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
+            read: dict[int, dict[int, dict[int, float]]] = {}
+            for trial, seed, epoch, _, value in self.ledger.results(name, first):
+                read.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
+            self._curves[name] = self._curves.get(name, {}) | read
+        self._trained = self._trained | self.ledger.trained_epochs(first)
+        open_trials = (t.number for t in trials[first:] if t.status in OPEN)
+        self._first_open = next(open_trials, len(trials))
         running = min((trial.round for trial in trials if trial.status in OPEN), default=None)
         round = [trial for trial in trials if trial.round == running and trial.group is not None]
         return SweepHistory(
             trials=trials,
-            curves=curves,
-            trained=self.ledger.trained_epochs(),
+            curves=dict(self._curves),
+            trained=self._trained,
             changes=self.ledger.changes(),
             groups={trial.group: self._group(trial) for trial in round if trial.group},
             seeds={trial.number: self._member(trial).seed for trial in round},
@@ -162,6 +177,7 @@ class Driver:
             known=self.known,
             seconds=self.reporter.seconds,
             objectives=planner.objectives,
+            scores=self._scores,
             known_metrics=known_metrics(trials, self.ledger.groups(), self.ledger.cohorts())
             if len(planner.objectives) > 1 or bounded
             else {},

@@ -22,7 +22,7 @@ from ..html.page import count
 from ..train.metrics import badness
 from .ledger import Ledger
 from .ranges import Int
-from .search import Observation, distinct, trial_key
+from .search import Observation, distinct, matching, trial_key
 from .snapshot import Sweep, read
 from .space import Space, Values
 from .swept import SweptField
@@ -64,7 +64,8 @@ class Known:
         """
         if not self.tries:
             return []
-        done = Counter(trial_key(trial.values) for trial in trials)
+        match = matching(self.tries)
+        done = Counter(match(trial.values) for trial in trials)
         found = []
         for values in self.tries:
             if done[trial_key(values)] > 0:
@@ -94,10 +95,8 @@ class Known:
                 lacks one. Default: one objective.
             violations: How far each violates the constraints. Default: they all satisfy them.
         """
-        own = [
-            trial.number >= self.begin and trial_key(trial.values) not in self.given
-            for trial in trials
-        ]
+        match = matching(self.tries)
+        own = [trial.number >= self.begin and match(trial.values) is None for trial in trials]
         several, violations = several or [()] * len(own), violations or [0.0] * len(own)
         rows = zip(trials, scores, own, several, violations, strict=True)
         return [

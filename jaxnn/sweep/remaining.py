@@ -5,20 +5,21 @@ The driver reports its `SweepProgress` after each cohort, for `display` to show.
 
 import dataclasses
 import heapq
+import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ..train.metrics import badness
+from .halving import Bracket
 from .ledger import Ledger
 from .plan import Planner
 from .score import curve_score, mean
 from .search import size_of
 from .settings import Settings
+from .snapshot import Sweep, read
 from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
@@ -29,6 +30,22 @@ SHARE = 20
 """Ratio of the pause between two reports to the time of a report, which counts all trials."""
 
 
+class TopTrial(NamedTuple):
+    """One of the best trials that ran to their end.
+
+    Args:
+        number: Number of the trial.
+        metrics: The metrics that trials are compared and bounded by, the first one first.
+        values: Its values.
+        violated: The constraints that it violates. Default: none.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    values: Values
+    violated: Sequence[str] = ()
+
+
 class SweepProgress(NamedTuple):
     """The progress of a sweep.
 
@@ -37,14 +54,13 @@ class SweepProgress(NamedTuple):
         trials: Number of trials in total.
         statuses: Number of trials by status.
         rung: The epochs of the rung that is being reached.
-        best: Number and metric of the best trial that ran to its end; None if there is none yet.
         lanes: Number of lanes trained to a rung in this session.
         epochs: Epochs of all lanes that are done.
         whole: Epochs of all lanes that are expected in total.
         before: Epochs that were done when this session began.
         seconds: Seconds since this session began.
         left: Seconds that are left, by `remaining`; None if nothing was measured.
-        top: Number, metric, and values of the best three trials that ran to their end.
+        top: The best three trials that ran to their end.
         doing: What runs now, such as "compiling group 1 of 12".
     """
 
@@ -52,14 +68,13 @@ class SweepProgress(NamedTuple):
     trials: int
     statuses: Mapping[str, int]
     rung: int
-    best: tuple[int, float] | None
     lanes: int
     epochs: float
     whole: float
     before: float
     seconds: float
     left: float | None = None
-    top: Sequence[tuple[int, float, Values]] = ()
+    top: Sequence[TopTrial] = ()
     doing: str = ""
 
 
@@ -73,14 +88,16 @@ class Reporter:
         ledger: Ledger of the sweep.
         planner: The planner of the sweep.
         watch: Receives the progress.
+        workers: Number of cohorts that run at the same time. Default: 1.
     """
 
     ledger: Ledger
     planner: Planner
     watch: Watch
+    workers: int
 
-    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
-        self.ledger, self.planner, self.watch = ledger, planner, watch
+    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch, workers: int = 1) -> None:
+        self.ledger, self.planner, self.watch, self.workers = ledger, planner, watch, workers
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.trained_epochs().values()))
         self._began, self._next = time.perf_counter(), -math.inf
@@ -127,33 +144,20 @@ class Reporter:
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
         many = int(max(len(trials), min(settings.trials, self._most)))
         settings = dataclasses.replace(settings, trials=many)
-        ends: dict[int, dict[int, list[float]]]
-        ends = {trial.number: {} for trial in trials if trial.status == "done"}
-        for result in self.ledger.results(planner.metric):  # in the order of epochs
-            if result.trial in ends:
-                ends[result.trial].setdefault(result.seed, []).append(result.value)
-        rule, larger = settings.score, planner.maximize
-        means = {
-            number: mean([curve_score(curve, rule, larger) for curve in each.values()])
-            for number, each in ends.items()
-            if each
-        }
-        ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
-        first = heapq.nsmallest(3, ranked)
-        worth, best = first[0] if first else (math.inf, -1)
         trained, cohorts, groups = (
             self.ledger.trained_epochs(),
             self.ledger.cohorts(),
             self.ledger.groups(),
         )
-        left = epochs_left(trials, trained, settings, planner.epochs)
+        left = steps_left(trials, trained, settings, planner.epochs)
+        whole = sum(segment.lanes * segment.epochs for step in left for segment in step)
         epochs, seconds = float(sum(trained.values())), time.perf_counter() - self._began
         asked = Counter(trial.group or "" for trial in trials)
         now = cohorts[self._cohorts :]
-        time_left = remaining(now or cohorts, groups, left, asked)
+        time_left = remaining(now or cohorts, groups, left, asked, self.workers)
         budget = settings.budget
-        if budget.epochs is not None and time_left is not None and sum(left.values()) > 0:
-            time_left *= min(1.0, max(0.0, budget.epochs - epochs) / sum(left.values()))
+        if budget.epochs is not None and time_left is not None and whole > 0:
+            time_left *= min(1.0, max(0.0, budget.epochs - epochs) / whole)
         if budget.time is not None and time_left is not None:
             time_left = min(time_left, max(0.0, float(budget.time) - self.seconds))
         return SweepProgress(
@@ -161,16 +165,52 @@ class Reporter:
             trials=settings.trials,
             statuses=Counter(trial.status for trial in trials),
             rung=rung,
-            best=(best, means[best]) if worth < math.inf else None,
             lanes=self.lanes,
             epochs=epochs,
-            whole=epochs + sum(left.values()),
+            whole=epochs + whole,
             before=self._before,
             seconds=seconds,
             left=time_left,
-            top=[(n, means[n], trials[n].values) for worth, n in first if worth < math.inf],
+            top=self._top(trials),
             doing=self.doing,
         )
+
+    def _top(self, trials: Sequence[Trial], count: int = 3) -> list[TopTrial]:
+        """Return the best trials that ran to their end."""
+        planner, rule = self.planner, self.planner.settings.score
+        metric, larger = planner.metric, planner.maximize
+        if len(planner.objectives) > 1 or planner.constraints:
+            sweep = read(self.ledger)
+            done = [trial for trial in sweep.ranking if trial.status == "done"][:count]
+            return [top_trial(sweep, trial) for trial in done]
+        ends: dict[int, dict[int, list[float]]]
+        ends = {trial.number: {} for trial in trials if trial.status == "done"}
+        for result in self.ledger.results(metric):  # in the order of epochs
+            if result.trial in ends:
+                ends[result.trial].setdefault(result.seed, []).append(result.value)
+        means = {
+            number: mean([curve_score(curve, rule, larger) for curve in each.values()])
+            for number, each in ends.items()
+            if each
+        }
+        ranked = heapq.nsmallest(count, [(badness(m, larger), n) for n, m in means.items()])
+        return [
+            TopTrial(n, {metric: means[n]}, trials[n].values) for w, n in ranked if w < math.inf
+        ]
+
+
+def top_trial(sweep: Sweep, trial: Trial) -> TopTrial:
+    """Return a trial with all metrics that the trials of a sweep are compared and bounded by.
+
+    Args:
+        sweep: The sweep.
+        trial: One of its trials.
+    """
+    names = dict.fromkeys(one.metric for one in (*sweep.objectives, *sweep.constraints))
+    found = {name: sweep.measured(trial.number, name) for name in names}
+    metrics = {name: value for name, value in found.items() if value is not None}
+    violated = [str(b) for b in sweep.constraints if b.violation(found[b.metric])]
+    return TopTrial(trial.number, metrics, trial.values, violated)
 
 
 # Time, as pure functions of what the ledger records
@@ -195,13 +235,27 @@ def time_used(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
     return total
 
 
-def epochs_left(
+class Segment(NamedTuple):
+    """Lanes that are expected to train from one rung to the next.
+
+    Args:
+        group: Their group; "" if it is unknown.
+        lanes: Number of lanes.
+        epochs: Epochs of each lane.
+    """
+
+    group: str
+    lanes: float
+    epochs: float
+
+
+def steps_left(
     trials: Sequence[Trial],
     trained: Mapping[tuple[int, int], int],
     settings: Settings,
     epochs: int,
-) -> dict[str, float]:
-    """Return the remaining epochs of lanes by group; "" for trials whose group is unknown.
+) -> list[list[Segment]]:
+    """Return what is left to train, by the plan of the rounds: a list for each rung to be reached.
 
     Without halving, a trial is expected to train for the mean number of epochs of those that have
     ended, since it may stop early, fail, or have a different number of epochs.
@@ -212,82 +266,150 @@ def epochs_left(
         settings: Settings of the sweep.
         epochs: Epochs of a whole run.
     """
-    left: Counter[str] = Counter()
-    by_trial: Counter[int] = Counter()
+    past: dict[int, list[int]] = {}
     for (number, _), count in trained.items():
-        by_trial[number] += count
+        past.setdefault(number, []).append(count)
     rounds = Counter(trial.round for trial in trials)
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
-    if settings.halving == "none":
-        ended = [by_trial[trial.number] for trial in trials if trial.status not in OPEN]
-        usual = float(np.mean(ended)) if ended else epochs * settings.repeats
-        for trial in trials:
-            if trial.status in OPEN:
-                left[trial.group or ""] += max(0.0, usual - by_trial[trial.number])  # type: ignore[assignment]
-        left[""] += usual * sum(bracket.count for bracket in future)  # type: ignore[assignment]
-        return dict(left)
-    for index in {trial.round for trial in trials if trial.status in OPEN}:
+    repeats, usual, found = settings.repeats, float(epochs), list[list[Segment]]()
+    ended = [sum(past.get(t.number, [0])) / repeats for t in trials if t.status not in OPEN]
+    if settings.halving == "none" and ended:
+        usual = sum(ended) / len(ended)
+    for index in dict.fromkeys(trial.round for trial in trials if trial.status in OPEN):
         members = [trial for trial in trials if trial.round == index]
-        whole = settings.bracket(index, len(members), epochs).epochs * settings.repeats
-        done = sum(by_trial[trial.number] for trial in members)
-        left[""] += max(0, whole - done)
-    left[""] += settings.repeats * sum(bracket.epochs for bracket in future)
-    return dict(left)
+        waiting: dict[str, list[list[int]]] = {}  # by group, the epochs of the lanes of each trial
+        for trial in members:
+            if trial.status in OPEN:
+                waiting.setdefault(trial.group or "", []).append(past.get(trial.number, []))
+        if settings.halving == "none":
+            each = {n: [usual - sum(one) / repeats for one in all_] for n, all_ in waiting.items()}
+            found.append([
+                Segment(n, len(some) * repeats, sum(max(0.0, one) for one in some) / len(some))
+                for n, some in each.items()
+            ])  # fmt: skip
+            continue
+        bracket = settings.bracket(index, len(members), epochs)
+        for count, (begin, end) in zip(bracket.counts, _spans(bracket), strict=True):
+            lanes = {
+                name: sum(repeats - sum(at >= end for at in one) for one in all_)
+                for name, all_ in waiting.items()
+            }
+            if sum(map(len, waiting.values())) > count:  # who continues is unknown
+                lanes = {"": count * repeats}
+            found.append([Segment(name, many, end - begin) for name, many in lanes.items()])
+    for bracket in future:
+        spans = _spans(bracket) if settings.halving != "none" else [(0.0, usual)]
+        pairs = zip(bracket.counts, spans, strict=True)
+        found += [[Segment("", count * repeats, end - begin)] for count, (begin, end) in pairs]
+    left = [[one for one in step if one.lanes > 0 and one.epochs > 0] for step in found]
+    return [step for step in left if step]
+
+
+def _spans(bracket: Bracket) -> list[tuple[float, float]]:
+    """Return the first and the last epoch of each rung of a bracket."""
+    return list(itertools.pairwise((0, *bracket.rungs)))
 
 
 def remaining(
     cohorts: Sequence[Cohort],
     groups: Sequence[Group],
-    left: Mapping[str, float],
+    left: Sequence[Sequence[Segment]],
     asked: Mapping[str, int],
+    workers: int = 1,
 ) -> float | None:
     """Return the remaining wall time in seconds; None if nothing was measured.
 
-    The rate of a group, its seconds per lane and epoch, is that of its cohorts without the first
-    one, which also starts the program. A group with fewer cohorts has the rate of its probe, scaled
-    as the rates of other groups are to their probes. Groups without a cohort are expected to
-    compile as long as others did. The sum is scaled for the time between cohorts and for parallel
-    workers.
+    The cohorts that are left are distributed to the workers, and a rung begins when the one before
+    has ended. A cohort takes
+
+        calls * epochs * seconds of a call + compiling + pause
+
+    since a call trains a full number of lanes, even if fewer are left. The seconds are measured for
+    each group, without compiling and without the first cohort, which also starts the program. A
+    group with fewer cohorts has the time of its probe, scaled as other groups are to their probes.
+    A group without a cohort is expected to compile as long as others did. The pause is the mean
+    time between cohorts, without the probes of new groups.
 
     Args:
         cohorts: The cohorts of this session, or all before it has any.
         groups: The groups.
-        left: Epochs of lanes that are left, by group; "" for those of unknown groups, which are
+        left: What is left to train, as `steps_left` returns it. Lanes of unknown groups are
             expected to be distributed over the groups as the trials are.
         asked: The number of trials by group.
+        workers: Number of cohorts that run at the same time. Default: 1.
 
     >>> run = dict(group="all", rung=0, epoch_from=0, epoch_to=2, lanes=((0, 0), (1, 0)))
-    >>> remaining([Cohort(**run, seconds=5.0, compile_seconds=3.0)], [], {"all": 40.0}, {})
+    >>> ran = Cohort(**run, seconds=5.0, compile_seconds=3.0)  # 0.5 s for an epoch of a lane
+    >>> remaining([ran], [], [[Segment("all", lanes=10, epochs=4)]], {})
     20.0
     """
-    by_group: dict[str, list[Cohort]] = {}
-    for one in cohorts:
-        by_group.setdefault(one.group, []).append(one)
-    if not by_group:
+    if not cohorts:
         return None
-    rates = {name: _rate(some[1:] or some) for name, some in by_group.items()}
-    probed = {group.name: _probed(group) for group in groups}
-    both = [n for n, some in by_group.items() if len(some) > 1 and probed.get(n)]
-    scale = float(np.mean([rates[name] / probed[name] for name in both])) if both else 1.0
-    mean = float(np.mean([*rates.values()]))
-    for name in {*left, *asked, *rates} - {""}:
-        if len(by_group.get(name, ())) < 2 and probed.get(name):
-            rates[name] = probed[name] * scale
-        rates.setdefault(name, mean)
-    shares = {name: many for name, many in asked.items() if name}
-    if shares:
-        mean = sum(rates[name] * many for name, many in shares.items()) / sum(shares.values())
-    found = sum(rates.get(name, mean) * epochs for name, epochs in left.items())
-    new = {name for name, epochs in left.items() if name and epochs > 0} - set(by_group)
-    found += len(new) * sum(one.compile_seconds for one in cohorts) / len(by_group)
-    first, *later = sorted(cohorts, key=lambda one: one.finished or 0.0)
-    spent = sum(one.seconds for one in later)
-    return found * (((later[-1].finished or 0.0) - (first.finished or 0.0)) / spent if spent else 1)
+    named = {group.name: group for group in groups}
+    ran: dict[str, list[Cohort]] = {}
+    for one in cohorts:
+        ran.setdefault(one.group, []).append(one)
+    shares = {name: many for name, many in asked.items() if name} or dict.fromkeys(ran, 1)
+    rates = _rates(
+        ran, named, {*shares, *(one.group for step in left for one in step if one.group)}
+    )
+    compiling = sum(one.compile_seconds for one in cohorts) / len(ran)
+    pause = _pause(cohorts, groups)
+    total, new = 0.0, rates.keys() - ran.keys()
+    for step in left:
+        free = [0.0] * workers
+        for segment in step:
+            parts = {segment.group: 1.0}
+            if not segment.group:
+                parts = {name: many / sum(shares.values()) for name, many in shares.items()}
+            for name, share in parts.items():
+                lanes, group = segment.lanes * share, named.get(name)
+                size = (group.probe.get("cohort") if group else None) or math.inf
+                while lanes > 1e-9:
+                    seconds = _paid(min(lanes, size), group) * segment.epochs * rates[name] + pause
+                    seconds += compiling if name in new else 0.0
+                    new -= {name}
+                    heapq.heapreplace(free, free[0] + seconds)
+                    lanes -= size
+        total += max(free)
+    return total
 
 
-def _rate(cohorts: Sequence[Cohort]) -> float:
-    """Return the seconds per lane and epoch of cohorts, without compiling."""
-    work = sum(len(one.lanes) * (one.epoch_to - one.epoch_from) for one in cohorts)
+def _rates(
+    ran: Mapping[str, Sequence[Cohort]], named: Mapping[str, Group], names: Collection[str]
+) -> dict[str, float]:
+    """Return the seconds per lane of a call and epoch by group, also of groups that did not run."""
+    found = {name: _rate(some[1:] or some, named.get(name)) for name, some in ran.items()}
+    mean = sum(found.values()) / len(found)
+    probed = {name: _probed(group) for name, group in named.items()}
+    both = [n for n in ran if probed.get(n)]
+    both = [n for n in both if len(ran[n]) > 1] or both
+    scale = sum(found[n] / probed[n] for n in both) / len(both) if both else 1.0
+    for name in {*names, *found}:
+        if len(ran.get(name, ())) < 2 and probed.get(name):
+            found[name] = probed[name] * scale
+        found.setdefault(name, mean)
+    return found
+
+
+def _pause(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
+    """Return the mean time for a cohort in which none trains, without the probes of groups."""
+    begun = min((one.finished or 0.0) - one.seconds for one in cohorts)
+    ended = max(one.finished or 0.0 for one in cohorts)
+    within = (g for g in groups if begun < g.probe.get("finished", begun) < ended)
+    idle = ended - begun - time_used(cohorts, []) - sum(g.probe_seconds for g in within)
+    return max(0.0, idle) / len(cohorts)
+
+
+def _paid(lanes: float, group: Group | None) -> float:
+    """Return the lanes of whole calls: a call of fewer lanes than its width takes as long."""
+    width = group.lanes * group.devices if group else 1
+    return math.ceil(lanes / width) * width if group else lanes
+
+
+def _rate(cohorts: Sequence[Cohort], group: Group | None) -> float:
+    """Return the seconds per lane of a call and epoch of cohorts, without compiling."""
+    work = sum(_paid(len(one.lanes), group) * (one.epoch_to - one.epoch_from) for one in cohorts)
     return sum(max(0.0, one.seconds - one.compile_seconds) for one in cohorts) / work
 
 

@@ -12,6 +12,7 @@ from benchmarks import fresh
 from benchmarks.report import Bar, Result, Table
 from benchmarks.sweeping.sizes import BATCH, EPOCHS, STEPS
 from benchmarks.timing import sample
+from jaxnn.sweep.export import spans_of
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.snapshot import read
 
@@ -77,7 +78,8 @@ def _ours(folder: Path, seed: int, trials: int) -> Found:
     fresh.timed([*command, "--folder", str(folder / "sweep")], f"{trials} trials, ", variables)
     with Ledger.open(folder / "sweep") as ledger:
         sweep = read(ledger)
-    ends = [(sweep.times[n][-1][3] - began, score.mean) for n, score in sweep.scores.items()]
+    spans = spans_of(sweep)
+    ends = [(spans[n][-1].end - began, score.mean) for n, score in sweep.scores.items()]
     return Found(sorted(ends))
 
 

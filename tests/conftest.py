@@ -7,8 +7,9 @@
   or processes build is compiled once. This saves a quarter of the compilations.
 - Parameters are drawn by a smaller program, because the usual one takes 2 ms with optimizations and
   12 ms without. The numbers are the same.
-- The tests of one parametrized case, or otherwise of one file, run in one process, which compiles
-  their programs once. The longest files run first, so that no process has one left at the end.
+- The laws of one case of tests/cases.py, or otherwise the tests of one file, run in one process,
+  which traces their programs once. The longest files run first, so that no process has one left at
+  the end.
 - A process keeps everything that it traces and compiles. The garbage collector, which searches all
   of it each time, therefore runs less often.
 """
@@ -23,6 +24,8 @@ from pathlib import Path
 import jax
 import pytest
 from jaxlib import version
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from jaxnn import random
 
@@ -84,18 +87,41 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Assign groups to processes in the order of LONGEST, not by the number of their tests."""
+    """Assign files to processes in the order of LONGEST, not by the number of their tests."""
     config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first, and name the group of each test for `--dist loadgroup`."""
+    """Run the longest files first."""
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
-    for item in items:
-        call = getattr(item, "callspec", None)
-        case = None if call is None else call.params.get("case")
-        item.add_marker(pytest.mark.xdist_group(str(item.path if case is None else case)))
+
+
+class Scheduling(LoadFileScheduling):
+    """Files as units of work, except in tests/laws, whose units are cases.
+
+    Not by marks `xdist_group`: xdist 3.8 has no effect on the names that pytest 9.2 gives to tests,
+    which then run in any process.
+    """
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        from tests.cases import CASES
+
+        super().__init__(config, log)
+        self.cases = {case.name for case in CASES}
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if not file.startswith("tests/laws/"):
+            return file
+        values = test.partition("[")[2].rstrip("]").split("-")
+        return next((value for value in values if value in self.cases), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Return what distributes tests to processes, instead of `--dist`."""
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup() -> None:

@@ -42,6 +42,11 @@ class Config:
     """Of all random numbers: parameters, order."""
 
 
+def load(config: Config) -> Any:
+    """The data of `digits`."""
+    return digits.load(digits.Config())
+
+
 def program(config: Config, data: Any) -> train.Program:
     """The training program of a configuration."""
     hidden = [layer for _ in range(2) for layer in (nn.Dense(config.width), jax.nn.relu)]
@@ -65,7 +70,7 @@ SPACE = Space(
     },
 )
 EXPERIMENT = Experiment(
-    "tuned", Config, data=digits.load, program=program, space=SPACE, minimize="validation_loss"
+    "tuned", Config, data=load, program=program, space=SPACE, minimize="validation_loss"
 )
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     planner, facts = planned(experiment, config, _given(settings), None, known.tries, folders)
     settings, first = planner.settings, facts["tries"]
     count = settings.rounds(planner.epochs)[0].count - len(first)
-    observed = Known.of(facts).observations([], [])
+    observed = [*Known.of(facts).earlier]
     observed += [Observation(values, None, own=False) for values in first]
     asked = [*first, *new_trials(planner.search, count, 0, observed, settings.repeat)]
     with create(resources.executor, resources.workers or None) as executor:

@@ -26,7 +26,7 @@ from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
 from ..sweep.report import write_report
 from ..sweep.snapshot import described, read
-from ..sweep.storage import LedgerError, command_to_resume, damaged, is_driven
+from ..sweep.storage import check_undamaged, command_to_resume, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__
 from .new import new
@@ -78,7 +78,7 @@ def top(folder: Path) -> None:
         print(best_trials(sweep), flush=True)
         many = sweep.facts.get("settings", {}).get("trials")
         if type(many) is not int:
-            raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
+            check_undamaged(sweep.folder, f"settings.trials is {many!r:.40}")
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):

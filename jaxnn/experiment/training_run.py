@@ -28,7 +28,6 @@ from ..version import __version__
 from . import pictures, prediction, run_folder, sources
 from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
-from .intervals import intervals_of
 from .report import run_report as report_of
 
 ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
@@ -204,7 +203,7 @@ def _on_test_rows(one: Configured, state: Any, folder: Path) -> tuple[dict[str, 
         with _attempted("evaluating the test rows", folder):
             scores = prediction.scores_of(one, state, rows)
         with _attempted("the intervals of the scores", folder):
-            intervals = intervals_of(one, state, rows, scores)
+            intervals = prediction.intervals_of(one, state, rows, scores)
         if one.task is not None:
             with _attempted("predicting the test rows", folder):
                 predictions = prediction.predicted(one, state, rows[0])

@@ -142,7 +142,8 @@ def check_name_rules(names: Names, owners: list[Owner], trees: Any) -> None:
         wanted, what = texts, "the path {!r}, which no layer of the network with weights has"
         if isinstance(rule, tuple):
             wanted, what = owning, "a converter at {!r}, which is not a layer that owns weights"
-        if not isinstance(rule, IfThere) and not any(paths.matches(path, text) for text in wanted):
+        optional = isinstance(rule[0] if isinstance(rule, tuple) else rule, IfThere)
+        if not optional and not any(paths.matches(path, text) for text in wanted):
             raise ValueError(f"names has {what.format(path)}; {suggestion(path, wanted - {''})}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
+from ..layers.attention_scores import RelativePositionBias
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -63,11 +64,11 @@ def from_torch(
       channels last before it is flattened, write `interop.channels_last(H, W, C)`;
     - `{"head": ("embed", interop.tied)}`: two layers share the same arrays.
 
-    `interop.GPT2`, `LLAMA`, `VIT`, and `RESNET` are such dicts for models of transformers and
-    torchvision. Tensors may require gradients, be on any device, and have any floating type. Weight
-    normalization of both kinds (`weight_g` and `parametrizations`) is loaded into `nn.WeightNorm`,
-    or multiplied into the weight if the layer is not wrapped; spectral normalization is handled in
-    the same way. Caches of `nn.with_cache` start empty.
+    `interop.GPT2`, `LLAMA`, `BERT`, `VIT`, `RESNET`, and `CONVNEXT` are such dicts for models of
+    transformers, torchvision, and timm. Tensors may require gradients, be on any device, and have
+    any floating type. Weight normalization of both kinds (`weight_g` and `parametrizations`) is
+    loaded into `nn.WeightNorm`, or multiplied into the weight if the layer is not wrapped; spectral
+    normalization is handled in the same way. Caches of `nn.with_cache` start empty.
 
     Args:
         net: The network.
@@ -253,7 +254,7 @@ TORCH = Library(
         ConvTranspose: _transposed_convolution,
         Bilinear: _bilinear,
         **dict.fromkeys(NORMS, renamed(scale="weight", b="bias")),
-        **dict.fromkeys((*TABLES, EmbeddingBag), single_array("weight")),
+        **dict.fromkeys((*TABLES, EmbeddingBag, RelativePositionBias), single_array("weight")),
         PReLU: _prelu,
         MultiHeadAttention: _attention,
         GatedFeedForward: _gated,

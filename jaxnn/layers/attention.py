@@ -65,7 +65,9 @@ class MultiHeadAttention(Primitive):
 
     - `mask`: booleans, True if a position is visible; (T, S), or broadcasting to
       (..., heads, T, S).
-    - `bias`: numbers to add to the scores, in the shape of a `mask`; -inf hides a position.
+    - `bias`: numbers to add to the scores, in the shape of a `mask`; -inf hides a position. Or a
+      function bias(query, key) of positions, as for `score_mod`, that returns them, such as the
+      result of the method `by_position` of `nn.RelativePositionBias`.
     - `segment_ids`: integers (..., T), 0 for padding and otherwise the number of the packed
       sequence. Only positions of the same sequence are visible, and positions count within it.
     - `memory_segment_ids`: integers (..., S). With `segment_ids`, only equal numbers are visible;
@@ -298,7 +300,7 @@ class MultiHeadAttention(Primitive):
             unit = unit.reshape((1,) * (v.ndim - 3) + unit.shape)
             v = jnp.concatenate([v, jnp.broadcast_to(unit, (*v.shape[:-1], k.shape[-3]))], -1)
         if memory is not None:
-            mask, options["score_mod"] = self._mods(*positions_of(q, k))
+            mask, options["score_mod"] = self._mods(*positions_of(q, k), given.bias_mod)
             across = mask_across(given.segment_ids, given.memory_segment_ids)
             mask = both_masks(both_masks(given.mask, across, q.ndim), mask, q.ndim)
             return attention(q, k, v, mask=mask, bias=given.bias, **options), {}
@@ -308,7 +310,7 @@ class MultiHeadAttention(Primitive):
                     "a mask or a bias does not cover the cached keys: pass segment_ids=..., or run "
                     "the network without its cache"
                 )
-            return attend_cached(self, q, k, v, given.segment_ids, state, options)
+            return attend_cached(self, q, k, v, given, state, options)
         segment_ids = given.segment_ids
         if segment_ids is not None:
             self._check_scaling("but a row with segment_ids has sequences of several lengths")
@@ -316,7 +318,7 @@ class MultiHeadAttention(Primitive):
         position = _one_sequence(x) if found is None else found.position
         q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
         by_position = position[..., None, :, None], position[..., None, None, :]
-        mask, options["score_mod"] = self._mods(*by_position)
+        mask, options["score_mod"] = self._mods(*by_position, given.bias_mod)
         mask = both_masks(given.mask, mask, q.ndim)
         options |= {"causal": self.causal, "window": self.window}
         bias = self._with_alibi(given.bias, position, position, q.ndim)
@@ -333,18 +335,21 @@ class MultiHeadAttention(Primitive):
         y = by_row(lambda y: linear(y, **params["out"]), y, checks)
         return restore_axes(y, given.given, self.axis)
 
-    def _mods(self, query: jax.Array, key: jax.Array) -> tuple[Any, Any]:
-        """Return the mask of `mask_mod`, and the score_mod, for given positions."""
+    def _mods(self, query: jax.Array, key: jax.Array, bias: Any = None) -> tuple[Any, Any]:
+        """Return the mask of `mask_mod`, and all changes of scores, for given positions."""
         mask = None if self.mask_mod is None else self.mask_mod(query, key)
-        own = self.score_mod
         cap = None if self.soft_cap is None else soft_cap(self.soft_cap)
-        if own is None or cap is None:
-            changed = own or cap
-        else:
-            changed = lambda scores, query, key: own(cap(scores, query, key), query, key)  # noqa: E731
-        if changed is None:
+        added = None if bias is None else partial(_added, bias)
+        changes = [f for f in (cap, self.score_mod, added) if f is not None]
+        if not changes:
             return mask, None
-        return mask, lambda scores, *_: changed(scores, query, key)
+
+        def changed(scores: jax.Array, *_: Any) -> jax.Array:
+            for f in changes:
+                scores = f(scores, query, key)
+            return scores
+
+        return mask, changed
 
     @property
     def _num_kv_heads(self) -> int:
@@ -392,6 +397,11 @@ class MultiHeadAttention(Primitive):
 
 def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
     return shared_product(rms_norm(a), scale)
+
+
+def _added(bias: Any, scores: jax.Array, query: jax.Array, key: jax.Array) -> jax.Array:
+    """Return the scores plus a bias that is a function of positions."""
+    return scores + bias(query, key).astype(scores.dtype)
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

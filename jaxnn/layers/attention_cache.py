@@ -22,6 +22,7 @@ from ..functional.segments import (
     write_ring,
 )
 from ..initializers import zeros
+from .attention_inputs import AttentionInputs
 
 
 def cache_variables(layer: Any, x: Any) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def attend_cached(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: Any,
+    given: AttentionInputs,
     state: State,
     options: dict[str, Any],
 ) -> tuple[jax.Array, State]:
@@ -60,7 +61,7 @@ def attend_cached(
         q: Queries (..., T, heads, d) of the chunk, before the rotary embedding.
         k: Keys (..., T, kv_heads, d) of the chunk, likewise.
         v: Values (..., T, kv_heads, e) of the chunk.
-        segment_ids: Integers (..., T), or None to continue the last sequences.
+        given: The inputs; without segment_ids, they continue the last sequences.
         state: The cache.
         options: Further arguments of `functional.attention.attend`.
     """
@@ -69,6 +70,7 @@ def attend_cached(
     v, broken = finite_rows(v)
     k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
     count, written = Count(**state["count"]), state["written"]
+    segment_ids = given.segment_ids
     segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
     found, count = packed_positions(segment_ids, count)
     q, k = (layer._turned(a, found.position, length) for a in (q, k))
@@ -89,7 +91,7 @@ def attend_cached(
     keys = PackedPositions(joined["sequence"], joined["position"])
     mask = packed_mask(found, keys, causal=True, window=layer.window)[..., None, :, :]
     query, key = found.position[..., None, :, None], keys.position[..., None, None, :]
-    allowed, options["score_mod"] = layer._mods(query, key)
+    allowed, options["score_mod"] = layer._mods(query, key, given.bias_mod)
     y = attend(
         q,
         joined["keys"],

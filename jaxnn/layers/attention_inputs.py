@@ -23,10 +23,13 @@ class AttentionInputs:
         memory: jax.Array | None,
         values: jax.Array | None,
         mask: jax.Array | None,
-        bias: jax.Array | None,
+        bias: Any,
         segment_ids: jax.Array | None,
         memory_segment_ids: jax.Array | None,
     ) -> None:
+        # A bias that is a function of positions changes scores, and hides nothing.
+        self.bias_mod: Any = bias if callable(bias) else None
+        bias = None if callable(bias) else bias
         check_types(mask, bias)
         self.given: jax.Array = x
         self.mask: jax.Array | None = mask

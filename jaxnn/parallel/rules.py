@@ -160,12 +160,12 @@ Rules: TypeAlias = tuple[Rule, ...]
 # its inputs, so that nothing is exchanged between them (Shoeybi et al., Megatron-LM, 2019). The
 # names are those of transformers and ResNet, and the positions of the layers of an MLP.
 _FIRST = (
-    ("**/query/*", "**/key/*", "**/value/*", "**/up/*", "**/gate/*", "head/*"),
+    ("**/query/*", "**/key/*", "**/value/*", "**/up/*", "**/gate/*", "**/head/*"),
     ("**/branch/first/**", "**/branch/middle/**"),
     ("0/*", "6/*", "12/*"),
 )
 _SECOND = (
-    ("**/out/w", "**/down/w", "embedding/w"),
+    ("**/out/w", "**/down/w", "**/embedding/w"),
     ("**/branch/second/conv/w", "**/branch/wide/conv/w"),
     ("3/w", "9/w", "15/w"),
 )
@@ -187,8 +187,8 @@ FSDP: Rules = (("**", Split(largest="data")),)
 when it uses them (Rajbhandari et al., ZeRO, 2020; Zhao et al., PyTorch FSDP, 2023)."""
 
 TENSOR_PARALLEL: Rules = _by_role(P())
-"""The mesh axis `model` splits pairs of layers, which are found by the names that GPT, ViT, ResNet,
-and MLP give them (Shoeybi et al., Megatron-LM, 2019)."""
+"""The mesh axis `model` splits pairs of layers, which are found by the names that the models give
+them (Shoeybi et al., Megatron-LM, 2019)."""
 
 FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 """The mesh axis `model` splits layers as in `TENSOR_PARALLEL`, and `data` weights as in `FSDP`."""

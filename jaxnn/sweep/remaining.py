@@ -1,219 +1,18 @@
-"""The progress of a sweep, and the remaining time.
+"""The remaining time of a sweep, as pure functions of what the ledger records and of the plan."""
 
-The driver reports its `SweepProgress` after each cohort, for `display` to show.
-"""
-
-import dataclasses
 import heapq
 import itertools
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from ..train.metrics import badness
 from .halving import Bracket
-from .ledger import Ledger
-from .plan import Planner
-from .score import curve_score, mean
-from .search import size_of
 from .settings import Settings
-from .snapshot import Sweep, read
-from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
-PATIENCE = 1.0
-"""Seconds between two reports of the progress."""
-
-SHARE = 20
-"""Ratio of the pause between two reports to the time of a report, which counts all trials."""
-
-
-class TopTrial(NamedTuple):
-    """One of the best trials that ran to their end.
-
-    Args:
-        number: Number of the trial.
-        metrics: The metrics that trials are compared and bounded by, the first one first.
-        values: Its values.
-        violated: The constraints that it violates. Default: none.
-    """
-
-    number: int
-    metrics: Mapping[str, float]
-    values: Values
-    violated: Sequence[str] = ()
-
-
-class SweepProgress(NamedTuple):
-    """The progress of a sweep.
-
-    Args:
-        asked: Number of trials asked so far.
-        trials: Number of trials in total.
-        statuses: Number of trials by status.
-        rung: The epochs of the rung that is being reached.
-        lanes: Number of lanes trained to a rung in this session.
-        epochs: Epochs of all lanes that are done.
-        whole: Epochs of all lanes that are expected in total.
-        before: Epochs that were done when this session began.
-        seconds: Seconds since this session began.
-        left: Seconds that are left, by `remaining`; None if nothing was measured.
-        top: The best three trials that ran to their end.
-        doing: What runs now, such as "compiling group 1 of 12".
-    """
-
-    asked: int
-    trials: int
-    statuses: Mapping[str, int]
-    rung: int
-    lanes: int
-    epochs: float
-    whole: float
-    before: float
-    seconds: float
-    left: float | None = None
-    top: Sequence[TopTrial] = ()
-    doing: str = ""
-
-
-Watch = Callable[[SweepProgress], None]
-
-
-class Reporter:
-    """Reports the progress of a sweep, at most once per second.
-
-    Args:
-        ledger: Ledger of the sweep.
-        planner: The planner of the sweep.
-        watch: Receives the progress.
-        workers: Number of cohorts that run at the same time. Default: 1.
-    """
-
-    ledger: Ledger
-    planner: Planner
-    watch: Watch
-    workers: int
-
-    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch, workers: int = 1) -> None:
-        self.ledger, self.planner, self.watch, self.workers = ledger, planner, watch, workers
-        self.lanes = 0  # trained in this session
-        self._before = float(sum(ledger.trained_epochs().values()))
-        self._began, self._next = time.perf_counter(), -math.inf
-        self.doing: str = ""
-        self._used = time_used(ledger.cohorts(), ledger.groups())
-        self._cohorts = len(ledger.cohorts())
-        repeats = planner.settings.repeat or planner.settings.halving == "population"
-        self._most = math.inf if repeats else size_of(planner.space)
-
-    @property
-    def seconds(self) -> float:
-        """The wall time of training: that of earlier sessions, and all of this one."""
-        return self._used + time.perf_counter() - self._began
-
-    def note(self, doing: str) -> None:
-        """Report immediately what runs now, because it may take long.
-
-        Args:
-            doing: What runs, as in `SweepProgress`.
-        """
-        self.doing = doing
-        self.report(0, now=True)
-
-    def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was very recent.
-
-        Args:
-            rung: The epochs of the rung that is being reached.
-            now: Whether to report even then. Default: False.
-        """
-        began = time.perf_counter()
-        if now or began >= self._next:
-            progress = self.progress(rung)
-            pause = max(PATIENCE, SHARE * (time.perf_counter() - began))
-            self.watch(progress)
-            self._next = time.perf_counter() + pause
-
-    def progress(self, rung: int) -> SweepProgress:
-        """Return the progress.
-
-        Args:
-            rung: The epochs of the rung that is being reached.
-        """
-        trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
-        many = int(max(len(trials), min(settings.trials, self._most)))
-        settings = dataclasses.replace(settings, trials=many)
-        trained, cohorts, groups = (
-            self.ledger.trained_epochs(),
-            self.ledger.cohorts(),
-            self.ledger.groups(),
-        )
-        left = steps_left(trials, trained, settings, planner.epochs)
-        whole = sum(segment.lanes * segment.epochs for step in left for segment in step)
-        epochs, seconds = float(sum(trained.values())), time.perf_counter() - self._began
-        asked = Counter(trial.group or "" for trial in trials)
-        now = cohorts[self._cohorts :]
-        time_left = remaining(now or cohorts, groups, left, asked, self.workers)
-        budget = settings.budget
-        if budget.epochs is not None and time_left is not None and whole > 0:
-            time_left *= min(1.0, max(0.0, budget.epochs - epochs) / whole)
-        if budget.time is not None and time_left is not None:
-            time_left = min(time_left, max(0.0, float(budget.time) - self.seconds))
-        return SweepProgress(
-            asked=len(trials),
-            trials=settings.trials,
-            statuses=Counter(trial.status for trial in trials),
-            rung=rung,
-            lanes=self.lanes,
-            epochs=epochs,
-            whole=epochs + whole,
-            before=self._before,
-            seconds=seconds,
-            left=time_left,
-            top=self._top(trials),
-            doing=self.doing,
-        )
-
-    def _top(self, trials: Sequence[Trial], count: int = 3) -> list[TopTrial]:
-        """Return the best trials that ran to their end."""
-        planner, rule = self.planner, self.planner.settings.score
-        metric, larger = planner.metric, planner.maximize
-        if len(planner.objectives) > 1 or planner.constraints:
-            sweep = read(self.ledger)
-            done = [trial for trial in sweep.ranking if trial.status == "done"][:count]
-            return [top_trial(sweep, trial) for trial in done]
-        ends: dict[int, dict[int, list[float]]]
-        ends = {trial.number: {} for trial in trials if trial.status == "done"}
-        for result in self.ledger.results(metric):  # in the order of epochs
-            if result.trial in ends:
-                ends[result.trial].setdefault(result.seed, []).append(result.value)
-        means = {
-            number: mean([curve_score(curve, rule, larger) for curve in each.values()])
-            for number, each in ends.items()
-            if each
-        }
-        ranked = heapq.nsmallest(count, [(badness(m, larger), n) for n, m in means.items()])
-        return [
-            TopTrial(n, {metric: means[n]}, trials[n].values) for w, n in ranked if w < math.inf
-        ]
-
-
-def top_trial(sweep: Sweep, trial: Trial) -> TopTrial:
-    """Return a trial with all metrics that the trials of a sweep are compared and bounded by.
-
-    Args:
-        sweep: The sweep.
-        trial: One of its trials.
-    """
-    names = dict.fromkeys(one.metric for one in (*sweep.objectives, *sweep.constraints))
-    found = {name: sweep.measured(trial.number, name) for name in names}
-    metrics = {name: value for name, value in found.items() if value is not None}
-    violated = [str(b) for b in sweep.constraints if b.violation(found[b.metric])]
-    return TopTrial(trial.number, metrics, trial.values, violated)
-
-
-# Time, as pure functions of what the ledger records
+LAST = 3
+"""Number of the last rounds whose pauses are expected of later ones."""
 
 
 def time_used(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
@@ -249,13 +48,25 @@ class Segment(NamedTuple):
     epochs: float
 
 
+class Step(NamedTuple):
+    """Lanes that train before others may begin.
+
+    Args:
+        segments: What trains.
+        asks: Whether the search is asked for the trials of a round before. Default: False.
+    """
+
+    segments: Sequence[Segment]
+    asks: bool = False
+
+
 def steps_left(
     trials: Sequence[Trial],
     trained: Mapping[tuple[int, int], int],
     settings: Settings,
     epochs: int,
-) -> list[list[Segment]]:
-    """Return what is left to train, by the plan of the rounds: a list for each rung to be reached.
+) -> list[Step]:
+    """Return what is left to train, by the plan of the rounds: a step for each rung to be reached.
 
     Without halving, a trial is expected to train for the mean number of epochs of those that have
     ended, since it may stop early, fail, or have a different number of epochs.
@@ -271,7 +82,7 @@ def steps_left(
         past.setdefault(number, []).append(count)
     rounds = Counter(trial.round for trial in trials)
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
-    repeats, usual, found = settings.repeats, float(epochs), list[list[Segment]]()
+    repeats, usual, found = settings.repeats, float(epochs), list[Step]()
     ended = [sum(past.get(t.number, [0])) / repeats for t in trials if t.status not in OPEN]
     if settings.halving == "none" and ended:
         usual = sum(ended) / len(ended)
@@ -283,10 +94,12 @@ def steps_left(
                 waiting.setdefault(trial.group or "", []).append(past.get(trial.number, []))
         if settings.halving == "none":
             each = {n: [usual - sum(one) / repeats for one in all_] for n, all_ in waiting.items()}
-            found.append([
-                Segment(n, len(some) * repeats, sum(max(0.0, one) for one in some) / len(some))
-                for n, some in each.items()
-            ])  # fmt: skip
+            found.append(
+                Step([
+                    Segment(n, len(some) * repeats, sum(max(0.0, one) for one in some) / len(some))
+                    for n, some in each.items()
+                ])
+            )  # fmt: skip
             continue
         bracket = settings.bracket(index, len(members), epochs)
         for count, (begin, end) in zip(bracket.counts, _spans(bracket), strict=True):
@@ -296,13 +109,19 @@ def steps_left(
             }
             if sum(map(len, waiting.values())) > count:  # who continues is unknown
                 lanes = {"": count * repeats}
-            found.append([Segment(name, many, end - begin) for name, many in lanes.items()])
+            found.append(Step([Segment(n, many, end - begin) for n, many in lanes.items()]))
     for bracket in future:
         spans = _spans(bracket) if settings.halving != "none" else [(0.0, usual)]
         pairs = zip(bracket.counts, spans, strict=True)
-        found += [[Segment("", count * repeats, end - begin)] for count, (begin, end) in pairs]
-    left = [[one for one in step if one.lanes > 0 and one.epochs > 0] for step in found]
-    return [step for step in left if step]
+        found += [
+            Step([Segment("", count * repeats, end - begin)], asks=begin == 0)
+            for count, (begin, end) in pairs
+        ]
+    left = (
+        step._replace(segments=[one for one in step.segments if one.lanes > 0 and one.epochs > 0])
+        for step in found
+    )
+    return [step for step in left if step.segments]
 
 
 def _spans(bracket: Bracket) -> list[tuple[float, float]]:
@@ -313,8 +132,8 @@ def _spans(bracket: Bracket) -> list[tuple[float, float]]:
 def remaining(
     cohorts: Sequence[Cohort],
     groups: Sequence[Group],
-    left: Sequence[Sequence[Segment]],
-    asked: Mapping[str, int],
+    left: Sequence[Step],
+    trials: Sequence[Trial],
     workers: int = 1,
 ) -> float | None:
     """Return the remaining wall time in seconds; None if nothing was measured.
@@ -328,19 +147,20 @@ def remaining(
     each group, without compiling and without the first cohort, which also starts the program. A
     group with fewer cohorts has the time of its probe, scaled as other groups are to their probes.
     A group without a cohort is expected to compile as long as others did. The pause is the mean
-    time between cohorts, without the probes of new groups.
+    time between cohorts of a round, without the probes of new groups. Between rounds the search is
+    asked, which is expected to take as long as the last times.
 
     Args:
         cohorts: The cohorts of this session, or all before it has any.
         groups: The groups.
         left: What is left to train, as `steps_left` returns it. Lanes of unknown groups are
             expected to be distributed over the groups as the trials are.
-        asked: The number of trials by group.
+        trials: The trials.
         workers: Number of cohorts that run at the same time. Default: 1.
 
     >>> run = dict(group="all", rung=0, epoch_from=0, epoch_to=2, lanes=((0, 0), (1, 0)))
     >>> ran = Cohort(**run, seconds=5.0, compile_seconds=3.0)  # 0.5 s for an epoch of a lane
-    >>> remaining([ran], [], [[Segment("all", lanes=10, epochs=4)]], {})
+    >>> remaining([ran], [], [Step([Segment("all", lanes=10, epochs=4)])], [])
     20.0
     """
     if not cohorts:
@@ -349,16 +169,18 @@ def remaining(
     ran: dict[str, list[Cohort]] = {}
     for one in cohorts:
         ran.setdefault(one.group, []).append(one)
-    shares = {name: many for name, many in asked.items() if name} or dict.fromkeys(ran, 1)
+    asked = Counter(trial.group for trial in trials if trial.group)
+    shares: Mapping[str, int] = asked or dict.fromkeys(ran, 1)
     rates = _rates(
-        ran, named, {*shares, *(one.group for step in left for one in step if one.group)}
+        ran, named, {*shares, *(one.group for step in left for one in step.segments if one.group)}
     )
     compiling = sum(one.compile_seconds for one in cohorts) / len(ran)
-    pause = _pause(cohorts, groups)
+    pause, asking = _pauses(cohorts, groups, trials)
     total, new = 0.0, rates.keys() - ran.keys()
     for step in left:
         free = [0.0] * workers
-        for segment in step:
+        total += asking if step.asks else 0.0
+        for segment in step.segments:
             parts = {segment.group: 1.0}
             if not segment.group:
                 parts = {name: many / sum(shares.values()) for name, many in shares.items()}
@@ -392,13 +214,24 @@ def _rates(
     return found
 
 
-def _pause(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
-    """Return the mean time for a cohort in which none trains, without the probes of groups."""
-    begun = min((one.finished or 0.0) - one.seconds for one in cohorts)
-    ended = max(one.finished or 0.0 for one in cohorts)
-    within = (g for g in groups if begun < g.probe.get("finished", begun) < ended)
-    idle = ended - begun - time_used(cohorts, []) - sum(g.probe_seconds for g in within)
-    return max(0.0, idle) / len(cohorts)
+def _pauses(
+    cohorts: Sequence[Cohort], groups: Sequence[Group], trials: Sequence[Trial]
+) -> tuple[float, float]:
+    """Return the time in which no cohort trains: for each cohort of a round, and between rounds."""
+    within, between = list[float](), list[float]()
+    until, last = -math.inf, -1
+    for one in sorted(cohorts, key=lambda one: one.finished or 0.0):
+        end = one.finished or 0.0
+        begin, number = end - one.seconds, one.lanes[0][0]
+        now = trials[number].round if number < len(trials) else 0
+        if until > -math.inf:
+            probes = (g.probe_seconds for g in groups if until < g.probe.get("finished", 0) < begin)
+            pause = max(0.0, begin - until - sum(probes))
+            (within if now == last else between).append(pause)
+        until, last = max(until, end), now
+    usual = sum(within) / len(within) if within else 0.0
+    recent = between[-LAST:] or [usual]
+    return usual, max(0.0, sum(recent) / len(recent) - usual)
 
 
 def _paid(lanes: float, group: Group | None) -> float:

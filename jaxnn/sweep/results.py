@@ -18,15 +18,15 @@ from ..experiment.prediction import scores_of
 from ..train import Hook
 from ..train.program import with_keys, without_keys
 from ..validation import integer
+from .cohort import unpack
 from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
-from .objectives import CONFIGURED
 from .plan import stopping_of
 from .report import write_report
+from .score import CONFIGURED
 from .settings import Settings
 from .snapshot import Sweep, mean, read
-from .states import unpack
 from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
 from .training import Training, folded
@@ -71,7 +71,7 @@ class Result:
         metric: The name of the metric that trials are compared by.
         maximize: Whether larger is better.
         front: The trials of the Pareto front of all objectives, the most balanced first; with one
-            objective, the best trial. `jaxnn.sweep.objectives` describes the order.
+            objective, the best trial. `jaxnn.sweep.score` describes the order.
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:

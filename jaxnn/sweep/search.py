@@ -30,8 +30,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .dimensions import Choice, Dimension, Grid
-from .objectives import constrained
 from .ranges import Int
+from .score import constrained
 from .space import Space, Values
 
 STARTUP = 10

@@ -179,8 +179,10 @@ def _check_condition(
     """Raise ValueError unless a condition names a dimension that can have one of its values."""
     if name not in found:
         known = suggestion(name, (one for one in found if one != swept.name))
-        raise ValueError(f"{swept.name} is swept when {name!r} has some value, but the space has "
-                         f"no {name!r}; {known}")  # fmt: skip
+        raise ValueError(
+            f"{swept.name} is swept when {name!r} has some value, but the space has no {name!r}; "
+            f"{known}"
+        )
     other = found[name].dimension
     if [one for one, _ in swept.when].count(name) > 1:
         problem = f"has two conditions on {name}; write one"
@@ -377,20 +379,24 @@ def paths_of(owner: type, named: Mapping[str, Any], above: str = "") -> dict[str
         options = given.options if isinstance(given, Choice) else ()
         within = inside.get(field, {})
         chosen = {option.lower() for option in options if isinstance(option, str)}
+        branches = set(classes) - {"None"} and options and set(options) <= set(classes)
+        problem = ""
         if missing := [option for option in within if option not in chosen]:
             names = ",".join(classes) or "A,B"
             name = f"{whole}:{missing[0]}.{next(iter(within[missing[0]]))}"
-            raise ValueError(
+            problem = (
                 f"{name} is swept, but not the class {missing[0]} of {whole}: sweep "
                 f"{whole}={names}, too"
             )
-        if set(classes) - {"None"} and options and set(options) <= set(classes):
-            if getattr(given, "weights", None) is not None:
-                raise ValueError(f"the classes of {whole} are equally likely: leave out weights")
+        elif branches and getattr(given, "weights", None) is not None:
+            problem = f"the classes of {whole} are equally likely: leave out weights"
+        if problem:
+            raise ValueError(problem)
+        if branches:
+            inner = {option: (option.lower(), classes[option]) for option in options}
             swept: Any = Branch(**{
-                option: paths_of(classes[option], within.get(option.lower(), {}),
-                                 f"{whole}:{option.lower()}.")
-                for option in options
+                option: paths_of(cls, within.get(low, {}), f"{whole}:{low}.")
+                for option, (low, cls) in inner.items()
             })  # fmt: skip
             for one in reversed(conditions):
                 swept = When(one.name, one.among, swept)

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Var, primitives
 
-from ..data.augmented import Augmented, augmented
+from ..data.accept import Augmented, augmented
 from ..data.rows import check_rows, classes_of, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words

@@ -37,12 +37,12 @@ import jax
 import jax.numpy as jnp
 
 from ..data.accept import as_source, fingerprint_of
+from ..data.rows import leaves_by_path
 from ..explain.text import describe
 from ..files.reading import MEGABYTE, FileError, listed, plain_path, printable, read_json
 from ..files.writing import replace_file
 from ..fingerprint import CODE, checksum, fingerprint, fingerprint_differences
 from ..version import __version__
-from .program import by_path
 
 SCHEMA = 4
 SEAL = "seal.json"
@@ -145,7 +145,7 @@ def write_checkpoint(
     """
     import orbax.checkpoint as ocp
 
-    arrays = dict(by_path(tree))
+    arrays = leaves_by_path(tree)
     about = {
         "schema": SCHEMA,
         "arrays": {path: describe(leaf) for path, leaf in arrays.items()},
@@ -227,7 +227,7 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     import orbax.checkpoint as ocp
     from etils import epath
 
-    declared, arrays = dict(by_path(like)), dict(about["arrays"])
+    declared, arrays = leaves_by_path(like), dict(about["arrays"])
     # The memories of hooks that the run no longer has are read, but not returned.
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:

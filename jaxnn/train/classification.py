@@ -1,8 +1,7 @@
 """Tasks whose targets are labels: classes, tokens, one yes or no, or several per example."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ import optax
 
 from ..fields import is_traced
 from ..validation import Accepts, fraction, integer, number, tuple_of
-from .examples import WeightedTargets, cross_entropy, focal, wide
-from .metrics import Direction, Ratio
+from .examples import WeightedTargets, cross_entropy, focal
+from .metrics import Ratio
 from .task import Task
 
 SEVERAL = (
@@ -28,20 +27,30 @@ factors: Accepts = None | Accepts(
 )
 
 
-class _OneOfSeveral(Task):
-    """Base of the tasks whose outputs are a logit for each of several classes."""
+class LabelTask(Task):
+    """Base of the tasks with labels: outputs are a logit for each class, or a single one for yes.
+
+    The number of classes is the field `number`.
+    """
+
+    @property
+    def outputs(self: Any) -> int:
+        """One output for each class, or one for yes."""
+        return self.number
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
-        return self.outputs
+        """Number of classes of the labels."""
+        return max(self.outputs, 2)
 
     def predict(self, outputs: Any) -> jax.Array:
-        """Softmax: a probability for each class."""
-        return jax.nn.softmax(wide(outputs))
+        """Return probabilities: of each class by softmax, or of yes by sigmoid."""
+        logits = self._squeezed(outputs)
+        is_yes = self.outputs == 1 or self._axis is not None
+        return jax.nn.sigmoid(logits) if is_yes else jax.nn.softmax(logits)
 
 
-class Classification(_OneOfSeveral):
+class Classification(LabelTask):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
     Outputs are logits (..., number). Targets are integer labels (...) in [0, number), or
@@ -91,18 +100,12 @@ class Classification(_OneOfSeveral):
     label_smoothing: Annotated[float, fraction] = 0.0
     class_weights: Annotated[tuple[float, ...] | None, factors] = None
     focal_gamma: Annotated[float, exponent] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = f"{SEVERAL}, or targets.astype('float32') for one-hot targets"
 
     def __post_init__(self) -> None:
         """Check the number of weights."""
         if self.class_weights is not None:
-            _check_length(self, "class_weights", self.class_weights, self.number)
-
-    @property
-    def outputs(self) -> int:
-        """One logit per class."""
-        return self.number
+            _check_length(self, "class_weights", self.class_weights)
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean of -log softmax(outputs)[target], or of its mean by the targets'
@@ -122,7 +125,7 @@ class Classification(_OneOfSeveral):
         return {"loss": loss, "accuracy": labels.accuracy(jnp.argmax(outputs, -1))}
 
 
-class NextToken(_OneOfSeveral):
+class NextToken(LabelTask):
     """The next token: softmax cross entropy at every position of a sequence.
 
     Outputs are logits (..., T, vocabulary). Targets are integer tokens (..., T) in [0, vocabulary),
@@ -152,7 +155,6 @@ class NextToken(_OneOfSeveral):
     vocabulary: Annotated[int, integer(2).such(hint="write train.NextToken(len(text.vocabulary))")]
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize", "bits": "minimize"}
     _more_classes = "train.NextToken(n)"
 
     @property
@@ -171,7 +173,7 @@ class NextToken(_OneOfSeveral):
         }
 
 
-class _YesOrNo(Task):
+class _YesOrNo(LabelTask):
     """Base of the tasks whose outputs are logits of yes; subclasses have a `pos_weight`."""
 
     @property
@@ -182,9 +184,9 @@ class _YesOrNo(Task):
     def measure(self: Any, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
         logits = self._wide(outputs, targets)
-        if self._per_output and jnp.issubdtype(targets.dtype, jnp.floating):
+        if self._axis is not None and jnp.issubdtype(targets.dtype, jnp.floating):
             known = (targets >= 0) & (targets <= 1)
-            labels = WeightedTargets.of_numbers(repr(self), targets, weights).valid_where(known)
+            labels = self._numbers(targets, weights).valid_where(known)
         else:
             labels = self._labels(targets, weights)
         logits = labels.select(logits)
@@ -199,10 +201,6 @@ class _YesOrNo(Task):
             losses += (1 - yes) * focal(-jax.nn.log_sigmoid(-logits), gamma)
         accuracy = labels._replace(targets=yes > 0.5).accuracy(logits > 0)
         return {"loss": labels.ratio(losses), "accuracy": accuracy}
-
-    def predict(self, outputs: Any) -> jax.Array:
-        """Sigmoid: the probability of yes."""
-        return jax.nn.sigmoid(self._squeezed(wide(outputs)))
 
 
 class BinaryClassification(_YesOrNo):
@@ -230,7 +228,6 @@ class BinaryClassification(_YesOrNo):
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
     focal_gamma: Annotated[float, exponent] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = SEVERAL
 
     @property
@@ -270,22 +267,20 @@ class MultiLabelClassification(_YesOrNo):
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
     focal_gamma: Annotated[float, exponent] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = "train.MultiLabelClassification(targets.shape[-1])"
-    _per_output = True
 
     def __post_init__(self) -> None:
         """Check the number of weights."""
         if isinstance(self.pos_weight, tuple):
-            _check_length(self, "pos_weight", self.pos_weight, self.number)
+            _check_length(self, "pos_weight", self.pos_weight)
 
     @property
-    def outputs(self) -> int:
-        """One logit per label."""
+    def _axis(self) -> int:  # type: ignore[override]
         return self.number
 
 
-def _check_length(task: Task, name: str, weights: Any, count: int) -> None:
-    """Raise ValueError for anything but a tuple of `count` weights."""
+def _check_length(task: Task, name: str, weights: Any) -> None:
+    """Raise ValueError for anything but a tuple of a weight for each output."""
+    count = task.outputs
     several = tuple_of(number(), f"a tuple of {count} numbers", (count,))
     several(weights, f"{type(task).__name__}.{name}", f"write {name}=(1.0,) * {count}")

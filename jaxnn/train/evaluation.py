@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data.accept import as_source, pieces
-from ..data.augmented import Augmented
+from ..data.accept import as_source, pieces, unaugmented
 from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
@@ -149,9 +148,7 @@ def prepare_data(program: Program, data: Any, name: str, placement: Any) -> Any:
         name: Name of the data in errors.
         placement: Devices of the arrays.
     """
-    data = as_source(data, name)
-    while isinstance(data, Augmented):
-        data = data.source
+    data = unaugmented(as_source(data, name))
     if data is None or isinstance(data, Source):
         return data
     program.check_data(data, name)

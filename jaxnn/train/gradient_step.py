@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from ..arrays import widened
 from ..core import paths
 from ..functional.convolution import looped
 from ..keys import kept_key
@@ -33,8 +34,6 @@ class SkipState(NamedTuple):
 
 class SkipNonfinite:
     """The optimizer that `apply_if_finite` makes."""
-
-    skips = True
 
     def __init__(self, optimizer: Any) -> None:
         self.inner: Any = as_pytree(optimizer)
@@ -94,8 +93,6 @@ class LossScaleState(NamedTuple):
 
 class LossScaled:
     """The optimizer that `dynamic_loss_scale` makes."""
-
-    skips = True
 
     def __init__(self, optimizer: Any, initial: Any, period: Any, factor: Any) -> None:
         self.inner: SkipNonfinite = SkipNonfinite(optimizer)
@@ -178,19 +175,13 @@ def choose_tree(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def was_applied(opt_state: Any) -> jax.Array | None:
-    """Return whether the last step was applied; None for an optimizer that skips none."""
-    states = states_of(opt_state, SkipState)
-    return jnp.all(jnp.stack([state.finite for state in states])) if states else None
-
-
 def _skips(optimizer: Any) -> bool:
     """Return whether an optimizer skips steps."""
     if not isinstance(optimizer, Optimizer):
         return False
     if optimizer.factory is ForNetwork:
         return _skips(optimizer.parts[0])
-    return getattr(optimizer.factory, "skips", False)
+    return optimizer.factory in (SkipNonfinite, LossScaled)
 
 
 _at_least_1 = Accepts(
@@ -242,16 +233,13 @@ def gradient_step(
     def whole(trained: Any) -> Any:
         return trained if layout is None else layout.join(trained, still)
 
-    counts = None
-    if accumulate > 1:
-        counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
+    counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
 
     def objective(trained: Any, *rest: Any) -> tuple[jax.Array, Any]:
         params = whole(without_gradient(optimizer, trained))
         (loss, metrics), state = loss_of(params, *rest)
-        if (
-            counts is not None
-        ):  # micro-batches are averaged: divide by the counts of the whole batch
+        if counts is not None:
+            # Micro-batches are averaged: divide by the counts of the whole batch.
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
         loss = value_of(loss)
@@ -264,12 +252,7 @@ def gradient_step(
             grads = jax.tree.map(lambda grad, s=scale: grad / s.astype(grad.dtype), grads)
         return grads, metrics, state
 
-    def of_batch(function: Gradients, *arguments: Any) -> Any:
-        if accumulate == 1:
-            return function(*arguments)
-        return accumulated(function, accumulate, *arguments)
-
-    grads, metrics, state = of_batch(gradients, *arguments)
+    grads, metrics, state = accumulated(gradients, accumulate, *arguments)
 
     def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
         # optax's line searches reject arguments that this function does not declare.
@@ -279,7 +262,7 @@ def gradient_step(
             _, (metrics, state) = objective(*arguments)
             return {}, {"loss": metrics["loss"]}, state
 
-        _, metrics, _ = of_batch(loss_only, trained, *arguments[1:])
+        _, metrics, _ = accumulated(loss_only, accumulate, trained, *arguments[1:])
         return value_of(metrics["loss"])
 
     updates, opt_state = first_updated(
@@ -296,8 +279,8 @@ def gradient_step(
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
         metrics |= norms_by_path(log_norms, grads, updates)
-    applied = was_applied(opt_state)
-    if applied is not None:
+    if skipping := states_of(opt_state, SkipState):
+        applied = jnp.all(jnp.stack([one.finite for one in skipping]))
         state = choose_tree(applied, state, ts.state)
         metrics["skipped"] = 1 - applied.astype(jnp.float32)
     if scale is not None:
@@ -325,8 +308,7 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
     found: Metrics = {}
     for name, tree in (("gradient_norm", gradients), ("update_norm", updates)):
         leaves = {paths.text(path): leaf for path, leaf in paths.walk(tree) if leaf is not None}
-        wide = {path: leaf.astype(_wide(leaf)) for path, leaf in leaves.items()}
-        squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in wide.items()}
+        squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in widened(leaves).items()}
         matching = [path for path in squares if paths.matches(pattern, path)]
         if not matching:
             raise ValueError(
@@ -353,9 +335,11 @@ def accumulated(
         count: The number of micro-batches. Raises ValueError if it does not divide the rows.
         params, state, batch, key: The arguments of `gradients`, of the whole batch.
     """
+    if count == 1:
+        return gradients(params, state, batch, key)
     batches, first = _micro_batches(batch, count)
     shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
-    wide = jax.tree.map(lambda like: jnp.zeros(like.shape, _wide(like)), (shapes, metrics))
+    wide = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, metrics)))
 
     def one(carry: Any, micro: Any) -> tuple[Any, None]:
         state, sums = carry
@@ -390,9 +374,11 @@ def total_counts(
 
     Args:
         loss_of: As for `gradient_step`.
-        count: The number of micro-batches.
+        count: The number of micro-batches; for one, the result is None.
         params, state, batch, key: The arguments of `loss_of`, of the whole batch.
     """
+    if count == 1:
+        return None
     batches, first = _micro_batches(batch, count)
     (loss, _), _ = jax.eval_shape(loss_of, params, state, first, key)
     if not isinstance(loss, Ratio | Sum):
@@ -425,9 +411,3 @@ def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
 
     batches = jax.tree.map(cut, batch)
     return batches, jax.tree.map(lambda rows: rows[0], batches)
-
-
-def _wide(leaf: Any) -> Any:
-    """Return the type to sum in: at least float32 for inexact numbers."""
-    inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return jnp.promote_types(leaf.dtype, jnp.float32) if inexact else leaf.dtype

@@ -135,12 +135,6 @@ def _without_hidden(batch: Any) -> Any:
     return (jax.tree.map(cleaned, batch[0]), *batch[1:])
 
 
-def check_parts(net: Any, task: Any) -> None:
-    """Raise TypeError for anything but a network and a task, or a loss function in its place."""
-    network(net, "Supervised.net")
-    loss_function(task, "Supervised.task")
-
-
 _objective = instance(
     Layer,
     "a layer that maps a batch to a loss",
@@ -368,7 +362,8 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     >>> sorted(metrics), program.predict(state, x).shape
     (['accuracy', 'loss'], (4, 2))
     """
-    check_parts(net, task)
+    network(net, "Supervised.net")
+    loss_function(task, "Supervised.task")
     return Minimize(SupervisedLoss(net, task), optimizer, **options)
 
 

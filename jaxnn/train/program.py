@@ -11,7 +11,6 @@ change, in one pytree.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol, dataclass_transform
 
 import jax
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import State
+from ..data.rows import leaves_by_path
 from ..explain import folded_tree
 from ..explain.text import brief
 from ..fields import is_traced
@@ -106,12 +106,6 @@ def owned(tree: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
 def tree_differences(before: Any, after: Any, whole: str) -> list[str]:
     """Return where two trees differ in structure, shapes, or types, as lines.
 
@@ -123,7 +117,7 @@ def tree_differences(before: Any, after: Any, whole: str) -> list[str]:
     one, other = jax.tree.structure(before), jax.tree.structure(after)
     if one == other and all(map(_are_alike, jax.tree.leaves(before), jax.tree.leaves(after))):
         return []
-    given, found = dict(by_path(before)), dict(by_path(after))
+    given, found = leaves_by_path(before), leaves_by_path(after)
 
     def text(leaves: dict[str, Any], path: str, absent: str) -> str:
         leaf = leaves.get(path, absent)

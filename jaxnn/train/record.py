@@ -206,10 +206,6 @@ def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
     return {name: found[name] for name in first}
 
 
-def _wide(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf, np.float64)
-
-
 def _on_host(tree: Any) -> Any:
     """Return a tree in double precision, faster than `jax.device_get` for few arrays."""
     leaves, structure = jax.tree.flatten(tree)
@@ -226,7 +222,7 @@ def _added(form: Any, before: list[Any], leaves: list[Any]) -> list[Any]:
         for part in zip(*leaves, strict=True):
             pairs = tuple(np.stack(pair) for pair in zip(before, part, strict=True))
             both = dataclasses.replace(form, sums=pairs).over_parts()
-            before = [_wide(leaf) for leaf in both.sums]
+            before = [np.asarray(leaf, np.float64) for leaf in both.sums]
         return before
     return [
         start + leaf[0]
@@ -317,19 +313,15 @@ class Event:
         stop: The reason why the run ends here; None if it continues.
     """
 
-    run: Any
-    metrics: Record
-    is_record: bool
-    state: Any
-    step: int
-    epoch: int | None
-    moment: Any
-    stop: str | None
-
     def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
-        self.run, self.metrics, self.is_record = run, metrics, is_record
-        self.state, self.step, self.epoch = run.state, run.step, run.epoch
-        self.moment, self.stop = run.moment(), run.stop
+        self.run: Any = run
+        self.metrics: Record = metrics
+        self.is_record: bool = is_record
+        self.state: Any = run.state
+        self.step: int = run.step
+        self.epoch: int | None = run.epoch
+        self.moment: Moment = run.moment()
+        self.stop: str | None = run.stop
         self.directions: dict[str, bool] = run.directions
         self.history: list[Record] = run.history
 

@@ -16,10 +16,10 @@ from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.external import searcher
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.objectives import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.remaining import Reporter
-from jaxnn.sweep.report.front import front
+from jaxnn.sweep.progress import Reporter
+from jaxnn.sweep.report.scores import front
+from jaxnn.sweep.score import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.search import Observation
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.training import training_of

@@ -21,17 +21,17 @@ from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.display import best_trials
-from jaxnn.sweep.driver import Reporter
 from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.progress import Reporter
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import known_best
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
-from tests.sweep import driven, quick
+from tests.sweep import driven, quick, toy
 from tests.sweep.made_up import made_up
 
 NAN, INF = math.nan, math.inf
@@ -212,9 +212,10 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
     settings = Settings(trials=8, halving="successive", eta=2, metric=metric, **driven.FIXED)
     with driven.begun(scored(), settings, tmp_path / "sweep") as ledger:
         driven.drive(ledger, scored())
-        curves = {t.number: dict(ledger.curves(t.number, "f1")[0]) for t in ledger.trials()}
+        curves = {t.number: dict(toy.curves(ledger, t.number, "f1")[0]) for t in ledger.trials()}
         held = {
-            t.number: dict(ledger.curves(t.number, "validation_f1")[0]) for t in ledger.trials()
+            t.number: dict(toy.curves(ledger, t.number, "validation_f1")[0])
+            for t in ledger.trials()
         }
         statuses = collections.Counter(trial.status for trial in ledger.trials())
         best = read(ledger).best
@@ -272,7 +273,7 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
 
 def test_a_grid_that_is_cut_short_is_reported():
     def of(**settings):
-        return Planner(scored(), driven.BASE, Settings(**settings)).left_out
+        return Planner(scored(), driven.BASE, Settings(**settings)).left_out()
 
     assert of(search="grid", trials=10) == (
         "the grid has 25 points, of which --trials 10 tries the first 10: write --trials 25 to try "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxnn.sweep.remaining import Segment, remaining, steps_left, time_used
+from jaxnn.sweep.remaining import Segment, Step, remaining, steps_left, time_used
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.tables import Cohort, Group, Trial
 
@@ -19,69 +19,90 @@ def group(name, width=1, each=0.0, **probe):
 
 
 def test_compiling_and_the_first_cohort_do_not_count_as_the_rate():
-    left = [[Segment("a", 8, 2)]]
+    left = [Step([Segment("a", 8, 2)])]
     first = cohort("a", 4, 13.0, 13.0, compiling=10.0)
-    assert remaining([first], [], left, {}) == 6.0  # 3 s for 8 epochs of lanes
+    assert remaining([first], [], left, []) == 6.0  # 3 s for 8 epochs of lanes
     second = cohort("a", 4, 1.0, 14.0)
-    assert remaining([first, second], [], left, {}) == 2.0
+    assert remaining([first, second], [], left, []) == 2.0
 
 
 def test_workers_wait_for_each_other_at_a_rung():
     both = [cohort("a", 4, 2.0, 14.0), cohort("a", 4, 2.0, 14.0)]  # of 4 lanes each
-    three = [[Segment("a", 12, 2)], [Segment("a", 4, 2)]]
-    assert remaining(both, [group("a", cohort=4)], three, {}, workers=2) == 4.0 + 2.0
-    assert remaining(both, [group("a", cohort=4)], three, {}) == 6.0 + 2.0
+    three = [Step([Segment("a", 12, 2)]), Step([Segment("a", 4, 2)])]
+    assert remaining(both, [group("a", cohort=4)], three, [], workers=2) == 4.0 + 2.0
+    assert remaining(both, [group("a", cohort=4)], three, []) == 6.0 + 2.0
 
 
 def test_pauses_are_counted_for_each_cohort_without_the_probes_in_them():
     first, second = cohort("a", 4, 1.0, 1.0), cohort("a", 4, 1.0, 4.0)  # two seconds between
-    assert remaining([first, second], [group("a", cohort=4)], [[Segment("a", 12, 2)]], {}) == 3 + 3
+    assert (
+        remaining([first, second], [group("a", cohort=4)], [Step([Segment("a", 12, 2)])], [])
+        == 3 + 3 * 2
+    )
     new = group("b", 1, 1.0, seconds=1.5, finished=3.0)  # probed in the pause
     both = [group("a", cohort=4), new]
-    assert remaining([first, second], both, [[Segment("a", 12, 2)]], {}) == 3 + 3 * 0.25
+    assert remaining([first, second], both, [Step([Segment("a", 12, 2)])], []) == 3 + 3 * 0.5
+
+
+def test_the_search_takes_as_long_as_in_the_last_rounds():
+    trials = [Trial(n, n // 4, 0, {}, "a", "done") for n in range(20)]
+    ran, at = [], 0.0
+    for n, asking in enumerate((0.0, 9.0, 1.0, 2.0, 3.0)):  # of 4 trials and 1 s each
+        at += asking + 1.0
+        lanes = tuple((4 * n + k, 0) for k in range(4))
+        ran.append(Cohort("a", 0, 0, 1, lanes, 1.0, finished=at))
+    rounds = [Step([Segment("", 4, 1)], asks=True)] * 2
+    assert remaining(ran, [group("a", cohort=4)], rounds, trials) == 2 * (1.0 + 2.0)
 
 
 def test_a_call_that_is_not_full_takes_as_long():
     ran = [cohort("a", 16, 8.0, 8.0), cohort("a", 16, 8.0, 16.0)]  # 16 * 2 epochs in 8 s
     wide = [group("a", 16)]
-    assert remaining(ran, wide, [[Segment("a", 1, 4)]], {}) == 16.0
-    assert remaining(ran, wide, [[Segment("a", 17, 1)], [Segment("a", 15, 1)]], {}) == 8 + 4
-    assert remaining(ran, [group("a", 4)], [[Segment("a", 5, 2)]], {}) == 4.0
+    assert remaining(ran, wide, [Step([Segment("a", 1, 4)])], []) == 16.0
+    assert (
+        remaining(ran, wide, [Step([Segment("a", 17, 1)]), Step([Segment("a", 15, 1)])], [])
+        == 8 + 4
+    )
+    assert remaining(ran, [group("a", 4)], [Step([Segment("a", 5, 2)])], []) == 4.0
 
 
 def test_a_group_that_has_not_run_compiles_and_has_the_rate_of_its_probe():
     groups = [group("a", 1, 1.0), group("b", 1, 3.0)]
     ran = [cohort("a", 4, 26.0, 26.0, compiling=10.0), cohort("a", 4, 16.0, 42.0)]  # 2 s a lane
-    assert remaining(ran, groups, [[Segment("b", 5, 1)]], {}) == 5 * 6.0 + 10.0
+    assert remaining(ran, groups, [Step([Segment("b", 5, 1)])], []) == 5 * 6.0 + 10.0
     # Trials of unknown groups are distributed as those that were asked; b compiles once.
-    asked, unknown = {"a": 2, "b": 1}, [[Segment("", 6, 1)], [Segment("", 6, 1)]]
+    asked = [Trial(n, 0, 0, {}, "aab"[n]) for n in range(3)]
+    unknown = [Step([Segment("", 6, 1)]), Step([Segment("", 6, 1)])]
     assert remaining(ran, groups, unknown, asked) == 2 * (4 * 2.0 + 2 * 6.0) + 10.0
-    assert remaining([], groups, [[Segment("a", 5, 1)]], {}) is None
+    assert remaining([], groups, [Step([Segment("a", 5, 1)])], []) is None
 
 
 def test_the_steps_that_are_left():
     trials = [Trial(n, 0, 0, {}, "ab"[n % 2], "done" if n < 2 else "asked") for n in range(4)]
     trained = {(0, 0): 8, (1, 0): 4}  # one stopped early: six epochs are usual
     left = steps_left(trials, trained, Settings(trials=10, batch=4), 8)
-    assert left == [[("a", 1, 6.0), ("b", 1, 6.0)], [("", 4, 6.0)], [("", 2, 6.0)]]
+    now, *rounds = left
+    assert now == ([("a", 1, 6.0), ("b", 1, 6.0)], False)
+    assert rounds == [([("", 4, 6.0)], True), ([("", 2, 6.0)], True)]
     two = Settings(trials=4, seeds=2)
     seeds = {(n, seed): 8 - n for n in (0, 1) for seed in (0, 1)} | {(2, 0): 3, (2, 1): 3}
-    assert steps_left(trials, seeds, two, 8) == [[("a", 2, 4.5), ("b", 2, 7.5)]]
+    assert steps_left(trials, seeds, two, 8) == [([("a", 2, 4.5), ("b", 2, 7.5)], False)]
 
 
 def test_the_steps_of_halving():
     halved = Settings(trials=8, batch=4, halving="successive", eta=2, seeds=2)
     # A bracket of 4 trials: 4 lanes to epoch 1, 2 to epoch 2, 1 to 4, 1 to 8, with two seeds.
-    bracket = [[("", 8, 1)], [("", 4, 1)], [("", 2, 2)], [("", 2, 4)]]
+    rungs = [("", 8, 1), ("", 4, 1), ("", 2, 2), ("", 2, 4)]
+    bracket = [([rung], rung == rungs[0]) for rung in rungs]
     assert steps_left([], {}, halved, 8) == 2 * bracket
     begun = {(n, seed): 1 for n in range(4) for seed in (0, 1)}
     four = [Trial(n, 0, 0, {}, "aab"[n % 3], "running") for n in range(4)]
     assert steps_left(four, begun, halved, 8) == bracket[1:] + bracket
     half = {lane: 1 for lane in begun if lane[1] == 0}
     first = [("a", 3.0, 1), ("b", 1.0, 1)]
-    assert steps_left(four, half, halved, 8) == [first, *bracket[1:], *bracket]
+    assert steps_left(four, half, halved, 8) == [(first, False), *bracket[1:], *bracket]
     population = Settings(trials=4, halving="population", least=3)
-    spans = [[("", 4, 3)], [("", 4, 3)], [("", 4, 2)]]
+    spans = [([("", 4, 3)], True), ([("", 4, 3)], False), ([("", 4, 2)], False)]
     assert steps_left([], {}, population, 8) == spans
 
 
@@ -104,7 +125,7 @@ def test_of_a_machine_with_constant_times_a_tenth_foretells_the_rest(halving, wo
             continue
         trials, trained = state(done, ran, settings, epochs)
         left = steps_left(trials, trained, settings, epochs)
-        found = remaining(done, groups, left, {"cheap": 1, "dear": 1}, workers)
+        found = remaining(done, groups, left, trials, workers)
         running = longest if workers > 1 else 0.0  # another cohort may be about to end
         assert found == pytest.approx(total - at, rel=0.12, abs=running), (at, total)
 

@@ -16,11 +16,17 @@ import pytest
 from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.report import sweep_report, write_report
-from jaxnn.sweep.report.parameters import edge_sentence, importance, importance_of, shown_order
+from jaxnn.sweep.report.parameters import (
+    common_scores,
+    edge_sentence,
+    failure_counts,
+    importance,
+    importance_of,
+    shown_order,
+)
 from jaxnn.sweep.report.plots import data_of, embedded, records_of, timeline
 from jaxnn.sweep.report.result import headline, main_numbers, seed_mean
-from jaxnn.sweep.report.rungs import failure_counts, survivors
-from jaxnn.sweep.report.scores import at_edge, known_best, score_scale
+from jaxnn.sweep.report.scores import at_edge, known_best, score_scale, survivors
 from jaxnn.sweep.snapshot import mean, read
 from jaxnn.sweep.tables import Change, Cohort, EpochResult, Group
 from tests.sweep.made_up import SPACE, made_up
@@ -95,7 +101,7 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
     assert [trial.number for trial in sweep.ranking] == [1, 0]
     assert sweep.scores[1].each == (0.8, 0.8 + 0.02)
     assert sweep.scores[1].epoch == 2
-    assert sweep.common == (1, {0: pytest.approx(0.505), 1: pytest.approx(0.705)})
+    assert common_scores(sweep) == (1, {0: pytest.approx(0.505), 1: pytest.approx(0.705)})
     assert sweep.curves["validation_accuracy"][2] == {0: [(1, None)], 1: [(1, None)]}
     assert sweep.facts == {"search": "random"}
     assert known_best(sweep) == [
@@ -143,7 +149,7 @@ def test_a_trial_of_which_one_seed_diverged_has_no_score():
     curves[SWEEP.metric][number] = lanes
     changed = dataclasses.replace(SWEEP, curves=curves)
     assert number not in changed.scores
-    assert changed.at(number, 6) is None
+    assert 6 not in changed.means[number]
 
 
 def test_the_interval_is_students():
@@ -167,7 +173,6 @@ def test_scores_far_off_do_not_squeeze_the_others():
     scale = score_scale([0.1] + [0.9 + 0.001 * i for i in range(19)], maximize=True)
     assert scale.low > 0.8
     assert scale.beyond == 2  # the tenth of 20 that lies below the quantile
-    assert scale.clipped(0.1) == scale.low
     assert score_scale([0.001, 0.1, 0.1, 0.1], maximize=False).log
 
 

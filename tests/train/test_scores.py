@@ -107,6 +107,22 @@ def test_predictions_of_several_classes():
     np.testing.assert_allclose(float(train.f1(p, y, average="macro", classes=5)), expected)
 
 
+def test_more_classes_than_logits():
+    logits, y = RNG.normal(size=(30, 3)).astype(np.float32), RNG.integers(0, 5, 30)
+    p = logits.argmax(1)
+    expected = sk.confusion_matrix(y, p, labels=range(5))
+    np.testing.assert_array_equal(train.confusion_matrix(logits, y, classes=5), expected)
+    for average in ("macro", "micro"):
+        expected = sk.f1_score(y, p, average=average)
+        found = float(train.f1(logits, y, average=average, classes=5))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        # Two classes of positions, and not a label for each position.
+        expected = sk.f1_score(YES.ravel(), (SCORES > 0).ravel(), average=average)
+        found = float(train.f1(SCORES, YES, average=average, classes=2))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.isnan(float(train.f1(logits, np.zeros(30, int), average="macro", classes=2)))
+
+
 def test_auc_with_ties_weights_and_ignored_labels():
     scores, y, w = SCORES[:, 0], YES[:, 0].copy(), POSITION.copy()
     y[:2] = -100

@@ -2,8 +2,8 @@
 
 `write_report` writes `report.html` to the folder of a sweep; `sweep_report` returns its text. Each
 module has some of its sections: `result` (gain, best trials, all trials, programs, settings),
-`front` (several objectives), `scores` (best so far, curves), `parameters` (importance, parameters),
-`rungs` (survival, failures). The script of the page draws the numbers of `plots`.
+`scores` (best so far, curves, Pareto front, rungs), and `parameters` (importance, parameters,
+failures). The script of the page draws the numbers of `plots`.
 """
 
 from pathlib import Path
@@ -12,12 +12,17 @@ from typing import Any
 from ...files.writing import replace_file
 from ...html.page import count, document, escaped, label
 from ..snapshot import Sweep, read
-from .front import front
-from .parameters import Importance, importance, importance_of, parameters, shown_order
+from .parameters import (
+    Importance,
+    failures,
+    importance,
+    importance_of,
+    parameters,
+    shown_order,
+)
 from .plots import data_of
 from .result import headline, programs, settings, trials
-from .rungs import failures, survival
-from .scores import progress
+from .scores import front, progress, survival
 
 __all__ = ["sweep_report", "write_report"]
 

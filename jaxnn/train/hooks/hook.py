@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
+from ...data.rows import leaves_by_path
 from ...explain.text import brief
 from ...files.reading import listed
 from ...validation import Accepts, check_fields, flag
-from ..program import by_path, tree_differences
+from ..program import tree_differences
 from ..record import Event, Every, Moment
 
 MAXIMIZE = None | flag.such(what="True if larger is better, or False")
@@ -198,8 +199,7 @@ def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]
         result: The result of `see`.
         before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
-    if not A_RESULT.test(result):
-        A_RESULT(result, "the result of see")
+    A_RESULT(result, "the result of see")
     if result[0] is not before:
         check_memory(result[0], before)
     return result
@@ -215,7 +215,7 @@ def check_memory(memory: Any, before: Any) -> Any:
     kinds = bool | int | float | jax.Array | np.ndarray | np.generic
     lines = [
         f"{path or 'the memory'} is {brief(leaf)}"
-        for path, leaf in by_path(memory)
+        for path, leaf in leaves_by_path(memory).items()
         if not isinstance(leaf, kinds)
     ]
     if lines := lines or tree_differences(before, memory, "the memory"):
@@ -242,8 +242,8 @@ def begun(label: str, hook: Hook, state: Any, restored: Mapping[str, Any]) -> An
     found = {path: leaf for path, leaf in restored.items() if f"{path}/".startswith(f"{label}/")}
     if found:
         shapes = jax.eval_shape(hook.begin, state)  # without a second copy of a state
-        paths = [path for path, _ in by_path({label: shapes})]
-        if found.keys() == set(paths):
+        paths = leaves_by_path({label: shapes})
+        if found.keys() == paths.keys():
             return jax.tree.unflatten(jax.tree.structure(shapes), [found[path] for path in paths])
         warn(
             f"the checkpoint has {listed(sorted(found))} of the memory of {hook!r:.200}, which "

@@ -50,7 +50,8 @@ def run(trials: int = TRIALS) -> Result:
     losses = ", ".join(f"{side} {each[0].best:.3f}" for side, each in runs.items())
     return Result(
         f"{trials} trials of 64-w-w-10 on {BATCH * STEPS} small digits: {STEPS * EPOCHS} steps of "
-        f"AdamW at batch {BATCH}; w of {', '.join(map(str, TRIED_WIDTHS))}, the learning rate and "
+        f"AdamW with a cosine decay at batch {BATCH}; w of "
+        f"{', '.join(map(str, TRIED_WIDTHS))}, the learning rate and "
         f"the weight decay log-uniform in {RATES[0]:g} .. {RATES[1]:g} and {DECAYS[0]:g} .. "
         f"{DECAYS[1]:g}, the momentum uniform in {MOMENTA[0]:g} .. {MOMENTA[1]:g}. Wall time of "
         "the command, in a new process, until it has printed its results: imports and compilations "

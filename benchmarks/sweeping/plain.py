@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.sweeping.sizes import BATCH, EPOCHS, WIDTHS
+from benchmarks.sweeping.sizes import BATCH, EPOCHS, STEPS, WIDTHS
 
 Params = list[tuple[jax.Array, jax.Array]]
 
@@ -87,7 +87,8 @@ def training(way: str, file: str) -> Callable[[dict[str, Any]], float]:
 
 def optimizer_of(learning_rate: Any, weight_decay: Any, momentum: Any) -> Any:
     """Return the optimizer of a trial."""
-    return optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay)
+    schedule = optax.cosine_decay_schedule(learning_rate, STEPS * EPOCHS)
+    return optax.adamw(schedule, b1=momentum, weight_decay=weight_decay)
 
 
 def parameters(width: int) -> Params:

@@ -13,7 +13,16 @@ import optax
 
 import jaxnn as nn
 from benchmarks.sweeping import digits
-from benchmarks.sweeping.sizes import BATCH, DECAYS, EPOCHS, MOMENTA, RATES, TRIED_WIDTHS, WIDTHS
+from benchmarks.sweeping.sizes import (
+    BATCH,
+    DECAYS,
+    EPOCHS,
+    MOMENTA,
+    RATES,
+    STEPS,
+    TRIED_WIDTHS,
+    WIDTHS,
+)
 from jaxnn import train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
@@ -29,7 +38,7 @@ class Config:
     width: int = TRIED_WIDTHS[0]
     """Units of each of the two hidden layers."""
     learning_rate: float = 1e-3
-    """The step size of AdamW."""
+    """The first step size of AdamW, which decays along half a cosine."""
     weight_decay: float = 1e-4
     """The decay of weights by AdamW, relative to the step size."""
     momentum: float = 0.9
@@ -50,9 +59,10 @@ def load(config: Config) -> Any:
 def program(config: Config, data: Any) -> train.Program:
     """The training program of a configuration."""
     hidden = [layer for _ in range(2) for layer in (nn.Dense(config.width), jax.nn.relu)]
+    steps = STEPS * config.epochs
     optimizer = train.Optimizer(
         optax.adamw,
-        learning_rate=config.learning_rate,
+        learning_rate=train.Cosine(config.learning_rate, steps),
         weight_decay=config.weight_decay,
         b1=config.momentum,
     )

@@ -21,6 +21,7 @@ from benchmarks.sweeping.sizes import (
     EPOCHS,
     MOMENTA,
     RATES,
+    STEPS,
     TRIED_WIDTHS,
     WIDTHS,
 )
@@ -92,13 +93,15 @@ def keras_tuner(file: str, trials: int) -> float:
         width = hp.Choice("width", TRIED_WIDTHS)
         hidden = [keras.layers.Dense(width, activation="relu") for _ in range(2)]
         model = keras.Sequential([*hidden, keras.layers.Dense(WIDTHS[-1])])
+        first = hp.Float("learning_rate", *RATES, sampling="log")
+        schedule: Any = keras.optimizers.schedules.CosineDecay(first, STEPS * EPOCHS)
         optimizer = keras.optimizers.AdamW(
-            hp.Float("learning_rate", *RATES, sampling="log"),
+            schedule,
             weight_decay=hp.Float("weight_decay", *DECAYS, sampling="log"),
             beta_1=hp.Float("momentum", *MOMENTA),
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer=optimizer, loss=loss, steps_per_execution=len(x) // BATCH)
+        model.compile(optimizer=optimizer, loss=loss, steps_per_execution=STEPS)
         return model
 
     with tempfile.TemporaryDirectory() as place:

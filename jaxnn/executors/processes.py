@@ -132,7 +132,9 @@ class _Worker:
         with self.starting:
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=serve, args=(theirs, self._cores), daemon=True)
-            with environment(self._variables):  # before it imports the program that was started
+            with child_environment(
+                self._variables
+            ):  # before it imports the program that was started
                 self._process.start()
             theirs.close()  # so that the pipe closes when the process ends
         try:
@@ -219,7 +221,7 @@ def worker_variables(gpus: Sequence[str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
+def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables inside, for child processes that begin there."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -48,7 +48,7 @@ class Segment(NamedTuple):
     epochs: float
 
 
-class Step(NamedTuple):
+class PlannedRung(NamedTuple):
     """Lanes that train before others may begin.
 
     Args:
@@ -65,7 +65,7 @@ def steps_left(
     trained: Mapping[tuple[int, int], int],
     settings: Settings,
     epochs: int,
-) -> list[Step]:
+) -> list[PlannedRung]:
     """Return what is left to train, by the plan of the rounds: a step for each rung to be reached.
 
     Without halving, a trial is expected to train for the mean number of epochs of those that have
@@ -82,7 +82,7 @@ def steps_left(
         past.setdefault(number, []).append(count)
     rounds = Counter(trial.round for trial in trials)
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
-    repeats, usual, found = settings.repeats, float(epochs), list[Step]()
+    repeats, usual, found = settings.repeats, float(epochs), list[PlannedRung]()
     ended = [sum(past.get(t.number, [0])) / repeats for t in trials if t.status not in OPEN]
     if settings.halving == "none" and ended:
         usual = sum(ended) / len(ended)
@@ -95,7 +95,7 @@ def steps_left(
         if settings.halving == "none":
             each = {n: [usual - sum(one) / repeats for one in all_] for n, all_ in waiting.items()}
             found.append(
-                Step([
+                PlannedRung([
                     Segment(n, len(some) * repeats, sum(max(0.0, one) for one in some) / len(some))
                     for n, some in each.items()
                 ])
@@ -109,12 +109,12 @@ def steps_left(
             }
             if sum(map(len, waiting.values())) > count:  # who continues is unknown
                 lanes = {"": count * repeats}
-            found.append(Step([Segment(n, many, end - begin) for n, many in lanes.items()]))
+            found.append(PlannedRung([Segment(n, many, end - begin) for n, many in lanes.items()]))
     for bracket in future:
         spans = _spans(bracket) if settings.halving != "none" else [(0.0, usual)]
         pairs = zip(bracket.counts, spans, strict=True)
         found += [
-            Step([Segment("", count * repeats, end - begin)], asks=begin == 0)
+            PlannedRung([Segment("", count * repeats, end - begin)], asks=begin == 0)
             for count, (begin, end) in pairs
         ]
     left = (
@@ -132,7 +132,7 @@ def _spans(bracket: Bracket) -> list[tuple[float, float]]:
 def remaining(
     cohorts: Sequence[Cohort],
     groups: Sequence[Group],
-    left: Sequence[Step],
+    left: Sequence[PlannedRung],
     trials: Sequence[Trial],
     workers: int = 1,
 ) -> float | None:
@@ -160,7 +160,7 @@ def remaining(
 
     >>> run = dict(group="all", rung=0, epoch_from=0, epoch_to=2, lanes=((0, 0), (1, 0)))
     >>> ran = Cohort(**run, seconds=5.0, compile_seconds=3.0)  # 0.5 s for an epoch of a lane
-    >>> remaining([ran], [], [Step([Segment("all", lanes=10, epochs=4)])], [])
+    >>> remaining([ran], [], [PlannedRung([Segment("all", lanes=10, epochs=4)])], [])
     20.0
     """
     if not cohorts:
@@ -225,7 +225,9 @@ def _pauses(
         begin, number = end - one.seconds, one.lanes[0][0]
         now = trials[number].round if number < len(trials) else 0
         if until > -math.inf:
-            probes = (g.probe_seconds for g in groups if until < g.probe.get("finished", 0) < begin)
+            probes = (
+                g.probe_seconds for g in groups if until < g.probe.get("finished", 0) <= begin
+            )
             pause = max(0.0, begin - until - sum(probes))
             (within if now == last else between).append(pause)
         until, last = max(until, end), now

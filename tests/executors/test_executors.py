@@ -361,7 +361,7 @@ def test_gpus_are_counted_by_their_device_files(monkeypatch):
 def test_the_environment_of_a_worker_is_not_that_of_its_parent(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.delenv(processes_.PREALLOCATE, raising=False)
-    with processes_.environment(processes_.worker_variables(["1"])):
+    with processes_.child_environment(processes_.worker_variables(["1"])):
         assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[processes_.PREALLOCATE]) == (
             "1",
             "false",

@@ -78,7 +78,7 @@ def test_maxima_are_put_back_as_in_torch():
 @pytest.mark.parametrize(
     ("layer", "inputs", "text"),
     [
-        (nn.Fold(4, 2), (jnp.ones((2, 2)),), r"expected windows of shape \(3, 2\)"),
+        (nn.Fold(4, 2), (jnp.ones((2, 2)),), r"the windows of Fold.* must be of shape \(3, 2\)"),
         (nn.Fold(4, 2), (jnp.ones((3, 3)),), "must be a multiple of 2: change kernel_size"),
         (nn.MaxUnpool((4,)), (jnp.ones((2, 1)), jnp.ones(2, int)), "write y, indices = nn.MaxPool"),
         (nn.ChannelShuffle(3), (jnp.ones(4),), "must be a multiple of 3: change groups"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxnn.sweep.remaining import Segment, Step, remaining, steps_left, time_used
+from jaxnn.sweep.remaining import Segment, PlannedRung, remaining, steps_left, time_used
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.tables import Cohort, Group, Trial
 
@@ -19,7 +19,7 @@ def group(name, width=1, each=0.0, **probe):
 
 
 def test_compiling_and_the_first_cohort_do_not_count_as_the_rate():
-    left = [Step([Segment("a", 8, 2)])]
+    left = [PlannedRung([Segment("a", 8, 2)])]
     first = cohort("a", 4, 13.0, 13.0, compiling=10.0)
     assert remaining([first], [], left, []) == 6.0  # 3 s for 8 epochs of lanes
     second = cohort("a", 4, 1.0, 14.0)
@@ -28,7 +28,7 @@ def test_compiling_and_the_first_cohort_do_not_count_as_the_rate():
 
 def test_workers_wait_for_each_other_at_a_rung():
     both = [cohort("a", 4, 2.0, 14.0), cohort("a", 4, 2.0, 14.0)]  # of 4 lanes each
-    three = [Step([Segment("a", 12, 2)]), Step([Segment("a", 4, 2)])]
+    three = [PlannedRung([Segment("a", 12, 2)]), PlannedRung([Segment("a", 4, 2)])]
     assert remaining(both, [group("a", cohort=4)], three, [], workers=2) == 4.0 + 2.0
     assert remaining(both, [group("a", cohort=4)], three, []) == 6.0 + 2.0
 
@@ -36,12 +36,12 @@ def test_workers_wait_for_each_other_at_a_rung():
 def test_pauses_are_counted_for_each_cohort_without_the_probes_in_them():
     first, second = cohort("a", 4, 1.0, 1.0), cohort("a", 4, 1.0, 4.0)  # two seconds between
     assert (
-        remaining([first, second], [group("a", cohort=4)], [Step([Segment("a", 12, 2)])], [])
+        remaining([first, second], [group("a", cohort=4)], [PlannedRung([Segment("a", 12, 2)])], [])
         == 3 + 3 * 2
     )
     new = group("b", 1, 1.0, seconds=1.5, finished=3.0)  # probed in the pause
     both = [group("a", cohort=4), new]
-    assert remaining([first, second], both, [Step([Segment("a", 12, 2)])], []) == 3 + 3 * 0.5
+    assert remaining([first, second], both, [PlannedRung([Segment("a", 12, 2)])], []) == 3 + 3 * 0.5
 
 
 def test_the_search_takes_as_long_as_in_the_last_rounds():
@@ -51,30 +51,32 @@ def test_the_search_takes_as_long_as_in_the_last_rounds():
         at += asking + 1.0
         lanes = tuple((4 * n + k, 0) for k in range(4))
         ran.append(Cohort("a", 0, 0, 1, lanes, 1.0, finished=at))
-    rounds = [Step([Segment("", 4, 1)], asks=True)] * 2
+    rounds = [PlannedRung([Segment("", 4, 1)], asks=True)] * 2
     assert remaining(ran, [group("a", cohort=4)], rounds, trials) == 2 * (1.0 + 2.0)
 
 
 def test_a_call_that_is_not_full_takes_as_long():
     ran = [cohort("a", 16, 8.0, 8.0), cohort("a", 16, 8.0, 16.0)]  # 16 * 2 epochs in 8 s
     wide = [group("a", 16)]
-    assert remaining(ran, wide, [Step([Segment("a", 1, 4)])], []) == 16.0
+    assert remaining(ran, wide, [PlannedRung([Segment("a", 1, 4)])], []) == 16.0
     assert (
-        remaining(ran, wide, [Step([Segment("a", 17, 1)]), Step([Segment("a", 15, 1)])], [])
+        remaining(
+            ran, wide, [PlannedRung([Segment("a", 17, 1)]), PlannedRung([Segment("a", 15, 1)])], []
+        )
         == 8 + 4
     )
-    assert remaining(ran, [group("a", 4)], [Step([Segment("a", 5, 2)])], []) == 4.0
+    assert remaining(ran, [group("a", 4)], [PlannedRung([Segment("a", 5, 2)])], []) == 4.0
 
 
 def test_a_group_that_has_not_run_compiles_and_has_the_rate_of_its_probe():
     groups = [group("a", 1, 1.0), group("b", 1, 3.0)]
     ran = [cohort("a", 4, 26.0, 26.0, compiling=10.0), cohort("a", 4, 16.0, 42.0)]  # 2 s a lane
-    assert remaining(ran, groups, [Step([Segment("b", 5, 1)])], []) == 5 * 6.0 + 10.0
+    assert remaining(ran, groups, [PlannedRung([Segment("b", 5, 1)])], []) == 5 * 6.0 + 10.0
     # Trials of unknown groups are distributed as those that were asked; b compiles once.
     asked = [Trial(n, 0, 0, {}, "aab"[n]) for n in range(3)]
-    unknown = [Step([Segment("", 6, 1)]), Step([Segment("", 6, 1)])]
+    unknown = [PlannedRung([Segment("", 6, 1)]), PlannedRung([Segment("", 6, 1)])]
     assert remaining(ran, groups, unknown, asked) == 2 * (4 * 2.0 + 2 * 6.0) + 10.0
-    assert remaining([], groups, [Step([Segment("a", 5, 1)])], []) is None
+    assert remaining([], groups, [PlannedRung([Segment("a", 5, 1)])], []) is None
 
 
 def test_the_steps_that_are_left():

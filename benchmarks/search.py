@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks import fresh
 from benchmarks.report import Bar, Result, Table
-from benchmarks.sweeping.sizes import BATCH, EPOCHS, STEPS
+from benchmarks.sweeping.sizes import BATCH, LONG_EPOCHS, STEPS
 from benchmarks.timing import sample
 from jaxnn.sweep.export import spans_of
 from jaxnn.sweep.ledger import Ledger
@@ -55,12 +55,13 @@ def run(trials: int = TRIALS, seeds: int = SEEDS) -> Result:
     ]
     faster = Bar("Optuna over jaxnn", times[OPTUNA].over(times[OURS]), 1, at_least=True)
     return Result(
-        f"{trials} trials of `sweeping/tuned`: {STEPS * EPOCHS} steps of AdamW with a cosine decay "
-        f"at batch {BATCH} on small digits, its width and three numbers searched, with each of "
-        f"{seeds} seeds of search and program. The command asks in rounds of 32, its default. Optuna's study is in memory, "
-        "and each of its trials is a `train.fit` of the same program, so that both search the same "
-        "function. Times begin with the command, in a new process with an empty cache of compiled "
-        "programs. The equal loss of a seed is the worse of the two best ones.",
+        f"{trials} trials of `sweeping/tuned`: {STEPS * LONG_EPOCHS} steps of AdamW with a cosine "
+        f"decay at batch {BATCH} on small digits, its width and three numbers searched, with each of "
+        f"{seeds} seeds of search and program. The command asks in rounds of 32, its default. "
+        "Optuna's study is in memory, and each of its trials is a `train.fit` of the same program, "
+        "so that both search the same function. Times begin with the command, in a new process "
+        "with an empty cache of compiled programs. The equal loss of a seed is the worse of the "
+        "two best ones.",
         [
             Table("Best validation loss, in thousandths", "thousandths", losses, OPTUNA, bars),
             Table("From command to an equal loss", "s", times, OPTUNA, [faster]),
@@ -72,6 +73,7 @@ def run(trials: int = TRIALS, seeds: int = SEEDS) -> Result:
 def _ours(folder: Path, seed: int, trials: int) -> Found:
     """The command."""
     numbers = ["--trials", str(trials), "--search-seed", str(seed), "--seed", str(seed)]
+    numbers += ["--epochs", str(LONG_EPOCHS)]
     command = ["-m", "benchmarks.sweeping.tuned", "sweep", "--search", "tpe", *numbers]
     variables = {"XDG_CACHE_HOME": str(folder / "cache")}
     began = time.time()

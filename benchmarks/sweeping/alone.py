@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from benchmarks.sweeping import digits
-from benchmarks.sweeping.sizes import DECAYS, MOMENTA, RATES, TRIED_WIDTHS
+from benchmarks.sweeping.sizes import DECAYS, LONG_EPOCHS, MOMENTA, RATES, TRIED_WIDTHS
 from benchmarks.sweeping.tuned import EXPERIMENT, Config
 from jaxnn.experiment.experiment import Configured, Loaded
 
@@ -28,6 +28,7 @@ def main(seed: int, trials: int) -> None:
             learning_rate=trial.suggest_float("learning_rate", *RATES, log=True),
             weight_decay=trial.suggest_float("weight_decay", *DECAYS, log=True),
             momentum=trial.suggest_float("momentum", *MOMENTA),
+            epochs=LONG_EPOCHS,
             seed=seed,
         )
         _, history = Configured(EXPERIMENT, config, source).fit(progress=False)

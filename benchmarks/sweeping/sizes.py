@@ -9,3 +9,5 @@ RATES = (1e-4, 1e-1)
 TRIED_WIDTHS = (16, 32, 64)
 DECAYS = (1e-5, 1e-1)
 MOMENTA = (0.5, 0.99)
+# Of `search`, whose trials are longer: what a trial costs is to train, and not to begin.
+LONG_EPOCHS = 100

@@ -214,8 +214,9 @@ class T5(Published, Model):
     """Encoder-decoder transformer with relative position biases and RMS norms, without biases.
 
     The default is T5-small, and `from_pretrained` loads T5, T5 v1.1, and Flan-T5. Initial weights
-    have the distribution of the paper's code, except that its smaller scale of the queries is
-    divided among queries, keys, values, and outputs, so that scores and outputs have the same one.
+    follow the paper's code, with one difference: its factor head_dim**-0.5 of the queries is split
+    between queries and keys. Values have the scale of keys, and outputs compensate for it, so the
+    scores and outputs have the same distribution.
 
     Reference: Raffel et al., Exploring the limits of transfer learning with a unified text-to-text
     transformer, 2020; Shazeer, GLU variants improve transformer, 2020 (v1.1).

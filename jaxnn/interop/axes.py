@@ -20,12 +20,13 @@ from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer, Primitive
 from ..fields import is_array
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import SqueezeExcitation
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import PatchEmbedding
 from ..layers.lstm import ConvLSTMCell
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
+from ..layers.normalization import GroupNorm, InstanceNorm, LocalResponseNorm
 from ..layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,

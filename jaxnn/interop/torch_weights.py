@@ -10,6 +10,7 @@ from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -17,7 +18,7 @@ from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
-from ..layers.normalization import BatchNorm
+from ..layers.normalization import InstanceNorm
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
@@ -262,7 +263,10 @@ TORCH = Library(
         LSTMCell: _recurrent,
         GRUCell: _gru,
     },
-    {BatchNorm: renamed(mean="running_mean", var="running_var")},
+    dict.fromkeys(
+        (BatchNorm, InstanceNorm),
+        renamed(mean="running_mean", var="running_var", count="num_batches_tracked"),
+    ),
     channels_first=True,
     made=_made,
     is_buffer=_is_buffer,

@@ -1,4 +1,4 @@
-"""Write the tables of counterparts in other libraries (`counterparts.csv`), and of all errors."""
+"""Write tables: counterparts in other libraries, samples out of scope, and all errors."""
 
 import ast
 import csv
@@ -26,6 +26,16 @@ def table(rows: list[dict[str, str]]) -> str:
     for row in rows:
         note = row["note"].replace("|", "\\|")
         lines.append(f"| `{row['name']}` | {linked(row['counterpart'])} | {note} |")
+    return "\n".join([*lines, ""])
+
+
+def scope(rows: list[dict[str, str]]) -> str:
+    """Return the names that are out of scope as a table in markdown, one row for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["reason"], []).append(f"`{row['name']}`")
+    lines = ["| names | reason |", "|---|---|"]
+    lines += [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
     return "\n".join([*lines, ""])
 
 
@@ -66,14 +76,17 @@ def error_table(source: Path) -> str:
 
 
 def write(app: Any) -> None:
-    """Write one table for each library, and that of errors, below `tables/`."""
+    """Write the tables below `tables/`: one for each library, out of scope, and errors."""
     source, folder = Path(app.srcdir), Path(app.srcdir) / "tables"
     folder.mkdir(exist_ok=True)
-    with (source / "counterparts.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows, outside = (
+        list(csv.DictReader((source / name).read_text().splitlines()))
+        for name in ("counterparts.csv", "out-of-scope.csv")
+    )
     for library in LIBRARIES:
         own = [row for row in rows if row["name"].split(".")[0] == library]
         update(folder / f"{library}.md", table(own))
+    update(folder / "out-of-scope.md", scope(outside))
     update(folder / "errors.md", error_table(source.parent / "jaxnn"))
 
 

@@ -130,9 +130,8 @@ if TYPE_CHECKING:
     from .generation.beams import beam_search
     from .inspect.summary import summary
     from .inspect.value_checks import checkify
-    from .surgery.caching import with_cache
+    from .surgery.function_preserving import stack_layers, unstack_layers, widen, with_cache
     from .surgery.replacement import add_lora, merge_lora, replace
-    from .surgery.reshaping import stack_layers, unstack_layers, widen
 
 # Imported when first used, so that `import jaxnn` costs little more than `import jax`.
 _PACKAGES = (
@@ -155,11 +154,11 @@ _LATER = {
     "generate": "jaxnn.generation",
     "merge_lora": "jaxnn.surgery.replacement",
     "replace": "jaxnn.surgery.replacement",
-    "stack_layers": "jaxnn.surgery.reshaping",
+    "stack_layers": "jaxnn.surgery.function_preserving",
     "summary": "jaxnn.inspect.summary",
-    "unstack_layers": "jaxnn.surgery.reshaping",
-    "widen": "jaxnn.surgery.reshaping",
-    "with_cache": "jaxnn.surgery.caching",
+    "unstack_layers": "jaxnn.surgery.function_preserving",
+    "widen": "jaxnn.surgery.function_preserving",
+    "with_cache": "jaxnn.surgery.function_preserving",
 }
 
 

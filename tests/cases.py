@@ -64,8 +64,8 @@ class Case:
 
         def leaf(x: jax.ShapeDtypeStruct) -> jax.Array:
             if jnp.issubdtype(x.dtype, jnp.integer):
-                return jnp.asarray(rng.integers(0, 4, x.shape), x.dtype)
-            return jnp.asarray(rng.normal(size=x.shape), dtype or x.dtype)
+                return jax.device_put(rng.integers(0, 4, x.shape, x.dtype))
+            return jax.device_put(rng.normal(size=x.shape).astype(dtype or x.dtype))
 
         return jax.tree.map(leaf, self.inputs)
 

@@ -14,8 +14,7 @@ from ..core.composite import Composite, Wrapper
 from ..core.declarations import Variable
 from ..core.layer import Layer, LayerLike, Signature, signature
 from ..core.values import copy_with, fields
-from ..explain.call_errors import check_inputs, check_params, check_state
-from ..explain.text import describe
+from ..explain.layer_errors import check_inputs, check_kept, check_params, check_state
 from ..fields import is_traced
 from ..functional.dropout import dropout
 from ..functional.recurrence import Marks, marks, scan, unroll
@@ -285,7 +284,8 @@ class Recurrent(Wrapper):
             below = None if key is None else jax.random.fold_in(key, number)
             arrays = Arrays(narrowed(wide, params), {}, below)
             outcome = self._inside(call.with_arrays(arrays).replace(inputs=(carry, x)))
-            _check_cell(self.wrapped, carry, outcome.output)
+            pair = isinstance(outcome.output, tuple) and len(outcome.output) == 2
+            check_kept(carry, outcome.output[0] if pair else None, _RETURNS, outcome.output)
             return *outcome.output, outcome.collected
 
         xs = jnp.moveaxis(x, time, 0), jnp.arange(x.shape[time], dtype=jnp.uint32)
@@ -312,18 +312,7 @@ def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
     """Inputs of `forward` and `unroll`."""
 
 
-def _check_cell(cell: Any, begin: Any, output: Any) -> None:
-    """Check that a cell returns a pair, with a carry like the one it received."""
-    pair = isinstance(output, tuple) and len(output) == 2
-    if not pair or jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):
-        raise ValueError(
-            "a cell must return (carry, y), with the shapes and types of the carry that it "
-            f"received, {describe(begin)}; got {describe(output)} from {cell!r}"
-        )
-
-
-def _kind(a: Any) -> Any:
-    return tuple(a.shape), jnp.dtype(a.dtype)
+_RETURNS = "a cell must return (carry, y), with the shapes and types of the carry that it received"
 
 
 def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:

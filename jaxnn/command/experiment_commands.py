@@ -22,7 +22,6 @@ import functools
 import gc
 import hashlib
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ from ..experiment.run_folder import (
     load_unfinished,
     restored,
 )
-from ..experiment.training_run import run
+from ..experiment.training_run import processor, run
 from ..files.reading import printable, quoted
 from ..files.writing import fresh, replace_file
 from ..train import Interrupted, Weights, evaluation_params
@@ -307,13 +306,5 @@ def cache_folder() -> Path:
     home = Path.home()
     default = {"darwin": home / "Library" / "Caches"}.get(sys.platform, home / ".cache")
     base = Path(os.environ.get("XDG_CACHE_HOME") or default)
-    return base / "jaxnn" / "compiled" / hashlib.sha256(_processor().encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """Return a text that identifies the instruction set of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine() + platform.processor()
-    return next((one for one in lines if one.startswith(("flags", "Features"))), platform.machine())
+    instructions = processor("flags", "Features").encode()
+    return base / "jaxnn" / "compiled" / hashlib.sha256(instructions).hexdigest()[:16]

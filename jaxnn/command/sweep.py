@@ -5,7 +5,6 @@ import functools
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,8 @@ from ..executors import check_name, create, result_of
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
-from ..files.reading import printable, quoted
+from ..experiment.training_run import attempted
+from ..files.reading import printable
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
@@ -251,16 +251,8 @@ def finish(result: Result) -> None:
         result: the result.
     """
     print(f"\n{best_trials(result.sweep)}", flush=True)  # the report takes a moment
-    try:
+    then = "All results are in the ledger; to draw it again, write jaxnn sweep report"
+    with attempted(f"the report of {result.folder}", result.folder, then):
         print(f"\nReport: {printable(str(result.report()), lines=True)}")
-    except Exception as error:  # any error of the drawing: the ledger has all results
-        cause = printable(" ".join(str(error).split()), 300)
-        warnings.warn(
-            f"the report of {result.folder} was not written ({type(error).__name__}: {cause}). All "
-            "results are in the ledger: write jaxnn sweep report "
-            f"{quoted(result.folder)} to try again",
-            RuntimeWarning,
-            stacklevel=2,
-        )
     if result.ranking:
         print(f"Train the best again: {best_command(result.sweep)}")

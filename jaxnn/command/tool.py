@@ -113,7 +113,7 @@ def report_command(folder: Path) -> None:
         folder: The folder of a sweep.
     """
     with Ledger.open(folder) as ledger:
-        print(write_report(ledger))
+        print(write_report(read(ledger)))
 
 
 def export_trials_command(
@@ -129,7 +129,7 @@ def export_trials_command(
         target: The file or folder to write, which must not exist yet.
     """
     with Ledger.open(folder) as ledger:
-        print(export_sweep(ledger, kind, target))
+        print(export_sweep(read(ledger), kind, target))
 
 
 def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:

@@ -428,10 +428,11 @@ def configured(experiment: Experiment[Any], config: Any) -> Configured:
 @functools.lru_cache(maxsize=1024)
 def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
     """Return the order of the rows in an epoch, which all runs of a seed share."""
-    return epoch_order(_words(seed), epoch, rows)
+    return epoch_order(seed_words(seed), epoch, rows)
 
 
 @functools.lru_cache(maxsize=1024)
-def _words(seed: int) -> np.ndarray:
+def seed_words(seed: int) -> np.ndarray:
+    """Return the words of the root key of a seed, on the host."""
     with jax.ensure_compile_time_eval():
         return np.asarray(kept_words(jax.random.key(seed)))

@@ -58,7 +58,8 @@ def state_dict(
         for copy in itertools.product(*map(range, owner.copies({}))):
             one = jax.tree.map(lambda array, copy=copy: array[copy], own)
             INVERSES[kind](one, SourceArrays(book, owner, owner.path, copy, one), found)
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+    # np.ascontiguousarray would give a scalar an axis.
+    return {name: np.asarray(array, order="C") for name, array in found.items()}
 
 
 # An inverse adds the arrays of one copy of a layer to those that were found.

@@ -23,7 +23,7 @@ from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import convert_weights
-from .orders import Made, spectral_normed, weight_normed
+from .orders import Made, fitted, spectral_normed, weight_normed
 from .source_arrays import (
     NORMS,
     TABLES,
@@ -31,10 +31,9 @@ from .source_arrays import (
     Names,
     SourceArrays,
     as_numpy,
-    fitted,
+    cell_arrays,
     renamed,
     single_array,
-    without_bias,
 )
 
 
@@ -171,29 +170,24 @@ def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
-def _gates(source: SourceArrays, side: str) -> tuple[Any, Any]:
-    """Return the weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
-    weight = source(f"weight_{side}").T
-    name = f"bias_{side}"
-    return weight, source(name) if source.has(name) else np.zeros(weight.shape[-1], weight.dtype)
+def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
+    """weight_ih, weight_hh, bias_ih, and bias_hh, with gates in our order."""
+    names = ("bias_ih", "bias_hh")
+    b, c = (source(name) if source.has(name) else None for name in names)
+    return source("weight_ih").T, source("weight_hh").T, b, c
 
 
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.RNN and LSTM: the gates in our order, with two biases that are added up."""
-    (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    found: dict[str, Any] = {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    """torch.nn.RNN and LSTM: two biases that are added up."""
+    found = cell_arrays(source, *_cell(source))
     if source.has("weight_hr"):
         found["projection"] = {"w": source("weight_hr").T}
-    return without_bias(source, found)
+    return found
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
     """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
-    (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    n = c.shape[0] // 3
-    added = np.concatenate([c[: 2 * n], np.zeros_like(c[2 * n :])])
-    found = {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
-    return without_bias(source, found)
+    return cell_arrays(source, *_cell(source), apart=layer.features)
 
 
 def _made(book: Any, layer: Any, name: str) -> Made | None:

@@ -10,13 +10,12 @@ import numpy as np
 
 from ..core.declarations import Param
 from ..core.layer import Primitive
-from ..explain.text import describe
 from ..functional.convolution import per_axis
 from ..functional.gradients import shared_sum
 from ..functional.linear import to_compute_type, wide_einsum
 from ..functional.windows import POOLING, Padding, PerAxis, Windows, lowest, windows
 from ..initializers import InitFn, he_normal, variance_scaling, zeros
-from ..validation import positive, tuple_of
+from ..validation import check_shape, positive, tuple_of
 from .checks import AXES, check_multiples, check_rank, check_window, positive_size, sizes
 
 
@@ -216,11 +215,7 @@ class Fold(Primitive):
 
         whole = jax.ShapeDtypeStruct(shape, x.dtype)
         wanted = jax.eval_shape(spread, whole).shape
-        if wanted != x.shape:
-            raise ValueError(
-                f"expected windows of shape {wanted} for {self!r}, got {describe(x)}; change "
-                "output_size"
-            )
+        check_shape(x, wanted, f"the windows of {self!r}", "change output_size")
         return jax.linear_transpose(spread, whole)(x)[0]
 
 
@@ -251,11 +246,8 @@ class MaxUnpool(Primitive):
         """Return the maxima at their positions."""
         axes = len(self.output_size)
         check_rank(y, axes + 1, "(..., *windows, channels)")
-        if y.shape != getattr(indices, "shape", None):
-            raise ValueError(
-                f"expected indices of the shape of the maxima, {y.shape}, got {describe(indices)}; "
-                "write y, indices = nn.MaxPool(2, return_indices=True)(x)"
-            )
+        hint = "write y, indices = nn.MaxPool(2, return_indices=True)(x)"
+        check_shape(indices, y.shape, "the indices of the maxima", hint)
         batch, n = y.shape[: y.ndim - 1 - axes], y.shape[-1]
         rows, places = (
             jnp.moveaxis(a.reshape(*batch, -1, n) if a.size else a.reshape(*batch, 0, n), -1, -2)

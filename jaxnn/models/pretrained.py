@@ -135,13 +135,13 @@ class Published:
     @classmethod
     def _family(cls, config: Any, file: Path) -> Family:
         kind = config.get("model_type") if isinstance(config, dict) else None
-        *others, last = [f for f in cls.families if f.model_type == kind] or [None]
-        for family in others:
+        matching = [family for family in cls.families if family.model_type == kind]
+        for family in matching[:-1]:
             with contextlib.suppress(FileError):
                 family.fields(config, file)
                 return family
-        if last is not None:
-            return last
+        if matching:
+            return matching[-1]
         known = ", ".join(dict.fromkeys(family.model_type for family in cls.families))
         raise FileError(f"{file}: model_type is {kind!r}; {cls.__name__} loads {known}")
 

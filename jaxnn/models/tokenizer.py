@@ -4,7 +4,7 @@ import datetime
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from ..files.reading import FileError, read_bytes, read_json
 from ..installation import required
 from ..train.weights import LONGEST_HEADER
-from ..validation import Accepts, positive
+from ..validation import Accepts, positive, require
 from .pretrained import find_files, found_file
 
 _PURPOSE = "the tokenizers of published models are read by"
@@ -104,16 +104,13 @@ class Tokenizer:
         tokenizers = required("tokenizers", _PURPOSE, "tokenizers", "hub")
         find, _ = find_files(path_or_name)
         file = found_file(find, "tokenizer.json", path_or_name)
-        try:
-            backend = tokenizers.Tokenizer.from_str(read_bytes(file, LONGEST_HEADER).decode())
-        except Exception as error:  # of the type Exception itself
-            raise FileError(f"{file}: {error}") from error
+        backend = _parsed(file, tokenizers.Tokenizer.from_str)
         settings = find("tokenizer_config.json")
         config = {} if settings is None else read_json(settings)
-        if not isinstance(config, dict):
-            raise FileError(f"{settings}: expected a dict of settings, got {config!r:.80}")
+        wanted = "a dict of settings"
+        require(isinstance(config, dict), str(settings), wanted, config, error=FileError)
         if (template := find("chat_template.jinja")) is not None:
-            config["chat_template"] = _text(template)
+            config["chat_template"] = _parsed(template, str)
         return cls(backend, config)
 
     def __len__(self) -> int:
@@ -159,10 +156,9 @@ class Tokenizer:
         finally:
             self.backend.no_truncation()
         longest = max((len(row.ids) for row in rows), default=0)
-        if pad_to is not None and longest > positive(pad_to, "pad_to"):
-            raise ValueError(
-                f"a row has {longest} tokens, more than pad_to={pad_to}: write length={pad_to}, too"
-            )
+        fits = pad_to is None or longest <= positive(pad_to, "pad_to")
+        wanted, hint = f"at least {longest}, the tokens of a row", f"write length={pad_to}, too"
+        require(fits, "pad_to", wanted, pad_to, hint)
         arrays = np.zeros((3, len(rows), pad_to or longest), np.int32)
         arrays[0] = self.padding
         left = self.config.get("padding_side") == "left"
@@ -250,6 +246,7 @@ class Tokenizer:
 @functools.cache
 def _environment() -> Any:
     """Return the sandbox of chat templates, with the functions that transformers gives them."""
+    import jinja2.exceptions
     import jinja2.ext
     import jinja2.sandbox
 
@@ -276,7 +273,7 @@ def _environment() -> Any:
 
     def checked(names: Any) -> None:
         if any(str(name).startswith("_") for name in names):
-            raise jinja2.sandbox.SecurityError("names in a namespace must not begin with _")
+            raise jinja2.exceptions.SecurityError("names in a namespace must not begin with _")
 
     def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
@@ -298,8 +295,10 @@ def _environment() -> Any:
     return environment
 
 
-def _text(file: Path) -> str:
+def _parsed(file: Path, parse: Callable[[str], Any]) -> Any:
+    """Return what `parse` makes of a text file."""
+    content = read_bytes(file, LONGEST_HEADER)
     try:
-        return read_bytes(file, LONGEST_HEADER).decode()
-    except UnicodeDecodeError as error:
-        raise FileError(f"{file}: is not text: {error}") from error
+        return parse(content.decode())
+    except Exception as error:  # tokenizers raises Exception itself
+        raise FileError(f"{file}: {error}") from error

@@ -30,7 +30,7 @@ from ..core import paths
 from ..random import Spec, Watch
 from ..train import TrainState
 from ..train.program import is_key
-from ..validation import Accepts
+from ..validation import Accepts, check_none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,8 +291,7 @@ def shardings_of(
             lines.setdefault((rule, path if one is None else one.path, own), wrong)
         places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
     found = [*unused(rules, list(names)), *(line for one in lines.values() for line in one)]
-    if found:
-        raise ValueError(f"the rules do not fit the {what}:\n  " + "\n  ".join(found))
+    check_none(found, f"the rules do not fit the {what}")
     return jax.tree.unflatten(jax.tree.structure(state), places)
 
 
@@ -345,8 +344,7 @@ def check_rules(rules: Rules, mesh: Mesh) -> None:
             )
         if len(axes) > len(set(axes)):
             lines.append(f"the rule {rule!r} names a mesh axis twice")
-    if lines:
-        raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
+    check_none(lines, "the rules do not fit the mesh")
 
 
 def unused(rules: Rules, texts: list[str]) -> Iterator[str]:

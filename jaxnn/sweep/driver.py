@@ -1,7 +1,7 @@
-"""The driver: decides what to run next, runs it, and writes the result to the ledger.
+"""The driver: executes what `decision` decides, and writes the result to the ledger.
 
-    while not (step := decide(history, settings)) is End:    # a pure function
-        run and write the step
+    while not isinstance(step := decide(history, settings), End):    # a pure function
+        run the step and write it
 
 If a driver is killed at any point, the next driver therefore continues from the last committed
 step. Cohorts of one rung do not wait for each other; as many run at a time as there are workers.

@@ -24,20 +24,19 @@ from typing import Any, NamedTuple
 from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
-from .ledger import Ledger
 from .samplers import distribution, optuna_library, quiet
-from .snapshot import Sweep, read
+from .snapshot import Sweep
 from .tables import BROKEN, Trial
 
 Row = dict[str, Any]
 SCORE = "score"  # the metric of a lane, by which trials are compared
 
 
-def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
+def export_sweep(sweep: Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
-        ledger: of the sweep, or the sweep that `reading.read` returned.
+        sweep: the sweep, as `snapshot.read` and `Result.sweep` return it.
         kind: "csv", "parquet", "optuna", "tensorboard", "mlflow", or "wandb".
         target: the file to write; for TensorBoard and W&B the folder.
 
@@ -47,7 +46,6 @@ def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
         ImportError: a package that writes the kind is not installed.
     """
     one_of(*KINDS)(kind, "export.kind")
-    sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     KINDS[kind](sweep, Path(target))
     return Path(target)
 

@@ -17,10 +17,10 @@ import jax
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, loaded
-from ..experiment.training_run import versions
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html.page import count
+from ..train.checkpoint import versions
 from .known import Known, default_try, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..validation import is_int, is_number
-
-Scalar = float | int | str | bool | None
+from .tables import Scalar
 
 
 def plain(value: Any) -> Any:

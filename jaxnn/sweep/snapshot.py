@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError, listed
-from ..html.page import count, flat
+from ..html.page import count
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
@@ -249,15 +249,6 @@ class Sweep:
         """The names of the dimensions: those that all trials have, then the conditional ones."""
         return sorted(self.dimensions, key=self.conditional.__contains__)
 
-    @functools.cached_property
-    def defaults(self) -> Trial | None:
-        """The first trial whose values are those of the configuration; None if there is none."""
-        plain, missing = dict(flat(self.config)), object()
-        start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in self.dimensions}
-        return next(
-            (t for t in self.trials if all(v == start[name] for name, v in t.values.items())), None
-        )
-
     @property
     def forced(self) -> list[str]:
         """A sentence for each time the sweep was resumed although its code or data had changed."""
@@ -357,8 +348,19 @@ def read(ledger: Ledger) -> Sweep:
 
 NEEDED = ("experiment", "config", "space", "metric", "maximize", "seeds", "epochs", "rungs")
 TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
+
+
+def _any(kind: type[Any], *names: str) -> dict[str, tuple[type[Any], Callable[[Any], Any]]]:
+    """Return entries that may have any value of a type."""
+    return dict.fromkeys(names, (kind, lambda _: True))
+
+
 # What each entry of the meta data is: its type, and a test of it.
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    **_any(dict, "config", "traced", "versions", "sources", "kept"),
+    **_any(list, "space"),
+    **_any(str, "metric", "search", "ended"),
+    **_any(bool, "maximize"),
     "experiment": (str, re.compile(r"\w[\w.-]*").fullmatch),  # it is in commands to copy
     "seeds": (int, lambda count: count > 0),
     "epochs": (int, lambda count: count > 0),
@@ -392,13 +394,6 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
         ),
     ),
 }
-for _kind, _names in {
-    dict: ("config", "traced", "versions", "sources", "kept"),
-    list: ("space",),
-    str: ("metric", "search", "ended"),
-    bool: ("maximize",),
-}.items():
-    ENTRIES |= dict.fromkeys(_names, (_kind, lambda _: True))
 
 
 def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Dimension]]:

@@ -24,8 +24,8 @@ from ..explain.text import suggestion
 from ..validation import Accepts, check_fields, instance, positive
 from .dimensions import Dimension, to_row
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
+from .tables import Values
 
-Values = dict[str, Any]  # of scalars, by dimension
 EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
 a_dataclass: Accepts = Accepts(
     "a dataclass", lambda v: dataclasses.is_dataclass(v) and isinstance(v, type), hint=EXAMPLE

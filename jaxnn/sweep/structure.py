@@ -247,7 +247,10 @@ def _data_reason(
 
 
 def _read_reason(experiment: Experiment[Any], configured: Any, numbers: Any) -> str | None:
-    """Return why the data depend on the numbers of a configuration, if loading them succeeds."""
+    """Return why the data depend on the numbers of a configuration; None if they do not.
+
+    It raises what the loading of data raises on a traced number.
+    """
     load = experiment.data
     if load is None:
         return None

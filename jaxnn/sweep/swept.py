@@ -161,7 +161,8 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     found = {swept.name: swept for swept in _inside(owner, paths)}
     for swept in found.values():
         for name, among in swept.when:
-            _check_condition(swept, name, among, found)
+            if problem := _condition_problem(swept, name, among, found):
+                raise ValueError(f"{swept.name} {problem}")
     ordered: dict[str, SweptField] = {}
     while rest := [swept for name, swept in found.items() if name not in ordered]:
         ready = [one for one in rest if all(name in ordered for name, _ in one.when)]
@@ -173,16 +174,13 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     return list(ordered.values())
 
 
-def _check_condition(
+def _condition_problem(
     swept: SweptField, name: str, among: Dimension, found: Mapping[str, SweptField]
-) -> None:
-    """Raise ValueError unless a condition names a dimension that can have one of its values."""
+) -> str:
+    """Return why a condition cannot hold; "" if a dimension has one of its values."""
     if name not in found:
         known = suggestion(name, (one for one in found if one != swept.name))
-        raise ValueError(
-            f"{swept.name} is swept when {name!r} has some value, but the space has no {name!r}; "
-            f"{known}"
-        )
+        return f"is swept when {name!r} has some value, but the space has no {name!r}; {known}"
     other = found[name].dimension
     if [one for one, _ in swept.when].count(name) > 1:
         problem = f"has two conditions on {name}; write one"
@@ -194,8 +192,7 @@ def _check_condition(
         options = other.options if isinstance(other, Choice | Grid) else other.grid(1024)
         never = not any(among.has(option) for option in options)
         problem = f"is swept when {name} is {among}, which it never is" * never
-    if problem:
-        raise ValueError(f"{swept.name} {problem}: it is {other}")
+    return f"{problem}: it is {other}" if problem else ""
 
 
 def _inside(

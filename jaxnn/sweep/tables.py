@@ -62,7 +62,7 @@ class Trial:
     Args:
         number: 0, 1, ... in the order in which trials were asked.
         round: the request that it came from.
-        bracket: its bracket of Hyperband; 0 without Hyperband.
+        bracket: the number of its bracket; the driver starts one in each round.
         values: its point of the space, as asked.
         group: the name of its group; None if its structure is unknown.
         status: one of `STATUSES`. Default: "asked".
@@ -99,12 +99,10 @@ class Cohort:
         rung: the rung at the end of the segment, from 0.
         epoch_from: epochs that the lanes had completed before.
         epoch_to: epochs that they have completed now.
-        lanes: the (trial, seed) of each, in the order of their states in the checkpoint.
+        lanes: the (trial, seed) of each, in the order of their states.
         seconds: wall time, including compiling. Default: 0.
         compile_seconds: the part of it spent on compiling. Default: 0.
         id: 0, 1, ...; set by the ledger.
-        checkpoint: the file with the states of the lanes, in the folder of the sweep; set by the
-            ledger. None if there is none, or no lane needs it.
         finished: when it was committed, in seconds since 1970; set by the ledger.
     """
 
@@ -116,7 +114,6 @@ class Cohort:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     id: int | None = None
-    checkpoint: str | None = None
     finished: float | None = None
 
 
@@ -258,11 +255,10 @@ class Tables:
         """Return the cohorts that ran, in the order of their commits."""
         cohorts = []
         for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id"):
-            key, group, rung, begin, end, text, *times, sha256, finished = row
-            file = None if sha256 is None else storage.states_file(key)
+            key, group, rung, begin, end, text, seconds, compiling, _, finished = row
             pairs = tuple((trial, seed) for trial, seed in self._plain(text, _LANES))
-            run = (group, rung, begin, end, pairs, times[0], times[1])
-            cohorts.append(Cohort(*run, key, file, finished))
+            run = (group, rung, begin, end, pairs, seconds, compiling)
+            cohorts.append(Cohort(*run, key, finished))
         return cohorts
 
     def changes(self) -> list[Change]:

@@ -25,8 +25,8 @@ from jax.extend.core import Var, primitives
 
 from ..data.accept import Augmented, augmented
 from ..data.rows import check_rows, row_count
-from ..experiment.experiment import Configured, Experiment, Loaded, loaded
-from ..keys import as_key, kept_key, kept_words
+from ..experiment.experiment import Configured, Experiment, Loaded, loaded, seed_words
+from ..keys import as_key, kept_key
 from ..train.evaluation import SIZE, require_metrics
 from ..train.metrics import check_metrics, direction_of, directions, without_collected
 from ..train.program import strong
@@ -210,7 +210,7 @@ class Training:
         rows = self.run.order(root, record)
         if isinstance(seed, FoldOfSeed):
             rows = self._folds.taught[seed.fold][rows]
-        return Order(_words(root), steps, rows)
+        return Order(seed_words(root), steps, rows)
 
     @property
     def _folds(self) -> Folded:
@@ -369,12 +369,6 @@ def _by_name(numbers: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
     """Return the values of lanes by name, stacked."""
     names = numbers[0] if numbers else ()
     return {name: np.array([one[name] for one in numbers], np.float64) for name in names}
-
-
-@functools.lru_cache(maxsize=1024)
-def _words(seed: int) -> np.ndarray:
-    with jax.ensure_compile_time_eval():
-        return np.asarray(kept_words(jax.random.key(seed)))
 
 
 # Numbers of lanes

@@ -93,22 +93,27 @@ def run_identity(run: Any) -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that the results of a run depend on, by name."""
+    libraries = {name: version(name) for name in ("jax", "optax")}
+    return {"python": platform.python_version(), "jaxnn": __version__, **libraries}
+
+
 def environment() -> dict[str, str]:
     """Return the versions and the device, which affect the results of a run by rounding."""
-    libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
-    own = {"jaxnn": __version__, "device": jax.devices()[0].device_kind}
-    return {"python": platform.python_version(), **libraries, **own}
+    libraries = {name: version(name) for name in ("jaxlib", "numpy")}
+    return versions() | libraries | {"device": jax.devices()[0].device_kind}
 
 
 def changes(
-    recorded: Mapping[str, Any], now: Mapping[str, Any], versions: Mapping[str, str]
+    recorded: Mapping[str, Any], now: Mapping[str, Any], before: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
     """Return what differs from the recorded identity and from the recorded versions, as lines."""
     here = environment()
-    before, after = (str(one.get("python")).split(".")[:2] for one in (versions, here))
-    if before != after:  # its bytecode differs, whatever the source
+    one, other = (str(each.get("python")).split(".")[:2] for each in (before, here))
+    if one != other:  # its bytecode differs, whatever the source
         recorded, now = _without_code(recorded), _without_code(now)
-    pairs = (recorded, now), (versions, here)
+    pairs = (recorded, now), (before, here)
     lines, others = ([printable(line) for line in fingerprint_differences(*pair)] for pair in pairs)
     return lines, others
 

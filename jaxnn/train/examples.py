@@ -85,10 +85,6 @@ class WeightedTargets(NamedTuple):
         total = jnp.broadcast_to(jnp.asarray(factors * counts, values.dtype), values.shape)
         return Ratio(jnp.sum(self.select(values * counts)), jnp.sum(total), maximize)
 
-    def mean(self, values: jax.Array) -> jax.Array:
-        """Return the mean of values (...) over the examples that count, 0 without any."""
-        return self.ratio(values).value
-
     def accuracy(self, predicted: Any) -> Ratio:
         """Return the fraction of examples that count whose predicted labels (...) are right."""
         return self.ratio((predicted == self.targets).astype(jnp.float32), maximize=True)

@@ -163,10 +163,11 @@ class Expressions:
         number = self._number(node, functools.partial(_applied, eqn, [n[1] for n in operands]))
         if not eqn.primitive.multiple_results:
             return [(number, block)]
-        return [
-            (self._number(Node(leaf, ("result", i), ((number, None),)), _item(i)), block)
-            for i in range(len(eqn.outvars))
-        ]
+        several = []
+        for i in range(len(eqn.outvars)):
+            one = Node(leaf, ("result", i), ((number, None),))
+            several.append((self._number(one, lambda stack, results, i=i: results[i]), block))
+        return several
 
     def _blocks(self, values: Sequence[Value]) -> set[Any]:
         """Return which blocks the values belong to, as pairs of a parameter and a number."""
@@ -243,11 +244,6 @@ def _is_scalar(eqn: Any) -> bool:
     aval = eqn.outvars[0].aval
     logical = eqn.primitive.name in ("and", "or")
     return aval.shape == () and (not logical or aval.dtype == bool)
-
-
-def _item(index: int) -> Callable[..., Any]:
-    """Return a function that takes one of several results."""
-    return lambda stack, results: results[index]
 
 
 def _applied(eqn: Any, blocks: Sequence[Any], stack: tuple[int, ...], *operands: Any) -> Any:

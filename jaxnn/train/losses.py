@@ -310,10 +310,9 @@ class InfoNCE(_OfRows):
     Outputs are a tuple (queries, keys) of two arrays (n, features); row i of both is a pair, and
     the other rows are negatives. Targets are None. With similarities s[i, j], the cosine of query i
     and key j divided by the temperature, or times a learned `scale` if outputs are a tuple
-    (queries, keys, scale) as those of `models.CLIP`, the loss is the mean of
-    -log softmax(s[i])[i]. If
-    `symmetric`, it is averaged with the same loss for each key among the queries, as in CLIP. The
-    metric is `accuracy`, the fraction of queries whose own key is the most similar. Weights are
+    (queries, keys, scale) as those of `models.CLIP`, the loss is the mean of -log softmax(s[i])[i].
+    If `symmetric`, it is averaged with the same loss for each key among the queries, as in CLIP.
+    The metric is `accuracy`, the fraction of queries whose own key is the most similar. Weights are
     numbers per row; rows with the weight 0 are neither pairs nor negatives.
 
     Args:

@@ -19,7 +19,7 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.call_errors import check_named
+from ..explain.layer_errors import check_named
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
@@ -29,7 +29,7 @@ from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
-from .optimizer import as_pytree, optimizer_like
+from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
 from .step import remembered
 from .task import Loss, Task, loss_function, measured, name_of
@@ -372,13 +372,6 @@ A_STATE = instance(
     "a train.TrainState",
     "write state = program.init(key, batch), and for parameters initial=train.Weights(params, "
     "net.init_state(x)) in the program",
-)
-
-
-UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
 )
 
 

@@ -8,7 +8,7 @@ may wrap other ones. Everything else that training keeps (moments, averages, a l
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ class _Number:
 
 
 NUMBER = _Number()
+# Errors of JAX for code that needs the values of traced numbers or arrays.
+UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 optimizer_like: Accepts = Accepts(
     "an optimizer, which has init and update",
@@ -112,7 +114,9 @@ class Optimizer:
     def tree_unflatten(cls, aux: Any, numbers: Any) -> "Optimizer":
         """Return an optimizer with other hyperparameters."""
         factory, names, structure, static = aux
-        parts, items = structure.unflatten(with_numbers(static, numbers))
+        left = iter(numbers)
+        leaves = [next(left) if leaf is NUMBER else leaf for leaf in static]
+        parts, items = structure.unflatten(leaves)
         self = object.__new__(cls)
         arguments = dict(zip(names, items, strict=True))
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
@@ -155,12 +159,6 @@ class Fixed:
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         """Return updates and the new state, as in optax; unknown names in `extra` are ignored."""
         return updated(self.optimizer, updates, state, params, **extra)
-
-
-def with_numbers(static: Sequence[Any], numbers: Iterable[Any]) -> list[Any]:
-    """Return leaves, with numbers in place of `NUMBER`."""
-    left = iter(numbers)
-    return [next(left) if leaf is NUMBER else leaf for leaf in static]
 
 
 def as_pytree(optimizer: Any) -> Any:
@@ -207,7 +205,7 @@ def _explained(error: Exception, extra: Any) -> Exception:
         f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
         f"argument=3), ...): {error}"
     )
-    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+    if isinstance(error, UNTRACEABLE):
         error.args = (untraceable,)  # of its type, which sweeps recognize
         return error
     if "Tracer' object" in str(error):

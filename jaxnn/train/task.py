@@ -92,7 +92,7 @@ class Task(Value):
     # In errors: the calls to write for targets of another shape, and for more classes.
     _other_targets: ClassVar[str] = ""
     _more_classes: ClassVar[str] = "train.Classification(n)"
-    # The last axis of targets with several numbers per example, instead of one.
+    # Size of the last axis of targets; None if targets have one number per example.
     _axis: ClassVar[int | None] = None
 
     @property

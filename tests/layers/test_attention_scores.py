@@ -191,3 +191,29 @@ def test_wrong_inputs_are_reported():
         nn.MultiHeadAttention(2, mask_mod=nn.Dense(3))
     with pytest.raises(ValueError, match="num_buckets must be below max_distance=8, got 32"):
         nn.RelativePositionBias(2, max_distance=8)
+
+
+def test_a_bias_may_be_a_function_of_positions():
+    """It equals the array of all positions, restarts in packed sequences, and follows a cache."""
+    layer = nn.RelativePositionBias(2, num_buckets=4, max_distance=6, causal=True)
+    net, x = nn.MultiHeadAttention(2, causal=True), normals(7, 1, 6, 8)
+    params, table = net.init(KEY, x), layer.init(KEY, x)
+    table = {"w": 30 * table["w"]}
+
+    @jax.jit
+    def run(params, table, x):
+        bias = layer.apply(table, x, method="by_position")
+        cached = nn.with_cache(net, 6)
+        state = cached.init_state(x, bias=bias)
+        first, state = cached.apply(params, x[:, :4], state=state, bias=bias)
+        second, _ = cached.apply(params, x[:, 4:], state=state, bias=bias)
+        packed = net.apply(params, x, bias=bias, segment_ids=jnp.array([[1, 1, 1, 1, 2, 2]]))
+        whole = net.apply(params, x, bias=bias)
+        array = net.apply(params, x, bias=layer.apply(table, x))
+        alone = net.apply(params, x[:, 4:], bias=bias)
+        return whole, array, jnp.concatenate([first, second], 1), packed, alone
+
+    whole, array, chunks, packed, alone = run(params, table, x)
+    assert np.abs(whole - jax.jit(net.apply)(params, x)).max() > 0.01
+    assert_near((whole, whole), (array, chunks))
+    assert_near((packed[:, :4], packed[:, 4:]), (whole[:, :4], alone))

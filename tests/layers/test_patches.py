@@ -131,7 +131,7 @@ def test_locally_connected_as_flax(options):
             (jnp.ones((5, 1)),),
             "must be of at least 6 elements, for 4 windows of 3",
         ),
-        (nn.Fold(4, 2), (jnp.ones((2, 2)),), r"expected windows of shape \(3, 2\)"),
+        (nn.Fold(4, 2), (jnp.ones((2, 2)),), r"the windows of Fold.* must be of shape \(3, 2\)"),
         (nn.Fold(4, 2), (jnp.ones((3, 3)),), "must be a multiple of 2: change kernel_size"),
         (nn.MaxUnpool((4,)), (jnp.ones((2, 1)), jnp.ones(2, int)), "write y, indices = nn.MaxPool"),
         (nn.ChannelShuffle(3), (jnp.ones(4),), "must be a multiple of 3: change groups"),

@@ -162,7 +162,14 @@ def test_images_and_texts_are_embedded_as_by_transformers(tmp_path: Path):
     folder = FOLDER / "clip"
     expected = np.load(folder / "expected.npz")
     model, net, params, _ = CLIP.from_pretrained(folder)
-    image, text, scale = jax.jit(net.apply)(params, expected["images"], expected["tokens"])
+
+    @jax.jit
+    def run(params: Any, images: Any, tokens: Any) -> Any:
+        found = net.apply(params, images, tokens)
+        return *found, train.InfoNCE()(found, None)
+
+    image, text, scale, loss = run(params, expected["images"], expected["tokens"])
+    assert_close(loss, expected["loss"])
     assert_close(image, expected["image"])
     assert_close(scale * image @ text.T, expected["logits"])
     model.save_pretrained(tmp_path / "saved", params)

@@ -4,8 +4,10 @@ Each test installs the package of its weights into a folder of its own, without 
 skipped without a network. torch reads the files; nothing here opens a pickle.
 """
 
+import importlib
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,62 +112,27 @@ FACES: dict[str, tuple[Any, int, tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-def torch_mtcnn(name: str) -> Any:
-    """The networks as facenet-pytorch defines them (2.5): layers by name, and the forward."""
-    import torch
-    from torch import nn as tn
-
-    class Net(tn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            sizes = {
-                "pnet": [(3, 10, 3, 2), (10, 16, 3, 0), (16, 32, 3, 0)],
-                "rnet": [(3, 28, 3, 3), (28, 48, 3, 3), (48, 64, 2, 0)],
-                "onet": [(3, 32, 3, 3), (32, 64, 3, 3), (64, 64, 3, 2), (64, 128, 2, 0)],
-            }[name]
-            self.blocks = len(sizes)
-            for i, (n, m, size, pool) in enumerate(sizes, 1):
-                setattr(self, f"conv{i}", tn.Conv2d(n, m, size))
-                setattr(self, f"prelu{i}", tn.PReLU(m))
-                pooled = tn.MaxPool2d(pool, 2, ceil_mode=True) if pool else tn.Identity()
-                setattr(self, f"pool{i}", pooled)
-            self.outputs = FACES[name][2]
-            if name == "pnet":
-                self.conv4_1, self.conv4_2 = tn.Conv2d(32, 2, 1), tn.Conv2d(32, 4, 1)
-            elif name == "rnet":
-                self.dense4, self.prelu4 = tn.Linear(576, 128), tn.PReLU(128)
-                self.dense5_1, self.dense5_2 = tn.Linear(128, 2), tn.Linear(128, 4)
-            else:
-                self.dense5, self.prelu5 = tn.Linear(1152, 256), tn.PReLU(256)
-                self.dense6_1, self.dense6_2 = tn.Linear(256, 2), tn.Linear(256, 4)
-                self.dense6_3 = tn.Linear(256, 10)
-
-        def forward(self, x: Any) -> Any:
-            for i in range(1, self.blocks + 1):
-                x = getattr(self, f"pool{i}")(
-                    getattr(self, f"prelu{i}")(getattr(self, f"conv{i}")(x))
-                )
-            if name != "pnet":
-                x = x.permute(0, 3, 2, 1).contiguous().view(x.shape[0], -1)
-                number = self.blocks + 1
-                x = getattr(self, f"prelu{number}")(getattr(self, f"dense{number}")(x))
-            first, *others = (getattr(self, head)(x) for head in self.outputs)
-            return torch.softmax(first, 1), *others
-
-    return Net().eval()
+def published(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a network of facenet-pytorch with its weights, without importing torchvision."""
+    for part in ("", ".models", ".models.utils", ".models.utils.detect_face"):
+        module: Any = types.ModuleType(f"facenet_pytorch{part}")
+        module.__path__ = [str(folder.joinpath("facenet_pytorch", *part.split(".")[1:]))]
+        module.detect_face = module.extract_face = None
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    mtcnn = importlib.import_module("facenet_pytorch.models.mtcnn")
+    monkeypatch.setitem(sys.modules, mtcnn.__name__, mtcnn)  # removed after the test
+    return getattr(mtcnn, {"pnet": "PNet", "rnet": "RNet", "onet": "ONet"}[name])().eval()
 
 
 @pytest.fixture(scope="session")
 def faces(carrier: Callable[[str], Path]) -> Path:
-    return carrier("facenet-pytorch==2.5.3") / "facenet_pytorch" / "data"
+    return carrier("facenet-pytorch==2.5.3")
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_faces_are_found_as_by_facenet(name: str, faces: Path):
+def test_faces_are_found_as_by_facenet(name: str, faces: Path, monkeypatch: pytest.MonkeyPatch):
     torch = pytest.importorskip("torch")
-    state_dict = torch.load(faces / f"{name}.pt", weights_only=True)
-    theirs = torch_mtcnn(name)
-    theirs.load_state_dict(state_dict)
+    theirs = published(name, faces, monkeypatch)
     net, side, heads, orders = FACES[name]
     names: dict[str, Any] = {"features": ""}
     names |= {f"heads/{i}": head for i, head in enumerate(heads)}
@@ -175,8 +142,9 @@ def test_faces_are_found_as_by_facenet(name: str, faces: Path):
     }
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     images = x.permute(0, 2, 3, 1).numpy()
-    weights = interop.from_torch(net, state_dict, images, names=names)
-    outputs = [y.permute(0, 2, 3, 1) if y.ndim == 4 else y for y in theirs(x)]
+    weights = interop.from_torch(net, theirs.state_dict(), images, names=names)
+    *others, first = theirs(x)  # the probability comes last
+    outputs = [y.permute(0, 2, 3, 1) if y.ndim == 4 else y for y in (first, *others)]
     assert_same(net, weights, images, outputs)
 
 
@@ -211,3 +179,66 @@ def test_voices_are_embedded_as_by_resemblyzer(carrier: Callable[[str], Path]):
         net, state_dict, mels.numpy(), names=names, ignore=("similarity_*",)
     )
     assert_same(net, weights, mels.numpy(), [y])
+
+
+# ---- Silero VAD: voice activity in chunks of 512 samples, with 64 samples before each ----
+
+CHUNK, CONTEXT, CUTOFF = 512, 64, 129
+
+
+def reflected(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 64), (0, 0)), mode="reflect")
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """Return the length of complex numbers, whose parts are two halves of the features."""
+    return jnp.sqrt(jnp.square(x[..., :CUTOFF]) + jnp.square(x[..., CUTOFF:]))
+
+
+def squeezed(x: jax.Array) -> jax.Array:
+    return x[..., 0, :]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load")
+def test_voice_activity_is_that_of_silero(carrier: Callable[[str], Path]):
+    """The network of torch keeps state from chunk to chunk; here all chunks are one sequence."""
+    torch = pytest.importorskip("torch")
+    file = carrier("silero-vad==6.2.3") / "silero_vad" / "data" / "silero_vad.jit"
+    theirs = torch.jit.load(str(file)).eval()
+    random = torch.Generator().manual_seed(0)
+    time = torch.arange(20 * CHUNK) / 16000
+    tone = torch.sin(2 * torch.pi * 150 * time) + torch.sin(2 * torch.pi * 600 * time)
+    loudness = torch.linspace(0, 0.4, len(time))
+    audio = loudness * (tone + 0.3 * torch.randn(2, len(time), generator=random))
+    with torch.no_grad():
+        y = torch.stack([theirs(chunk, 16000) for chunk in audio.split(CHUNK, 1)], 1)
+    before = np.pad(audio.numpy(), ((0, 0), (CONTEXT, 0)))
+    starts = range(0, audio.shape[1], CHUNK)
+    x = np.stack([before[:, i : i + CHUNK + CONTEXT] for i in starts], 1)[..., None]
+    strides = {"0": (128, 1), "1": (64, 2), "2": (64, 2), "3": (128, 1)}
+    encoder = {}
+    for i, (features, stride) in strides.items():
+        encoder[f"conv{i}"] = nn.Conv(features, (3,), stride=stride, padding=1)
+        encoder[f"relu{i}"] = jax.nn.relu
+    net = nn.Sequential(
+        reflected=reflected,
+        stft=nn.Conv(2 * CUTOFF, (256,), stride=128, padding="valid", bias=False),
+        magnitude=magnitude,
+        encoder=nn.Sequential(**encoder),
+        squeezed=squeezed,
+        rnn=nn.Recurrent(nn.LSTMCell(128)),
+        relu=jax.nn.relu,
+        head=nn.Conv(1, (1,)),
+        sigmoid=jax.nn.sigmoid,
+    )
+    names: dict[str, Any] = {
+        f"encoder/conv{i}": f"_model.encoder.{i}.reparam_conv" for i in strides
+    }
+    names |= {"stft": "_model.stft.forward_basis_@", "rnn": "_model.decoder.rnn"}
+    names |= {"head": "_model.decoder.decoder.2"}
+    state_dict = {
+        name.replace("forward_basis_buffer", "forward_basis_weight"): array
+        for name, array in theirs.state_dict().items()
+    }
+    weights = interop.from_torch(net, state_dict, x, names=names, ignore=("_model_8k.**",))
+    assert_same(net, weights, x, [y])

@@ -115,7 +115,7 @@ def test_feed_forward_networks_of_config_json(tmp_path: Path):
 def test_t5_against_transformers(name: str, tmp_path: Path):
     """Outputs, gradients, generation, and what transformers computes with the files saved here."""
     pytest.importorskip("transformers")
-    theirs = published.build(name, num_layers=3, d_model=16, d_ff=20)
+    theirs = published.build(name, d_ff=20, num_heads=3)
     theirs.save_pretrained(tmp_path / "theirs")
     expected = published.expected_targets(theirs)
     assert_translates(tmp_path / "theirs", expected)

@@ -106,7 +106,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
 def test_optuna_finds_the_same_best(tmp_path, maximize):
     optuna = pytest.importorskip("optuna")
     with Ledger.open(written(tmp_path / "sweep", maximize)) as ledger:
-        export_sweep(ledger, "optuna", tmp_path / "study.db")
+        export_sweep(read(ledger), "optuna", tmp_path / "study.db")
     # By its name: to find it, Optuna opens another connection, which it does not close.
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert study.best_trial.number == 3

@@ -7,11 +7,10 @@ failures). The script of the page draws the numbers of `plots`.
 """
 
 from pathlib import Path
-from typing import Any
 
 from ...files.writing import replace_file
 from ...html.page import count, document, escaped, label
-from ..snapshot import Sweep, read
+from ..snapshot import Sweep
 from .parameters import (
     Importance,
     failures,
@@ -60,14 +59,13 @@ def sweep_report(sweep: Sweep) -> str:
     return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer, data)
 
 
-def write_report(ledger: Any) -> Path:
+def write_report(sweep: Sweep) -> Path:
     """Write `report.html` into the folder of a sweep, and return its path.
 
     Args:
-        ledger: Ledger of the sweep, or the sweep that `reading.read` returned.
+        sweep: The sweep, as `snapshot.read` returns it.
 
     Raises:
         OSError: The file cannot be written.
     """
-    sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())

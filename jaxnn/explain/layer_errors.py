@@ -1,21 +1,22 @@
-"""Checks of a call: inputs, parameters, and state that do not match what a layer declares."""
+"""Checks of layers: how they are written, and calls that do not match what they declare."""
 
-from collections.abc import Collection
+import inspect
+import sys
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..explain.text import check_matches
 from ..fields import is_array
-from ..validation import flag, require
-from .definition_errors import RESERVED_INPUTS, check_child_names
+from ..validation import Accepts, flag, require
 from .text import (
     UNREACHED,
     Mismatch,
     Unreached,
     brief,
+    check_matches,
     describe,
     foreign,
     mismatches,
@@ -23,11 +24,118 @@ from .text import (
     suggestion,
 )
 
+REQUESTS = frozenset({"key", "train", "state"})
+RESERVED_INPUTS = frozenset({"params", "state", "key", "train", "method"})
+RESERVED_NAMES = frozenset(
+    {"init", "apply", "spec", "init_state", "forward", "parameters", "variables"}
+)
 INIT = (
     "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "
     "same shape, except for batch axes."
 )
 INIT_STATE = "write state = net.init_state(x); y, state = net.apply(params, x, state=state)"
+
+
+# ---- how a layer is written ----
+
+
+def check_forward(cls: type, skip: int, requests: frozenset[str]) -> None:
+    """Raise TypeError for a forward that could hide a mistake or has an input of a reserved name.
+
+    Args:
+        cls: A class of layers.
+        skip: Number of parameters of forward that are not inputs.
+        requests: Names that forward may request by keyword.
+    """
+    forward = cls.__dict__.get("forward")
+    for p in [] if forward is None else [*inspect.signature(forward).parameters.values()][skip:]:
+        wrong = ""
+        if p.kind is inspect.Parameter.VAR_KEYWORD:
+            wrong = f"takes **{p.name}, which would hide misspelled inputs; name them"
+        elif p.kind is inspect.Parameter.KEYWORD_ONLY and p.name in REQUESTS:
+            if p.name not in requests:
+                wrong = (
+                    f"requests {p.name!r}, but a composite keeps no separate state: declare it in "
+                    "`variables` of a Primitive"
+                )
+        elif p.name in RESERVED_INPUTS:
+            wrong = (
+                f"has an input called {p.name!r}, which is reserved; rename it, or request key, "
+                "train, or state by keyword: def forward(self, x, *, key, train)"
+            )
+        if wrong:
+            raise TypeError(f"{cls.__name__}.forward {wrong}")
+
+
+def check_reserved_names(names: Iterable[str], owner: str) -> None:
+    """Raise TypeError if a field or a named child has the name of a layer's own method."""
+    for name in names:
+        if name in RESERVED_NAMES:
+            raise TypeError(
+                f"{owner} has a field or child called {name!r}, which is reserved; rename it"
+            )
+
+
+# Python calls for each level of nesting, while it is traced and differentiated.
+FRAMES_PER_LEVEL = 24
+
+
+def check_nesting(layer: Any, where: str) -> None:
+    """Raise ValueError for layers that are nested deeper than Python's recursion limit allows."""
+    depth, limit = _nesting(layer) + 1, sys.getrecursionlimit()
+    if depth > limit // FRAMES_PER_LEVEL:
+        raise ValueError(
+            f"{where} nests layers {depth} deep, but Python's recursion limit of {limit:,} allows "
+            f"{limit // FRAMES_PER_LEVEL}: write nn.Sequential(a, b, c) or nn.Repeat(layer, n), or "
+            f"call sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) first"
+        )
+
+
+def _nesting(layer: Any) -> int:
+    """Return the number of levels of a layer: 1 without layers inside."""
+    known = layer.__dict__.get("_nesting")
+    if known is None:
+        held = tuple(getattr(layer, name, None) for name in layer.__dataclass_fields__)
+        leaves = (leaf for _, leaf in paths.walk(held))
+        known = 1 + max(
+            (_nesting(leaf) for leaf in leaves if hasattr(type(leaf), "_evaluate")), default=0
+        )
+        object.__setattr__(layer, "_nesting", known)
+    return known
+
+
+def check_siblings(children: Any, owner: str) -> None:
+    """Raise ValueError if names of children, at any level, are empty or have equal hashes."""
+    if isinstance(children, dict):
+        check_child_names(children, owner)
+    if isinstance(children, (dict, tuple)):
+        for child in children.values() if isinstance(children, dict) else children:
+            check_siblings(child, owner)
+
+
+def check_child_names(names: Iterable[str], owner: str) -> None:
+    """Raise ValueError if names of siblings are empty, contain a slash, or have equal hashes."""
+    seen: dict[int, str] = {}
+    for name in names:
+        other = seen.setdefault(paths.segment_hash(name), name)
+        if not name or "/" in name or other != name:
+            raise ValueError(
+                f"{owner} has a child called {name!r}, but a name must be text without a slash"
+                if other == name
+                else f"{owner} has the children {other!r} and {name!r}, whose names have the same "
+                "CRC-32, so they would draw the same numbers; rename one of them"
+            )
+
+
+layer_like: Accepts = Accepts(
+    "a layer or a function", lambda v: callable(v) and not isinstance(v, type), TypeError
+)
+interceptor: Accepts = Accepts(
+    "a function of (path, layer, call, next)",
+    lambda v: callable(v) and not hasattr(type(v), "_evaluate"),
+    TypeError,
+    hint="write nn.intercept(net, function)",
+)
 
 
 # ---- inputs ----
@@ -164,10 +272,15 @@ def check_declared(layer: Any, tree: Any, kind: type) -> None:
         check_child_names(tree, repr(layer))
 
 
+def check_reached(declared: Any, params: Any) -> None:
+    """Raise Unreached if there are no parameters for what is declared."""
+    if declared and isinstance(params, dict) and not params:
+        raise Unreached(UNREACHED)
+
+
 def check_params(spec: Any, params: Any) -> None:
     """Raise Mismatch unless parameters match their declaration."""
-    if spec and isinstance(params, dict) and not params:
-        raise Unreached(UNREACHED)
+    check_reached(spec, params)
     what = "the parameters are not those declared for these inputs"
     check_matches(spec, params, what, error=Mismatch)
 
@@ -190,6 +303,26 @@ def check_state(call: Any, slots: Any) -> None:
         wrong = f"the state is not as declared for these inputs: {'; '.join(lines)}; {INIT_STATE}"
     if wrong:
         raise ValueError(wrong)
+
+
+def check_kept(given: Any, kept: Any, rule: str, output: Any, types: bool = True) -> None:
+    """Raise ValueError unless a layer keeps the shapes and types of what it was given.
+
+    Args:
+        given: Tree of arrays.
+        kept: The part of the output that must be like them.
+        rule: What the layer must do, for the error.
+        output: The whole output; None if the inputs are wrong already.
+        types: Whether the types must be equal too. Default: True.
+    """
+
+    def kind(array: Any) -> Any:
+        return jnp.shape(array), types and jnp.result_type(array)
+
+    if jax.tree.map(kind, given) != jax.tree.map(kind, kept):
+        got = ", ".join(map(describe, given)) if isinstance(given, tuple) else describe(given)
+        becomes = "" if output is None else f", which becomes {describe(output)}"
+        raise ValueError(f"{rule}; got {got or 'none'}{becomes}")
 
 
 def check_new_state(call: Any, result: Any) -> None:

@@ -18,6 +18,7 @@ from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
+from ..layers.mamba import Mamba2
 from ..layers.normalization import InstanceNorm
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
@@ -170,6 +171,23 @@ def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
+def _mamba(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """Mamba2Mixer of transformers."""
+    found = {
+        ours: {"w": source(f"{name}.weight").T}
+        | ({"b": source(f"{name}.bias")} if layer.bias else {})
+        for ours, name in (("input", "in_proj"), ("output", "out_proj"))
+    }
+    kernel = np.moveaxis(source("conv1d.weight"), (0, 1), (-1, -2))
+    names = {"log_rate": "A_log", "time_bias": "dt_bias", "skip": "D"}
+    return (
+        found
+        | {"conv": {"w": kernel, "b": source("conv1d.bias")}}
+        | {ours: source(name) for ours, name in names.items()}
+        | {"norm": {"scale": source("norm.weight")}}
+    )
+
+
 def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
     """weight_ih, weight_hh, bias_ih, and bias_hh, with gates in our order."""
     names = ("bias_ih", "bias_hh")
@@ -253,6 +271,7 @@ TORCH = Library(
         PReLU: _prelu,
         MultiHeadAttention: _attention,
         GatedFeedForward: _gated,
+        Mamba2: _mamba,
         RNNCell: _recurrent,
         LSTMCell: _recurrent,
         GRUCell: _gru,

@@ -715,7 +715,8 @@ def test_running_statistics_of_instances_and_the_number_of_batches():
     a = {"weight": [1, 2], "bias": [3, 4], "running_mean": [5, 6], "running_var": [7, 8]}
     arrays = {k: np.asarray(v, "f") for k, v in a.items()}
     found = interop.from_torch(net, arrays | {"num_batches_tracked": np.asarray(9)}, x)
-    assert jax.tree.map(np.ndarray.tolist, jax.tree.map(np.asarray, tuple(found))) == (
+    both = jax.tree.map(np.asarray, (found.params, found.state))
+    assert jax.tree.map(np.ndarray.tolist, both) == (
         {"scale": [1, 2], "b": [3, 4]},
         {"mean": [5, 6], "var": [7, 8], "count": 9},
     )

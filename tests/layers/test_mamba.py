@@ -3,38 +3,31 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
+from jaxnn import interop
 from jaxnn.layers.mamba import chunked_scan
 from tests.fixtures.layers import stored
-from tests.layers.agreement import KEY, normals
+from tests.layers.agreement import normals
 from tests.near import assert_near
 
 A = stored("mamba2")
 NET = nn.Mamba2(4, 4, 3, groups=2, kernel_size=3, chunk_size=4, bias=True)
 
 
-def converted(prefix: str):
-    """The weights of the mixer, or the gradients, which are halved as the weights are."""
-    a = {k[len(prefix) :]: 0.5 * v for k, v in A.items() if k.startswith(prefix)}
-    a = a if not prefix else {k: 4 * v for k, v in a.items()}
-    return {
-        "input": {"w": a["in_proj.weight"].T, "b": a["in_proj.bias"]},
-        "conv": {"w": np.moveaxis(a["conv1d.weight"], (0, 1), (-1, -2)), "b": a["conv1d.bias"]},
-        "log_rate": a["A_log"],
-        "time_bias": a["dt_bias"],
-        "skip": a["D"],
-        "norm": {"scale": a["norm.weight"]},
-        "output": {"w": a["out_proj.weight"].T, "b": a["out_proj.bias"]},
-    }
+def converted(prefix: str) -> Any:
+    """The weights of the mixer, or the gradients: the fixture halves the weights."""
+    factor = 2.0 if prefix else 0.5
+    a = {k.removeprefix(prefix): factor * v for k, v in A.items() if k.startswith(prefix)}
+    weights = {k: a[k] for k in a if "." in k or k in ("A_log", "dt_bias", "D")}
+    if not prefix:  # without the gradients
+        weights = {k: v for k, v in weights.items() if f"d{k}" in A}
+    return interop.from_torch(NET, weights, A["x"]).params
 
 
 def test_as_transformers():
     params = converted("")
-    shapes = jax.eval_shape(NET.init, KEY, A["x"])
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
 
     @jax.jit
     def run(params, x, dy):

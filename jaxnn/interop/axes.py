@@ -27,22 +27,25 @@ from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import PatchEmbedding
 from ..layers.lstm import ConvLSTMCell
 from ..layers.normalization import GroupNorm, InstanceNorm, LocalResponseNorm
+from ..layers.patches import LocallyConnected
 from ..layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
     AvgPool,
+    FractionalMaxPool,
     GlobalAvgPool,
     GlobalMaxPool,
     LpPool,
     MaxPool,
     MinPool,
 )
-from ..layers.shape import PixelShuffle, PixelUnshuffle, Upsample
+from ..layers.shape import Pad, PixelShuffle, PixelUnshuffle, Upsample
 from .trace_rules import follow, mark_of
 
 POSITION, CHANNEL, PART = "position", "channel", "part of a flattened image"
 
-_KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, MaxPool, MinPool, AvgPool, LpPool)
+_POOLS = (MaxPool, MinPool, AvgPool, LpPool, FractionalMaxPool)
+_KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, LocallyConnected, *_POOLS)
 _WHOLE = (BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm, SqueezeExcitation)
 _GLOBAL = (GlobalAvgPool, GlobalMaxPool)
 
@@ -260,6 +263,8 @@ def _window(layer: Layer, x: Any) -> int:
         return len(layer.factor)
     if isinstance(layer, Upsample):
         return len(layer.factor or layer.size or ())
+    if isinstance(layer, Pad):
+        return len(layer.padding) if isinstance(layer.padding, tuple) else 1
     if isinstance(layer, PatchEmbedding):
         return len(layer._window())
     if isinstance(layer, _GLOBAL):

@@ -1,13 +1,13 @@
-"""`jaxnn`: write an experiment, and inspect the folder of a sweep of any experiment.
+"""`jaxnn`: write an experiment, and inspect the folder of a sweep.
 
-jaxnn new digits.py                      write the first experiment, as your own file
-jaxnn new --list                         list further examples; jaxnn new FILE --from NAME
-jaxnn sweep top FOLDER                   show the progress of a running sweep
-jaxnn sweep show FOLDER                  show its best trials and its failures
-jaxnn sweep report FOLDER                write its report again
-jaxnn sweep export FOLDER csv TARGET     write its trials for another tool
-jaxnn sweep retry FOLDER                 train failed and diverged trials again
-jaxnn --version                          print the version
+jaxnn new digits.py                   write the first experiment, as your file
+jaxnn new --list                      list other examples; new FILE --from NAME
+jaxnn sweep top FOLDER                show the progress of a running sweep
+jaxnn sweep show FOLDER               show its best trials and its failures
+jaxnn sweep report FOLDER             write its report again
+jaxnn sweep export FOLDER csv TARGET  write its trials for another tool
+jaxnn sweep retry FOLDER              train failed and diverged trials again
+jaxnn --version                       print the version
 
 `python -m jaxnn` is the same command.
 """

@@ -11,7 +11,7 @@ import optax.contrib
 from jax import lax
 
 from ..core import paths
-from ..validation import Accepts, instance, is_number
+from ..validation import Accepts, check_none, instance, is_number
 from .optimizer import (
     Optimizer,
     SlowState,
@@ -126,13 +126,11 @@ def _labels(patterns: list[str], params: Any) -> Any:
                 if others
                 else f"{pattern!r} matches no trained parameter; nn.Inference freezes its own"
             )
-    if lines:
-        raise ValueError(
-            "partition: the patterns do not match the parameters:\n  "
-            + "\n  ".join(lines)
-            + f"\nThe trained parameters are {', '.join(groups) or 'none'}; the first pattern that "
-            'matches is used, and "**" matches all: train.partition({..., "**": optimizer})'
-        )
+    hint = (
+        f"the trained parameters are {', '.join(groups) or 'none'}; the first pattern that matches "
+        'is used, and "**" matches all: train.partition({..., "**": optimizer})'
+    )
+    check_none(lines, "partition: the patterns do not match the parameters", hint)
     return paths.map_with_path(
         lambda path, leaf: None if leaf is None else str(groups[paths.text(path)]), params
     )

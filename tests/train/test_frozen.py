@@ -307,6 +307,6 @@ def test_weights_without_the_state_of_the_part_are_refused():
     program = train.Minimize(NET, optax.adam(1e-2), initial={"teacher": weights})
     with pytest.raises(
         ValueError,
-        match=r"initial has other state than the objective at 'teacher': 1/mean is missing",
+        match=r"initial has other state than the objective at 'teacher':\s+1/mean is missing",
     ):
         program.init(KEY, X)

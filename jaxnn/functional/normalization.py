@@ -192,7 +192,7 @@ def unit_norm(x: jax.Array, axis: Axes = -1, eps: Any = 1e-12) -> jax.Array:
 
 def group_norm(
     x: jax.Array, groups: int, spatial: int, eps: float = 1e-5
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
     """Standardize x over spatial axes and groups of features: `y = (x - mean) / sqrt(var + eps)`.
 
     Args:
@@ -202,26 +202,28 @@ def group_norm(
         eps: Added to the variance. Default: 1e-5.
 
     Returns:
-        Array of the shape of x, in at least float32, and the mean over the examples of each `mean`
-        and `var`, (groups,).
+        Array of the shape of x, in at least float32; the means and the variances of the examples,
+        (examples, groups); and the number of examples.
 
     Reference: Wu and He, Group normalization, 2018.
 
     >>> import jax.numpy as jnp
-    >>> y, batch = group_norm(jnp.array([1.0, 3.0, 10.0, 30.0]), groups=2, spatial=0, eps=0.0)
-    >>> y.tolist(), batch["mean"].tolist()
-    ([-1.0, 1.0, -1.0, 1.0], [2.0, 20.0])
+    >>> x = jnp.array([1.0, 3.0, 10.0, 30.0])
+    >>> y, mean, _, count = group_norm(x, groups=2, spatial=0, eps=0.0)
+    >>> y.tolist(), mean.tolist(), count
+    ([-1.0, 1.0, -1.0, 1.0], [[2.0, 20.0]], 1)
     """
     split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     axes = (*range(split.ndim - 2 - spatial, split.ndim - 2), split.ndim - 1)
     mean, var = moments(split, axes)
-    batch = {n: jnp.mean(a.reshape(-1, groups), 0) for n, a in (("mean", mean), ("var", var))}
-    return standardize(split, mean, var, eps).reshape(x.shape), batch
+    y = standardize(split, mean, var, eps).reshape(x.shape)
+    rows = mean.size // groups
+    return y, mean.reshape(rows, groups), var.reshape(rows, groups), rows
 
 
 def segment_group_norm(
     x: jax.Array, groups: int, segment_ids: jax.Array, eps: float = 1e-5
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
     """Standardize x over each packed sequence and group of features.
 
     Args:
@@ -232,14 +234,15 @@ def segment_group_norm(
         eps: Added to the variance. Default: 1e-5.
 
     Returns:
-        Array of the shape of x, in at least float32, 0 at padding, and the mean over the positions
-        of each `mean` and `var` of their sequences, (groups,).
+        Array of the shape of x, in at least float32, 0 at padding; the means and the variances of
+        the sequence of each position, (positions, groups), 0 at padding; and the number of
+        positions that are not padding.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([1.0, 3.0, 10.0, 30.0, 9.0])[:, None]
-    >>> y, batch = segment_group_norm(x, 1, jnp.array([1, 1, 2, 2, 0]), eps=0.1)
-    >>> y.round(1).ravel().tolist(), batch["mean"].tolist()
-    ([-1.0, 1.0, -1.0, 1.0, 0.0], [11.0])
+    >>> y, mean, _, count = segment_group_norm(x, 1, jnp.array([1, 1, 2, 2, 0]), eps=0.1)
+    >>> y.round(1).ravel().tolist(), mean.ravel().tolist(), int(count)
+    ([-1.0, 1.0, -1.0, 1.0, 0.0], [2.0, 2.0, 20.0, 20.0, 0.0], 4)
     """
     *batch, steps = segment_ids.shape
     n = x.shape[-1] // groups
@@ -261,10 +264,9 @@ def segment_group_norm(
     mean = means(split)
     var = means(jnp.square(split - mean))
     y = standardize(split, mean, var, eps)
-    count = jnp.maximum(jnp.sum(real), 1).astype(split.dtype)
-    both = {"mean": mean, "var": var}
-    batch = {n: jnp.sum(jnp.where(real, a, 0), (0, 1, 2, 4)) / count for n, a in both.items()}
-    return jnp.where(real, y, 0).reshape(x.shape), batch
+    each = (math.prod(batch) * steps, groups)
+    y = jnp.where(real, y, 0).reshape(x.shape)
+    return y, mean.reshape(each), var.reshape(each), jnp.sum(real, dtype=jnp.int32)
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) -> jax.Array:

@@ -189,7 +189,7 @@ class GroupNorm(Primitive):
         self, params: Any, x: jax.Array, *, segment_ids: jax.Array | None = None
     ) -> jax.Array:
         """Return x normalized over the window and each group of features."""
-        y, _ = _over_window(x, self.groups, self.spatial, self.eps, segment_ids)
+        y, *_ = _over_window(x, self.groups, self.spatial, self.eps, segment_ids)
         return scaled(y, params, -1).astype(floating_type(x))
 
 
@@ -269,9 +269,11 @@ class InstanceNorm(Primitive):
             mean, var = (along_axis(state[name], x.ndim, -1) for name in ("mean", "var"))
             y = norm.standardize(x, mean, var, self.eps)
         else:
-            y, batch = _over_window(x, x.shape[-1], self.spatial, self.eps, segment_ids)
+            y, mean, var, count = _over_window(x, x.shape[-1], self.spatial, self.eps, segment_ids)
             if self.track_running_stats:
                 check_not_empty(x, range(x.ndim - 1), "a batch of at least one element")
+                count = jnp.maximum(jnp.asarray(count, mean.dtype), 1)
+                batch = {"mean": jnp.sum(mean, 0) / count, "var": jnp.sum(var, 0) / count}
                 state = norm.running(state, batch, self.momentum)
         return scaled(y, params, -1).astype(floating_type(x)), state or {}
 
@@ -328,9 +330,9 @@ def padding_marks(x: jax.Array, segment_ids: Any, most: int) -> Any:
 
 def _over_window(
     x: jax.Array, groups: int, spatial: int | None, eps: float, segment_ids: Any
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return x standardized over the window and each group of features, or each sequence there, and
-    the mean over the examples of each statistic, (groups,)."""
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """Return x standardized over the window and each group of features, or each sequence there,
+    with the means, variances, and their number, as `functional.normalization.group_norm` does."""
     axes = window_axes(x, spatial)
     marks = padding_marks(x, segment_ids, x.ndim - axes)
     if marks is None or marks.ndim < x.ndim - axes or axes == 0:

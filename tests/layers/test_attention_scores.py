@@ -129,10 +129,14 @@ def test_a_prefix_is_seen_whole_in_cached_decoding():
     found, wanted, early = run(x)
     assert_near(found, wanted)
     assert np.isnan(early).all()
+
+
+@pytest.mark.slow  # operations are compiled one by one
+def test_a_prefix_in_two_calls_raises_outside_of_jit():
+    cached = nn.with_cache(nn.MultiHeadAttention(2, mask_mod=nn.PrefixMask(3)), 4)
+    params, state = cached.init(KEY, X), cached.init_state(X)
     with pytest.raises(ValueError, match=r"PrefixMask\(3\) lets positions of this chunk see later"):
-        fed(x, (2, 9))
-    with pytest.raises(ValueError, match=r"causal must be False with PrefixMask.*omit causal"):
-        nn.MultiHeadAttention(2, causal=True, mask_mod=nn.PrefixMask(3))
+        cached.apply(params, X[:, :2], state=state)
 
 
 def test_additive_attention_as_keras():
@@ -187,6 +191,8 @@ def test_wrong_inputs_are_reported():
     with pytest.raises(ValueError, match="would leave out cached keys"):
         cached = nn.with_cache(nn.MultiHeadAttention(2, causal=True))
         cached.apply(cached.init(KEY, X), X, method="weights")
+    with pytest.raises(ValueError, match=r"causal must be False with PrefixMask.*omit causal"):
+        nn.MultiHeadAttention(2, causal=True, mask_mod=nn.PrefixMask(3))
     with pytest.raises(TypeError, match="mask_mod must be None or a plain function"):
         nn.MultiHeadAttention(2, mask_mod=nn.Dense(3))
     with pytest.raises(ValueError, match="num_buckets must be below max_distance=8, got 32"):

@@ -322,7 +322,7 @@ def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
     count = chosen.shape[1]
     if isinstance(metric, Collected) and count > MOST_COLLECTED:
         return None
-    # They differ for a metric that is not a combination of rows.
+    # The two differ if the metric is not a combination of rows.
     if not math.isclose(_resampled(metric, np.ones(count)), score, rel_tol=1e-3):
         return None
     if isinstance(metric, Derived):
@@ -340,9 +340,10 @@ def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
 
 
 def _resampled(metric: Any, often: np.ndarray) -> float:
-    """Return the value of a metric of each row for a sample that has each row as often."""
+    """Return the metric, given by row, of a sample that contains row i `often[i]` times."""
     if isinstance(metric, Collected):
-        arrays = [array.reshape(-1, *array.shape[2:]) for array in metric.arrays]  # a row each
+        # One row per example.
+        arrays = [array.reshape(-1, *array.shape[2:]) for array in metric.arrays]
         return float(metric.function(*_repeated(arrays, often)))
     if isinstance(metric, Derived) and metric.merge:
         parts = dataclasses.replace(metric, sums=_repeated(metric.sums, often))

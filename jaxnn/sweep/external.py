@@ -64,7 +64,7 @@ class AskTell(Protocol):
 
 
 def _has(search: Any, *methods: str) -> bool:
-    """Return whether an object has methods; a class has none."""
+    """Return whether an object has all these methods; False for a class."""
     named = [getattr(search, name, None) for name in methods]
     return not isinstance(search, type) and all(map(callable, named))
 

@@ -49,11 +49,11 @@ ADD_GROUP = """
 
 
 class Ledger(Tables):
-    """The ledger in a folder: created by `Ledger.create` or `Ledger.open`, closed by `with`.
+    """The ledger in a folder: opened by `Ledger.create` or `Ledger.open`, closed by `with`.
 
-    `Tables` reads it. Writing methods raise ValueError unless the ledger is open for its driver.
-    Errors of SQLite or the disk are raised as LedgerError, in one line; committed data are not
-    lost.
+    The methods that read are in `Tables`. Methods that write raise ValueError unless the ledger is
+    open for its driver. Errors of SQLite or the disk are raised as LedgerError, in one line;
+    committed data are not lost.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()

@@ -177,7 +177,7 @@ def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
 
 
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.RNN and LSTM: two biases that are added up."""
+    """torch.nn.RNN and LSTM: the sum of both biases."""
     found = cell_arrays(source, *_cell(source))
     if source.has("weight_hr"):
         found["projection"] = {"w": source("weight_hr").T}
@@ -185,7 +185,7 @@ def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
+    """torch.nn.GRU: the sum of both biases, except that the second bias of n stays separate."""
     return cell_arrays(source, *_cell(source), apart=layer.features)
 
 

@@ -31,12 +31,12 @@ from .experiment import Configured
 
 LARGEST = 2**30  # bytes of a file with inputs
 SHOWN = 10  # rows that are printed
-LEVEL, Z = 0.95, 1.959964  # of the normal distribution, for 95 %
+LEVEL, Z = 0.95, 1.959964  # Z is the quantile of the normal distribution for two sides
 RESAMPLES, FEWER = 1000, 200
 PIECE = 256  # rows that are evaluated at once
-MANY = 20_000  # rows of which there are fewer resamples
-MOST = 200_000  # rows that are resampled
-MOST_COLLECTED = 5000  # rows of a metric of all rows, which each resample computes again
+MANY = 20_000  # rows beyond which fewer resamples are drawn
+MOST = 200_000  # rows beyond which nothing is resampled
+MOST_COLLECTED = 5000  # the same for metrics that each resample computes from all rows
 
 
 class Interval(NamedTuple):

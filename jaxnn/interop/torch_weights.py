@@ -73,7 +73,7 @@ def from_torch(
         net: The network.
         state_dict: Tensors or arrays by the names of torch.
         *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, as `*inputs`.
+        **named: Named inputs, as for `net.init`.
         names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
             pair of a prefix and a converter. Default: None, prefixes equal paths.
         ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
@@ -88,6 +88,7 @@ def from_torch(
             `names` is not in the network; or a layer follows a flattened image, and neither
             `channels_first` nor `channels_last` states the order of its weights. The message lists
             all problems.
+        TypeError: `names` has a rule of another type.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(2), jax.nn.relu)

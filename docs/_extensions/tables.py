@@ -1,4 +1,4 @@
-"""Write tables: counterparts in other libraries, samples out of scope, features of sweeps, errors."""
+"""Write tables: counterparts, samples out of scope, features of sweeps, and all errors."""
 
 import ast
 import csv

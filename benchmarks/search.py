@@ -56,8 +56,8 @@ def run(trials: int = TRIALS, seeds: int = SEEDS) -> Result:
     faster = Bar("Optuna over jaxnn", times[OPTUNA].over(times[OURS]), 1, at_least=True)
     return Result(
         f"{trials} trials of `sweeping/tuned`: {STEPS * LONG_EPOCHS} steps of AdamW with a cosine "
-        f"decay at batch {BATCH} on small digits, its width and three numbers searched, with each of "
-        f"{seeds} seeds of search and program. The command asks in rounds of 32, its default. "
+        f"decay at batch {BATCH} on small digits, its width and three numbers searched, with each "
+        f"of {seeds} seeds of search and program. The command asks in rounds of 32, its default. "
         "Optuna's study is in memory, and each of its trials is a `train.fit` of the same program, "
         "so that both search the same function. Times begin with the command, in a new process "
         "with an empty cache of compiled programs. The equal loss of a seed is the worse of the "

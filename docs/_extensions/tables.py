@@ -1,5 +1,4 @@
-"""Write the tables of counterparts (`counterparts.csv`), of what tools for sweeps can do
-(`features.csv`), and of all errors."""
+"""Write tables: counterparts, samples out of scope, features of sweeps, and all errors."""
 
 import ast
 import csv
@@ -63,6 +62,16 @@ def feature(text: str) -> str:
     return linked(name) if " " not in text and "." in name else f"`{text}`"
 
 
+def scope(rows: list[dict[str, str]]) -> str:
+    """Return the names that are out of scope as a table in markdown, one row for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["reason"], []).append(f"`{row['name']}`")
+    lines = ["| names | reason |", "|---|---|"]
+    lines += [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
+    return "\n".join([*lines, ""])
+
+
 def text_of(node: ast.expr | None) -> str:
     """Return a literal text with `...` for its values; "" for any other expression."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -100,16 +109,18 @@ def error_table(source: Path) -> str:
 
 
 def write(app: Any) -> None:
-    """Write one table for each library, and those of features and errors, below `tables/`."""
+    """Write the tables below `tables/`: one for each library, out of scope, features, errors."""
     source, folder = Path(app.srcdir), Path(app.srcdir) / "tables"
     folder.mkdir(exist_ok=True)
-    with (source / "counterparts.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows, outside, features = (
+        list(csv.DictReader((source / name).read_text().splitlines()))
+        for name in ("counterparts.csv", "out-of-scope.csv", "features.csv")
+    )
     for library in LIBRARIES:
         own = [row for row in rows if row["name"].split(".")[0] == library]
         update(folder / f"{library}.md", table(own))
-    with (source / "features.csv").open(newline="") as file:
-        update(folder / "features.md", feature_table(list(csv.DictReader(file))))
+    update(folder / "out-of-scope.md", scope(outside))
+    update(folder / "features.md", feature_table(features))
     update(folder / "errors.md", error_table(source.parent / "jaxnn"))
 
 

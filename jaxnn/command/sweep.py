@@ -238,7 +238,7 @@ def _run(
         if not stopped.args:  # before it began
             raise
         again = resume_text(folder, module_of(experiment))
-        text = f"interrupted: what was committed is whole; continue with {again}"
+        text = f"interrupted: committed results are intact; continue with {again}"
         return refuse(text, 128 + getattr(stopped, "number", signal.SIGINT))
     finish(result)
     return 0

@@ -375,7 +375,8 @@ class Driver:
             for at, value in enumerate(row[: last - begin])
         ]
         ends = dict(zip(part.lanes, outcome.ended, strict=True))
-        replaced = self.settings.halving == "population" and not step.last  # by another state
+        # A diverged trial of a population later takes over the state of another.
+        replaced = self.settings.halving == "population" and not step.last
         errors = {} if replaced else divergences(results, ends, self.planner.metric, step.last)
         statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
         statuses |= dict.fromkeys(errors, "diverged")

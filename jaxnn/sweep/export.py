@@ -37,14 +37,14 @@ def export_sweep(sweep: Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
-        sweep: the sweep, as `snapshot.read` and `Result.sweep` return it.
+        sweep: The sweep, as `snapshot.read` returns it and `Result.sweep` holds it.
         kind: "csv", "parquet", "optuna", "tensorboard", "mlflow", or "wandb".
-        target: the file to write; for TensorBoard and W&B the folder.
+        target: The file to write; for TensorBoard and W&B, the folder.
 
     Raises:
-        ValueError: the kind is unknown.
-        FileExistsError: the target exists already.
-        ImportError: a package that writes the kind is not installed.
+        ValueError: The kind is unknown.
+        FileExistsError: The target already exists.
+        ImportError: A package that writes the kind is not installed.
     """
     one_of(*KINDS)(kind, "export.kind")
     KINDS[kind](sweep, Path(target))
@@ -328,7 +328,7 @@ KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
 
 
 class Span(NamedTuple):
-    """The training of a trial in a cohort: from and to which epoch, and when, as Unix time."""
+    """The training of a trial in a cohort: the epochs before and after it, and its Unix times."""
 
     first: int
     last: int
@@ -337,7 +337,7 @@ class Span(NamedTuple):
 
 
 def spans_of(sweep: Sweep) -> dict[int, list[Span]]:
-    """Return when each trial trained, by number."""
+    """Return the spans in which each trial trained, by number."""
     found: dict[int, list[Span]] = {}
     for one in sweep.cohorts:
         if one.finished is not None:

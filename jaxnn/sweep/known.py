@@ -159,7 +159,7 @@ def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None)
 
 
 def _converted(swept: SweptField, value: Any) -> Any:
-    """Return a value in the type of the dimension, which may not contain it."""
+    """Return a value in the type of the dimension, even if it is outside of the dimension."""
     dimension = swept.dimension
     if swept.classes:
         kind = value if isinstance(value, type) else type(value)
@@ -317,7 +317,7 @@ def _path(name: str) -> str:
 
 
 def _translated(space: Space, sweep: Sweep, trial: Trial) -> tuple[Values, str]:
-    """Return the values of an earlier trial in this space, and why they do not fit; "" if so."""
+    """Return the values of an earlier trial in this space, and why they do not fit, or ""."""
     by_path = {_path(name): value for name, value in trial.values.items()}
     values: Values = {}
     for swept in space.swept:

@@ -231,7 +231,7 @@ def _drive(
             if isinstance(executor, str):  # one that was given belongs to the caller
                 pool.shutdown(wait=False, cancel_futures=True)
 
-        whole = "what was committed is whole"
+        whole = "committed results are intact"
         count = workers or getattr(pool, "workers", 1)
         try:
             Driver(experiment, ledger, pool, count, show, search).run()

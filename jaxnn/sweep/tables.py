@@ -61,12 +61,12 @@ class Trial:
 
     Args:
         number: 0, 1, ... in the order in which trials were asked.
-        round: the request that it came from.
+        round: the number of the round that asked for it.
         bracket: the number of its bracket; the driver starts one in each round.
         values: its point of the space, as asked.
         group: the name of its group; None if its structure is unknown.
         status: one of `STATUSES`. Default: "asked".
-        rung: the last rung that it reached, from 0; None before the first.
+        rung: the last rung that it reached, from 0. Default: None, before the first.
         error: why it failed or diverged. Default: None.
     """
 
@@ -199,7 +199,7 @@ class Tables:
     """Reads the tables of a ledger; the base of `Ledger`.
 
     Each read sees the data that were committed when it began; `snapshot` makes several reads see
-    the same data. Values of another kind than the tables have are raised as LedgerError.
+    the same data. A value whose type is not that of its column raises LedgerError.
 
     Args:
         folder: Folder of the sweep.

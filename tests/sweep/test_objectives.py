@@ -168,7 +168,7 @@ def test_a_program_is_counted_by_hand():
         ({"maximize": "validation_accuracy", "minimize": "parameter"},
          "the program reports no metric 'parameter'; did you mean 'parameters'?"),
         ({"minimize": "parameters"},
-         "parameters is known before training: add a metric that the program reports, of "
+         "parameters is known before training: add a metric that the program reports, one of "
          "accuracy, loss, validation_accuracy, validation_loss, such as --metric validation_loss"),
         ({"maximize": "loss", "minimize": ("loss", "bytes")},
          "loss is an objective twice, of --maximize loss and --minimize loss bytes: write it once"),

@@ -23,8 +23,8 @@ from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.progress import SweepProgress
 from jaxnn.sweep.report import write_report
+from jaxnn.sweep.reporter import SweepProgress
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 

@@ -43,7 +43,7 @@ from .decision import (
 from .known import Known
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .progress import Reporter, Watch
+from .reporter import Reporter, Watch
 from .score import Objective, known_metrics, own_values
 from .search import Observation, new_trials, size_of
 from .settings import Settings

@@ -37,7 +37,7 @@ from .display import watched
 from .driver import Driver
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .progress import SweepProgress
+from .reporter import SweepProgress
 from .results import Result, with_test_scores
 from .settings import OBJECT, Settings
 from .snapshot import read

@@ -25,10 +25,10 @@ from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.progress import Reporter
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import known_best
+from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick, toy

@@ -75,7 +75,7 @@ def from_torch(
         net: The network.
         state_dict: Tensors or arrays by the names of torch.
         *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, as `*inputs`.
+        **named: Named inputs, as for `net.init`.
         names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
             pair of a prefix and a converter. Default: None, prefixes equal paths.
         ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
@@ -90,6 +90,7 @@ def from_torch(
             `names` is not in the network; or a layer follows a flattened image, and neither
             `channels_first` nor `channels_last` states the order of its weights. The message lists
             all problems.
+        TypeError: `names` has a rule of another type.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(2), jax.nn.relu)
@@ -196,7 +197,7 @@ def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
 
 
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.RNN and LSTM: two biases that are added up."""
+    """torch.nn.RNN and LSTM: the sum of both biases."""
     found = cell_arrays(source, *_cell(source))
     if source.has("weight_hr"):
         found["projection"] = {"w": source("weight_hr").T}
@@ -204,7 +205,7 @@ def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
+    """torch.nn.GRU: the sum of both biases, except that the second bias of n stays separate."""
     return cell_arrays(source, *_cell(source), apart=layer.features)
 
 

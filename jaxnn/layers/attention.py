@@ -113,7 +113,8 @@ class MultiHeadAttention(Primitive):
         out_bias: Whether out has a bias. Default: `bias`.
         implementation: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
             `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within
-            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None.
+            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None,
+            chosen by the device and the other arguments.
         cache: If positive, keys and values of up to `cache` positions are state, so that a sequence
             can be passed in chunks; set by `nn.with_cache`. With a shorter `window`, the cache is a
             ring buffer without a maximum length. Memory is not cached. Default: 0.

@@ -59,7 +59,7 @@ def attend_cached(
     Args:
         layer: `MultiHeadAttention` with a cache.
         q: Queries (..., T, heads, d) of the chunk, before the rotary embedding.
-        k: Keys (..., T, kv_heads, d) of the chunk, likewise.
+        k: Keys (..., T, kv_heads, d) of the chunk, before the rotary embedding.
         v: Values (..., T, kv_heads, e) of the chunk.
         given: The inputs; without segment_ids, they continue the last sequences.
         state: The cache.

@@ -79,7 +79,7 @@ class RelativePositionBias(Primitive):
         """Return a function bias(query, key) of positions, for `nn.MultiHeadAttention`.
 
         Args:
-            x: The sequence, of which only the shape is used.
+            x: The sequence (..., T, n); the function does not depend on it.
         """
         return jax.tree_util.Partial(self._at, params["w"])
 

@@ -345,7 +345,9 @@ def test_two_weights_of_keras_with_one_path():
     x, kernel = np.ones((1, 3), "f"), np.arange(9.0).reshape(3, 3)
     net = nn.Sequential(a=nn.Dense(3, bias=False), b=nn.Dense(3, bias=False))
     twice = [Variable("block/d/kernel", kernel), Variable("block/d/kernel", 2 * kernel)]
-    with pytest.raises(ValueError, match="several weights have one name: block/d/kernel; give the"):
+    with pytest.raises(
+        ValueError, match="several weights have the same name: block/d/kernel; give"
+    ):
         interop.from_keras(net, twice, x)
     names = {"a": "block/d", "b": "block/d"}
     with pytest.raises(ValueError) as caught:
@@ -659,7 +661,7 @@ def test_names_are_of_layers_and_used_once():
 
 def test_two_collections_with_one_name():
     clash = {"params": {"n": {"mean": np.zeros(2)}}, "batch_stats": {"n": {"mean": np.ones(2)}}}
-    with pytest.raises(ValueError, match="several weights have one name: n/mean; pass one of"):
+    with pytest.raises(ValueError, match="several weights have the same name: n/mean; pass one of"):
         interop.from_flax(nn.Sequential(n=nn.BatchNorm()), clash, np.zeros((1, 2), "f"))
 
 

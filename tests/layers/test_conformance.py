@@ -104,6 +104,7 @@ def test_samples_of_torch_modules():
         if name not in torch_modules.READERS:
             unlisted.add(name)
             continue
+        jax.clear_caches()  # programs of one class are of no use to the next
         for train in (True, False)[1 - info.train_and_eval_differ :]:
             torch.manual_seed(0)
             samples = info.module_inputs_func(

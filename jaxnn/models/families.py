@@ -345,7 +345,7 @@ def _resnet(layer_type: str, bottleneck: bool) -> Family:
 
 
 RESNET_FAMILIES = (_resnet("bottleneck", True), _resnet("basic", False))
-"""The kinds of blocks of `ResNet`, that of transformers' default first."""
+"""The model types of `ResNet`, one per kind of block; the default of transformers is first."""
 
 CONVNEXT_FAMILIES = (
     Family(

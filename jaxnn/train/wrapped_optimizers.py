@@ -26,7 +26,7 @@ from .weights import Weights
 
 
 def by_pattern(*groups: tuple[str, Any]) -> Any:
-    """Return the optimizer that `partition` makes, of pairs of a pattern and its optimizer."""
+    """Return the optimizer of `partition` from pairs of a pattern and its optimizer."""
     optimizers: Any = {str(i): _as_optax(one) for i, (_, one) in enumerate(groups)}
     patterns = [pattern for pattern, _ in groups]
     return optax.partition(optimizers, functools.partial(_labels, patterns))

@@ -53,7 +53,7 @@ class Resources:
     submitit:local."""
     workers: int = 0
     """Number of cohorts that run at the same time; local runs several in processes that divide the
-    cores. 0 for the number of workers of the executor."""
+    cores and GPUs. 0 for the number of workers of the executor."""
     devices: int = 0
     """Number of simulated CPU devices, which share lanes if that is faster; 0 for one."""
 

@@ -48,6 +48,23 @@ def row_count(tree: Any) -> int:
     return jax.tree.leaves(tree)[0].shape[0]
 
 
+def classes_of(arrays: Any) -> np.ndarray | None:
+    """Return the class of each row, numbered by first appearance; None for other targets.
+
+    Args:
+        arrays: A pytree of rows. Inputs and targets are a tuple `(x, y)` or `(x, y, weights)`, and
+            classes are targets that are whole numbers, one for each row.
+
+    >>> classes_of((np.zeros(4), np.array([7, 3, 7, 5])))
+    array([0, 1, 0, 2])
+    """
+    targets: Any = arrays[1] if isinstance(arrays, tuple | list) and len(arrays) > 1 else None
+    if np.ndim(targets) != 1 or np.asarray(targets).dtype.kind not in "biu":
+        return None
+    _, first, classes = np.unique(np.asarray(targets), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[classes]
+
+
 def row_spec(tree: Any, rows: int) -> Any:
     """Return the shapes and types of a batch, as they are on the device.
 

@@ -15,11 +15,12 @@ import numpy as np
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
-from ..layers.normalization import BatchNorm, LayerNorm, RMSNorm
+from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from .axes import Trace
 from .book import Book

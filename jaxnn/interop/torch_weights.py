@@ -10,6 +10,7 @@ from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -17,7 +18,8 @@ from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
-from ..layers.normalization import BatchNorm
+from ..layers.mamba import Mamba2
+from ..layers.normalization import InstanceNorm
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
@@ -170,6 +172,23 @@ def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
+def _mamba(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """Mamba2Mixer of transformers."""
+    found = {
+        ours: {"w": source(f"{name}.weight").T}
+        | ({"b": source(f"{name}.bias")} if layer.bias else {})
+        for ours, name in (("input", "in_proj"), ("output", "out_proj"))
+    }
+    kernel = np.moveaxis(source("conv1d.weight"), (0, 1), (-1, -2))
+    names = {"log_rate": "A_log", "time_bias": "dt_bias", "skip": "D"}
+    return (
+        found
+        | {"conv": {"w": kernel, "b": source("conv1d.bias")}}
+        | {ours: source(name) for ours, name in names.items()}
+        | {"norm": {"scale": source("norm.weight")}}
+    )
+
+
 def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
     """weight_ih, weight_hh, bias_ih, and bias_hh, with gates in our order."""
     names = ("bias_ih", "bias_hh")
@@ -253,11 +272,15 @@ TORCH = Library(
         PReLU: _prelu,
         MultiHeadAttention: _attention,
         GatedFeedForward: _gated,
+        Mamba2: _mamba,
         RNNCell: _recurrent,
         LSTMCell: _recurrent,
         GRUCell: _gru,
     },
-    {BatchNorm: renamed(mean="running_mean", var="running_var")},
+    dict.fromkeys(
+        (BatchNorm, InstanceNorm),
+        renamed(mean="running_mean", var="running_var", count="num_batches_tracked"),
+    ),
     channels_first=True,
     made=_made,
     is_buffer=_is_buffer,

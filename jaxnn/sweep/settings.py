@@ -118,7 +118,8 @@ class Settings:
     seeds: Annotated[int, positive] = 1
     """Number of seeds per configuration; the score is the mean over them."""
     folds: Annotated[int, positive] = 1
-    """Number of folds for cross-validation; the score is the mean over them."""
+    """Number of folds for cross-validation, stratified by class; the score is the mean over
+    them."""
     metric: str = ""
     """The metric for comparing trials, in the direction that it or the task declares. By default
     that of the experiment, otherwise the validation accuracy or loss."""

@@ -712,6 +712,18 @@ def test_names_are_a_mapping():
         interop.from_torch(nn.Dense(1), {"weight": np.ones((1, 1))}, jnp.ones((1, 1)), names=names)
 
 
+def test_running_statistics_of_instances_and_the_number_of_batches():
+    net, x = nn.InstanceNorm(track_running_stats=True, momentum=None), np.zeros((1, 4, 2), "f")
+    a = {"weight": [1, 2], "bias": [3, 4], "running_mean": [5, 6], "running_var": [7, 8]}
+    arrays = {k: np.asarray(v, "f") for k, v in a.items()}
+    found = interop.from_torch(net, arrays | {"num_batches_tracked": np.asarray(9)}, x)
+    both = jax.tree.map(np.asarray, (found.params, found.state))
+    assert jax.tree.map(np.ndarray.tolist, both) == (
+        {"scale": [1, 2], "b": [3, 4]},
+        {"mean": [5, 6], "var": [7, 8], "count": 9},
+    )
+
+
 @pytest.mark.parametrize(
     ("cell", "lost"),
     [(nn.LSTMCell(2, bias=False), "input/b"), (nn.GRUCell(2, reset_after=False), "recurrent/b")],

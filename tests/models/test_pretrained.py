@@ -129,6 +129,7 @@ def test_encoder_saved_and_loaded_again(name: str, tmp_path: Path):
     model.save_pretrained(tmp_path / "saved", params)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["model_type"] == name and config["max_position_embeddings"] == 14
+    assert config["architectures"] == [f"{name.title()}Model"]
     again = BERT.from_pretrained(tmp_path / "saved", pooling="pooler")
     assert again.model == model
     jax.tree.map(np.testing.assert_array_equal, again.params, params)

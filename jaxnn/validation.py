@@ -183,8 +183,11 @@ def one_of(*options: Any) -> Accepts:
 
 
 def instance(kinds: type | tuple[type, ...], what: str, hint: str = "") -> Accepts:
-    """Accept instances of a class, or of one of several; a TypeError describes them as `what`."""
-    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint)
+    """Accept instances of a class, or of one of several; a TypeError describes them as `what`.
+
+    Traced arrays are instances of `jax.Array` alone, so that the error describes them, too.
+    """
+    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint, abstract=True)
 
 
 def each(accepts: Accepts, what: str, lengths: Collection[int] | None = None) -> Accepts:

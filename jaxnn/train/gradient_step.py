@@ -17,7 +17,16 @@ from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
-from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
+from .metric_checks import check_free
+from .metrics import (
+    Derived,
+    Ratio,
+    Sum,
+    merged,
+    terms_of,
+    value_of,
+    without_collected,
+)
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
 from .program import TrainState
 from .task import Metrics
@@ -279,7 +288,9 @@ def gradient_step(
     )
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
-        metrics |= norms_by_path(log_norms, grads, updates)
+        norms = norms_by_path(log_norms, grads, updates)
+        check_free(metrics, norms, "the objective")
+        metrics |= norms
     if skipping := states_of(opt_state, SkipState):
         applied = jnp.all(jnp.stack([one.finite for one in skipping]))
         state = choose_tree(applied, state, ts.state)

@@ -130,7 +130,7 @@ _tree = Accepts(
 
 
 def row_advice(leaf: Any) -> str:
-    """Return the code that makes rows of a leaf that JAX knows otherwise; "" for any other leaf."""
+    """Return what to write for a dataclass or random keys, which are not rows; "" for others."""
     kind = type(leaf)
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         name = kind.__name__

@@ -159,7 +159,8 @@ A_RESULT = Accepts(
 
 _ACTION = Accepts(
     "None, a train.Stop, or a train.RollBack",
-    lambda result: not isinstance(result, bool | np.bool_ | str | type),  # any other result is ignored
+    # Numbers, arrays, and other results are ignored.
+    lambda result: not isinstance(result, bool | np.bool_ | str | type),
     TypeError,
     "write return train.Stop('the loss is below 0.1'), or return None to continue",
     abstract=True,

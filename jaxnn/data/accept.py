@@ -148,7 +148,7 @@ def fingerprint_of(data: Any) -> dict[str, Any]:
 
 
 def unaugmented(data: Any) -> Any:
-    """Return data without augmentation.
+    """Return data without their augmentation; other data unchanged.
 
     Args:
         data: Data in any form that a run accepts.

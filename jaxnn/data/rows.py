@@ -49,6 +49,23 @@ def row_count(tree: Any) -> int:
     return jax.tree.leaves(tree)[0].shape[0]
 
 
+def classes_of(arrays: Any) -> np.ndarray | None:
+    """Return the class of each row, numbered by first appearance; None for other targets.
+
+    Args:
+        arrays: A pytree of rows. Targets are the second item of a tuple `(x, y)` or
+            `(x, y, weights)`; they are classes if they are whole numbers, one for each row.
+
+    >>> classes_of((np.zeros(4), np.array([7, 3, 7, 5])))
+    array([0, 1, 0, 2])
+    """
+    targets: Any = arrays[1] if isinstance(arrays, tuple | list) and len(arrays) > 1 else None
+    if np.ndim(targets) != 1 or np.asarray(targets).dtype.kind not in "biu":
+        return None
+    _, first, classes = np.unique(np.asarray(targets), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[classes]
+
+
 def row_spec(tree: Any, rows: int) -> Any:
     """Return the shapes and types of a batch, as they are on the device.
 
@@ -113,7 +130,7 @@ _tree = Accepts(
 
 
 def row_advice(leaf: Any) -> str:
-    """Return the code that makes rows of a leaf that JAX knows otherwise; "" for any other leaf."""
+    """Return what to write for a dataclass or random keys, which are not rows; "" for others."""
     kind = type(leaf)
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         name = kind.__name__

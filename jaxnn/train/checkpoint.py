@@ -112,7 +112,7 @@ def changes(
     """Return what differs from the recorded identity and from the recorded versions, as lines."""
     here = environment()
     one, other = (str(each.get("python")).split(".")[:2] for each in (before, here))
-    if one != other:  # its bytecode differs, whatever the source
+    if one != other:  # the bytecode of equal source differs between versions of Python
         recorded, now = _without_code(recorded), _without_code(now)
     pairs = (recorded, now), (before, here)
     lines, others = ([printable(line) for line in fingerprint_differences(*pair)] for pair in pairs)

@@ -257,7 +257,8 @@ def gradient_step(
         params = whole(without_gradient(optimizer, trained))
         (loss, metrics), state = loss_of(params, *rest)
         if counts is not None:
-            # Micro-batches are averaged: divide by the counts of the whole batch.
+            # The gradients of micro-batches are averaged: multiply by the number of micro-batches,
+            # and divide by the counts of the whole batch.
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
         loss = value_of(loss)
@@ -389,13 +390,13 @@ def total_counts(
 ) -> list[jax.Array] | None:
     """Return the counts of a loss's ratios, summed over micro-batches; None for a plain scalar.
 
-    The loss of a whole batch divides by these, so they are computed before the gradients. They
-    rarely depend on the network, which XLA then removes from this pass.
+    The loss of a whole batch is divided by these, so they are computed before the gradients. They
+    rarely depend on the network; if they do not, XLA removes the network from this pass.
 
     Args:
         loss_of: As for `gradient_step`.
-        count: The number of micro-batches; for one, the result is None.
-        params, state, batch, key: The arguments of `loss_of`, of the whole batch.
+        count: The number of micro-batches; if it is 1, the result is None.
+        params, state, batch, key: The arguments of `loss_of`, for the whole batch.
     """
     if count == 1:
         return None

@@ -12,7 +12,7 @@ from .metrics import Collected, Derived, Metric, Ratio, Sum, a_metric
 
 
 def check_metrics(metrics: Any, owner: str) -> None:
-    """Raise TypeError or ValueError for anything but metrics by name.
+    """Raise TypeError or ValueError unless metrics are a dict of metrics by name.
 
     Args:
         metrics: Result of an objective or a program.

@@ -108,7 +108,7 @@ class Run:
         self.state: Any = None
         self.step: int = 0
         self.rows: int = 0
-        self._ended_epochs, self._at_end = 0, True  # of epochs of unknown length
+        self._ended_epochs, self._at_end = 0, True  # used if the length of an epoch is unknown
         self.history: list[Record] = []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}

@@ -319,9 +319,11 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD, ids=repr)
-def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
-    folder = tmp_path / os.fsdecode(name)
+@pytest.mark.parametrize(
+    "parts", [ODD, *(pytest.param([name], marks=pytest.mark.slow) for name in ODD)], ids=repr
+)
+def test_a_folder_of_any_name_is_resumed(tmp_path, parts, recwarn):
+    folder = tmp_path.joinpath(*map(os.fsdecode, parts))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for epochs in (1, 2):
@@ -600,10 +602,12 @@ def test_a_full_disk_is_a_warning_without_the_tracebacks_of_orbax(tmp_path, capl
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     unraisable = []
     monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    fit(tmp_path / "before", 1)  # compiles: JAX's cache of programs could not be written, either
+    caplog.clear()
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # the system refuses to write
         with pytest.warns(RuntimeWarning, match=r"could not be written in .*\(File too large\)"):
-            fit(tmp_path, 1)
+            fit(tmp_path / "full", 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     logging.getLogger("absl").error("of another library")

@@ -14,6 +14,7 @@ from ..core.declarations import Param
 from ..core.layer import Layer, LayerLike
 from ..explain.text import Mismatch, describe
 from ..fields import code
+from ..functional.narrow_weights import Int8Weight
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
@@ -194,6 +195,8 @@ KINDS = (
     GatedFeedForward,
     PatchEmbedding,
 )
+# Layers that multiply by all of their weights with `functional.linear`, or look up rows.
+FUSED = (Dense, Embedding, GatedFeedForward, MultiHeadAttention)
 # Wrappers whose parameters are those of the inner layer, or stacks of them.
 TRANSPARENT = (Inference, Precision, Remat, Residual, capture)
 STACKING = (Ensemble, Repeat)
@@ -246,7 +249,7 @@ class Quantized(Wrapper):
             raise ValueError(
                 "int8 weights cannot be trained: train the network that was passed to nn.quantize"
             )
-        return call.replace(params=_whole(call.params, ()))
+        return call.replace(params=_joined(call.params, (), isinstance(self.wrapped, FUSED)))
 
 
 def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
@@ -352,12 +355,13 @@ def _summed(layer: Layer, ndim: int) -> tuple[int, ...]:
     return tuple(range(ndim - 1))
 
 
-def _whole(tree: Any, path: paths.Path) -> Any:
-    """Return the parameters of the inner layer."""
+def _joined(tree: Any, path: paths.Path, fused: bool) -> Any:
+    """Return the parameters of the inner layer, with weights as `Int8Weight` if `fused`."""
     if isinstance(tree, dict) and tree.keys() == {"q", "scale"}:
-        return tree["q"].astype(tree["scale"].dtype) * tree["scale"]
+        weight = Int8Weight(**tree)
+        return weight if fused else weight.whole()
     if isinstance(tree, dict):
-        return {name: _whole(item, (*path, name)) for name, item in tree.items()}
+        return {name: _joined(item, (*path, name), fused) for name, item in tree.items()}
     if hasattr(tree, "shape") and _is_weight(path, tree):
         raise Mismatch(
             f"{paths.text(path)!r} must be a dict of int8 values q and their scale, got "

@@ -1,4 +1,7 @@
-"""ResNet-18, a GPT and an LSTM: forward pass, training step, and compiling the step.
+"""Networks in every library: forward pass, training step, and compiling the step of a GPT.
+
+ResNet-18, a GPT, and an LSTM as each library writes them; BERT-base and ConvNeXt-T as published,
+with the memory of their steps.
 
 `python -m benchmarks.models PEER SIDE` measures compiling in the process it runs in.
 """
@@ -11,19 +14,33 @@ from typing import Any
 import jax
 
 from benchmarks import fresh
-from benchmarks.networks.sizes import CHARACTERS, IMAGES, LAYERS, STACKED, TOKENS, Sides, batch
+from benchmarks.networks.sizes import (
+    CHARACTERS,
+    IMAGES,
+    LAYERS,
+    PAIRS,
+    PHOTOS,
+    STACKED,
+    TOKENS,
+    Sides,
+    batch,
+)
 from benchmarks.peers import offered
 from benchmarks.report import Bar, Result, Table
-from benchmarks.timing import Sample, fastest, interleaved, seconds_of
+from benchmarks.timing import Sample, fastest, interleaved, sample, seconds_of
 
-BY = ("jaxnn_", "flax_nnx", "flax_linen", "equinox_", "torch_")
-OURS = "jaxnn"
-ROUNDS = {"resnet": 7, "gpt": 11, "lstm": 15}
+BY = ("jaxnn_", "flax_nnx", "flax_linen", "equinox_", "torch_", "transformers_")
+OURS, TORCH = "jaxnn", ("torch", "transformers, torch")
+ROUNDS = {"resnet": 7, "gpt": 11, "lstm": 15, "bert": 7, "convnext": 7}
+PUBLISHED = ("bert", "convnext")
+"""Networks that are to be as fast as in any library, with memory at most that of any of JAX."""
 COMPILATIONS = 3
 CAPTIONS = {
     "resnet": f"ResNet-18 for CIFAR, {IMAGES[0]} images of {IMAGES[1]} x {IMAGES[2]}",
     "gpt": f"GPT of {LAYERS} layers, 384 wide, {TOKENS[0]} sequences of {TOKENS[1]}",
     "lstm": f"LSTM of {STACKED} layers, 256 wide, {CHARACTERS[0]} sequences of {CHARACTERS[1]}",
+    "bert": f"BERT-base with a classifier, {PAIRS[0]} texts of {PAIRS[1]} tokens",
+    "convnext": f"ConvNeXt-T, {PHOTOS[0]} images of {PHOTOS[1]} x {PHOTOS[2]}",
 }
 
 
@@ -31,11 +48,13 @@ def run() -> Result:
     """Measure the three networks in every library that is installed."""
     tables = [table for kind in CAPTIONS for table in _tables(kind)]
     return Result(
-        "The same three networks, softmax cross entropy and Adam in each library, as its "
+        "The same networks, softmax cross entropy and Adam in each library, as its "
         "documentation writes them: inference of a batch, a training step, and for the GPT, in new "
         "processes, tracing and compiling the step: its first call less the second. The peers "
         "write the layers of the GPT in a Python loop; jaxnn repeats one block, or has the blocks "
-        "in a row, by nn.unstack_layers.",
+        "in a row, by nn.unstack_layers. BERT-base and ConvNeXt-T are the published networks, "
+        "without dropout; the memory of their steps is that of arguments, outputs, and temporary "
+        "arrays, by XLA's account.",
         [*tables, _compiling()],
     )
 
@@ -52,7 +71,7 @@ def _compiling() -> Table:
     sides = {
         side: ["-m", "benchmarks.models", peer, side]
         for peer in BY
-        if peer != "torch_"
+        if peer not in ("torch_", "transformers_")
         for side in offered_networks("gpt", (peer,))[0]
     }
     samples = fresh.interleaved(sides, rounds=COMPILATIONS)["compiling"]
@@ -73,20 +92,37 @@ def _tables(kind: str) -> list[Table]:
     for title, call in what.items():
         runs = {
             name: lambda side=side, name=name, call=call: jax.block_until_ready(
-                call(side, *((x, y) if name == "torch" else (x_, y_)))
+                call(side, *((x, y) if name in TORCH else (x_, y_)))
             )
             for name, side in sides.items()
         }
         samples = interleaved(runs, rounds=ROUNDS[kind])
-        bars = [_bar(samples, side, 1.0) for side in samples if side.startswith(OURS)]
+        others = () if kind in PUBLISHED else TORCH
+        bars = [_bar(samples, side, 1.0, others) for side in samples if side.startswith(OURS)]
         tables.append(Table(f"{CAPTIONS[kind]}: {title}", "ms", samples, OURS, bars, missing))
+    if kind in PUBLISHED:
+        lowered = {name: side.lower for name, side in sides.items() if side.lower}
+        used = {name: sample([memory(lower(x_, y_)["step"])]) for name, lower in lowered.items()}
+        bars = [_bar(used, side, 1.0) for side in used if side.startswith(OURS)]
+        tables.append(Table(f"{CAPTIONS[kind]}: memory of the step", "MB", used, OURS, bars))
     return tables
 
 
-def _bar(samples: dict[str, Sample], ours: str, limit: float) -> Bar:
-    """One of our sides over the fastest of the peers that are written in JAX."""
-    rival, time = fastest(samples, (n for n in samples if n != "torch" and not n.startswith(OURS)))
-    return Bar(f"{ours} over the fastest of JAX ({rival})", samples[ours].over(time), limit)
+def memory(lowered: Any) -> float:
+    """Bytes of arguments, outputs, and temporary arrays of a lowered function, by XLA's account."""
+    found = lowered.compile().memory_analysis()
+    outputs = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + outputs + found.temp_size_in_bytes
+
+
+def _bar(
+    samples: dict[str, Sample], ours: str, limit: float, without: tuple[str, ...] = TORCH
+) -> Bar:
+    """One of our sides over the least of the peers, by default of those that are written in JAX."""
+    names = [n for n in samples if n not in without and not n.startswith(OURS)]
+    rival, least = fastest(samples, names)
+    of = "JAX" if without else "all"
+    return Bar(f"{ours} over the least of {of} ({rival})", samples[ours].over(least), limit)
 
 
 def offered_networks(kind: str, by: tuple[str, ...] = BY) -> tuple[dict[str, Sides], list[str]]:

@@ -20,10 +20,11 @@ from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
-from jaxnn.sweep.driver import Driver, SweepProgress
+from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.reporter import SweepProgress
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.training import Training, training_of

@@ -4,6 +4,7 @@ They draw the same numbers as `jax.nn.initializers`, and compare, hash, and prin
 layer with an initializer is a value too. Any function of `(key, shape, dtype)` may be used instead.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
@@ -13,10 +14,29 @@ import jax.numpy as jnp
 
 from .core.values import Value
 from .fields import is_traced
-from .validation import check_below, number, require, unwritten
+from .validation import Accepts, check_below, number, require, unwritten
 
+
+def _is_initializer(value: Any) -> bool:
+    if isinstance(value, Initializer):
+        return True
+    try:
+        inspect.signature(value).bind(None, (), None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return callable(value)
+    return True
+
+
+initializer: Accepts = Accepts(
+    "a function of (key, shape, dtype)",
+    _is_initializer,
+    TypeError,
+    "write nn.normal(stddev), or call the function if it returns an initializer",
+)
 Shape = Sequence[int]
-InitFn: TypeAlias = Callable[[Any, Shape, Any], jax.Array]
+InitFn: TypeAlias = Annotated[Callable[[Any, Shape, Any], jax.Array], initializer]
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 

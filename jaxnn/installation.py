@@ -26,12 +26,13 @@ def missing(purpose: str, package: str, extra: str) -> ImportError:
     Args:
         purpose: What needs the package, such as "pictures are drawn by".
         package: The missing package, by the name that pip installs.
-        extra: The extra of jaxnn that contains it.
+        extra: The extra of jaxnn that contains it; "" if none does.
 
     >>> str(missing("pictures are drawn by", "matplotlib", "experiments")).split(":")[0]
     'pictures are drawn by matplotlib, which is not installed'
     """
-    return ImportError(f"{purpose} {package}, which is not installed: write {install(extra)}")
+    command = install(extra) if extra else pip(package)
+    return ImportError(f"{purpose} {package}, which is not installed: write {command}")
 
 
 def required(module: str, purpose: str, package: str, extra: str) -> Any:
@@ -41,7 +42,7 @@ def required(module: str, purpose: str, package: str, extra: str) -> Any:
         module: The import path of the module.
         purpose: What needs the package, such as "pictures are drawn by".
         package: The package, by the name that pip installs.
-        extra: The extra of jaxnn that contains it.
+        extra: The extra of jaxnn that contains it; "" if none does.
 
     >>> required("json", "texts are read by", "json", "test").loads("1")
     1
@@ -50,6 +51,19 @@ def required(module: str, purpose: str, package: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise missing(purpose, package, extra) from error
+
+
+def check_installed(module: str, purpose: str, package: str, extra: str) -> None:
+    """Raise the error of `missing` if an optional package is not installed, without importing it.
+
+    Args:
+        module: The import path of the package.
+        purpose: What needs the package, such as "pictures are drawn by".
+        package: The package, by the name that pip installs.
+        extra: The extra of jaxnn that contains it; "" if none does.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise missing(purpose, package, extra)
 
 
 def install(extra: str, *packages: str) -> str:

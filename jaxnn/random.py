@@ -44,6 +44,7 @@ from .initializers import (
     uniform,
     variance_scaling,
 )
+from .validation import check_shape
 
 Spec = Mapping[paths.Path, Declared]
 
@@ -204,8 +205,7 @@ def _draw_all(init: InitFn, shape: Shape, dtype: Any, keys: jax.Array) -> jax.Ar
 
     def one(k: jax.Array) -> jax.Array:
         drawn = jnp.asarray(init(k, shape, dtype), dtype)
-        if drawn.shape != shape:
-            raise ValueError(f"an initializer must return shape {shape}, got {drawn.shape}")
+        check_shape(drawn, tuple(shape), "the array of an initializer")
         return drawn
 
     return lax.map(one, keys)

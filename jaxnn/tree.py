@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from .core import paths
 from .core.layer import Layer
-from .validation import instance
+from .explain.text import in_short
+from .validation import Accepts, instance
 
 Net = TypeVar("Net", bound=Layer)
 Edit = Callable[[Any, Any], tuple[Any, Any]]
@@ -136,9 +137,22 @@ def validated(layer: Any) -> Any:
     return layer
 
 
+def check_found(found: Any, net: Layer, what: str, hint: str) -> None:
+    """Raise ValueError if nothing was found: "no layer of NET WHAT; HINT".
+
+    Args:
+        found: What was found in the network.
+        net: The network.
+        what: What no layer of it does, as in "can be quantized".
+        hint: The layers that could be meant, or the call to write.
+    """
+    if not found:
+        raise ValueError(f"no layer of {in_short(net)} {what}; {hint}")
+
+
 def check_layer(net: Any, call: str) -> None:
     """Raise TypeError unless `net` is a layer; `call` is the call to write."""
-    _layer(net, f"{call.partition('(')[0]}.net", f"write {call}")
+    a_layer(net, f"{call.partition('(')[0]}.net", f"write {call}")
 
 
-_layer = instance(Layer, "a layer")
+a_layer: Accepts = instance(Layer, "a layer")

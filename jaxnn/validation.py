@@ -15,13 +15,13 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
-from .fields import describe, is_array, is_traced
+from .fields import code, describe, is_array, is_traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +62,19 @@ class Accepts:
         """
         if self.passes(value):
             return value
+        owner, _, name = where.rpartition(".")
+        hint = hint or self.hint.format(owner=owner, name=name)
+        text = f"{where} must be {self.what}, got {_shown(value)}" + (f"; {hint}" if hint else "")
+        error = self.error
         for item in value if isinstance(value, tuple) else (value,):
             if is_traced(item) and not self.traced and not self.abstract:
-                raise TypeError(
+                error = TypeError
+                text = (
                     f"{where} {'holds' if isinstance(value, tuple) else 'is'} the traced number "
                     f"{item}, but must be {self.what}, known before tracing: pass a Python number, "
                     "for example by static_argnums of jax.jit"
                 )
-        owner, _, name = where.rpartition(".")
-        hint = hint or self.hint.format(owner=owner, name=name)
-        raise self.error(
-            f"{where} must be {self.what}, got {_shown(value)}" + (f"; {hint}" if hint else "")
-        )
+        raise error(text)
 
     def __repr__(self) -> str:
         return f"<{self.what}>"
@@ -97,8 +98,9 @@ class Accepts:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text of at most 200 characters, and arrays by type and shape."""
+    """Return a value as text of about 200 characters: arrays by type, functions by public path."""
     text = describe(value) if _has_arrays(value) else repr(value)
+    text = code(value) if callable(value) and not isinstance(value, type) else text
     return text if len(text) <= 200 else f"{text:.200}..."
 
 
@@ -111,6 +113,15 @@ def _has_arrays(value: Any) -> bool:
 def is_int(value: Any) -> bool:
     """Return whether `value` is an int, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_size(value: Any) -> bool:
+    """Return whether `value` is the length of an axis: an int >= 0, or a symbolic one."""
+    if isinstance(value, int):
+        return value >= 0
+    from jax.export import is_symbolic_dim  # only a program with free axes has other lengths
+
+    return is_symbolic_dim(value)
 
 
 def is_number(value: Any) -> bool:
@@ -172,8 +183,11 @@ def one_of(*options: Any) -> Accepts:
 
 
 def instance(kinds: type | tuple[type, ...], what: str, hint: str = "") -> Accepts:
-    """Accept instances of a class, or of one of several; a TypeError describes them as `what`."""
-    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint)
+    """Accept instances of a class, or of one of several; a TypeError describes them as `what`.
+
+    Traced arrays are instances of `jax.Array` alone, so that the error describes them, too.
+    """
+    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint, abstract=True)
 
 
 def each(accepts: Accepts, what: str, lengths: Collection[int] | None = None) -> Accepts:
@@ -230,6 +244,32 @@ def require(
         Accepts(what, lambda _: False, error, abstract=True)(value, where, hint)
 
 
+def check_none(
+    problems: Iterable[str], what: str, hint: str = "", error: type[Exception] = ValueError
+) -> None:
+    """Raise an error that lists all problems, if there are any.
+
+    Args:
+        problems: The problems, each in one line.
+        what: What is wrong if there are any, as in "the state does not match the network".
+        hint: The call to write. Default: "", none.
+        error: Type of the error. Default: ValueError.
+
+    >>> check_none(["w: missing", "b: missing"], "the weights do not fit", "write names={...}")
+    Traceback (most recent call last):
+    ValueError: the weights do not fit:
+      w: missing
+      b: missing
+    Write names={...}
+    """
+    lines = list(problems)
+    if lines:
+        several = len(lines) > 1
+        text = "\n  ".join([f"{what}:", *lines]) if several else f"{what}: {lines[0]}"
+        ends = f"\n{hint[:1].upper()}{hint[1:]}" if several else f"; {hint}"
+        raise error(text + ends if hint else text)
+
+
 positive: Accepts = integer(1)
 natural: Accepts = integer(0)
 fraction: Accepts = number(0, 1)
@@ -238,7 +278,7 @@ function: Accepts = Accepts("a function", callable, TypeError)
 
 
 def unwritten(missing: str, error: type[Exception] = NotImplementedError) -> Callable[[Any], Any]:
-    """Return a decorator of a method that subclasses write: a call raises an error with its form.
+    """Return a decorator of a method that subclasses define: a call raises, and shows its form.
 
     Args:
         missing: What a class without the method lacks, and what to write.
@@ -284,9 +324,29 @@ def check_below(config: Any, lower: str, upper: str) -> None:
         upper: Name of the other field.
     """
     low, high = getattr(config, lower), getattr(config, upper)
-    if not is_traced(low) and not is_traced(high) and low >= high:
-        owner = type(config).__name__
-        raise ValueError(f"{owner}.{lower} must be below {upper}={high!r}, got {low!r}")
+    below = Accepts(
+        f"below {upper}={high!r}", lambda low: is_traced(high) or low < high, traced=True
+    )
+    below(low, f"{type(config).__name__}.{lower}")
+
+
+def check_shape(array: Any, shape: tuple[int, ...], where: str, hint: str = "") -> None:
+    """Raise ValueError unless an array has the expected shape.
+
+    Args:
+        array: The array.
+        shape: The expected shape.
+        where: Name of the array, for the error.
+        hint: Text that follows in the error. Default: "", none.
+
+    >>> check_shape(np.ones(3), (2, 3), "the output")
+    Traceback (most recent call last):
+    ValueError: the output must be of shape (2, 3), got float64[3]
+    """
+    has = Accepts(
+        f"of shape {shape}", lambda x: getattr(x, "shape", None) == tuple(shape), abstract=True
+    )
+    has(array, where, hint)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.interop.torch_names import state_dict
 from tests.fixtures import interop as fixtures
 
 # Tolerance for converted networks: float32 sums of up to about 100 terms, in another order.
@@ -35,3 +36,12 @@ def assert_same(ours: Any, theirs: Any) -> None:
     """Assert that the outputs are equal up to rounding, and are not all close to zero."""
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, rtol=NEAR, atol=NEAR)
+
+
+def assert_same_gradients(net: Any, gradients: Any, names: Any, expected: Any) -> None:
+    """Assert that gradients by the names of torch are those of a fixture, `grad NAME`."""
+    found = state_dict(net, gradients, names)
+    wanted = {name[5:]: array for name, array in expected.items() if name.startswith("grad ")}
+    assert found.keys() == wanted.keys()
+    for name, array in found.items():
+        np.testing.assert_allclose(array, wanted[name], rtol=NEAR, atol=NEAR, err_msg=name)

@@ -29,12 +29,12 @@ EXPECTED = {
 TORCH = {"gpt2_torch", "resnet_torch", "lstm_torch", "decode_torch"}  # is not a dependency
 
 
-# Measured by the same code as the others.
-SLOW = {"gpt2_jaxnn", "gpt2_jaxnn_default", "gpt2_flax_nnx", "gpt2_equinox", "resnet_flax_nnx"}
+# A comparison with a reference, a step of training, and a layer; all others are slow.
+QUICK = {"device", "cases", "lstm_jaxnn", "attention"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in EXPECTED]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in EXPECTED]
 )
 def test_a_part_finds_something(name):
     module = importlib.import_module(f"benchmarks.gpu.{driver.PARTS[name].module}")

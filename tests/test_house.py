@@ -49,10 +49,11 @@ def test_raises_and_walkers_are_counted(tmp_path, monkeypatch):
     (tmp_path / "core" / "layer.py").write_text("isinstance(x, Wrapper)\n")
     (tmp_path / "walk.py").write_text(
         "try:\n    isinstance(x, (Layer, core.Wrapper))\nexcept E:\n    raise\n"
-        "else:\n    raise E\nclass A:\n    def _declare(self): ...\n"
+        "else:\n    raise E\nrequire(x, 'x', 'positive', x)\nvalidation.require(x)\nrequired(x)\n"
+        "class A:\n    def _declare(self): ...\n"
     )
     monkeypatch.setattr(house, "PACKAGE", tmp_path)
     found = {bar.claim: bar.value for bar in house.counts()}
-    assert found["raises"] == 1
+    assert found["raises, and calls of `validation.require`"] == 3
     assert found["tests for Wrapper outside core"] == 1
     assert found["methods _declare outside core"] == 1

@@ -49,7 +49,8 @@ def contained(extra):
 
 def calls(path, function):
     """The calls of one function of `installation` in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)) if f"{function}(" in text else ():
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == function:
             yield node
 

@@ -8,12 +8,15 @@ import optax
 from flax import linen
 
 from benchmarks.networks.sizes import (
+    BERT_CLASSES,
+    BERT_WORDS,
     BLOCKS,
     CHANNELS,
     CLASSES,
     HEADS,
     LAYERS,
     LEARNING_RATE,
+    OBJECTS,
     STACKED,
     UNITS,
     WIDTH,
@@ -36,6 +39,16 @@ def gpt() -> dict[str, Sides]:
 def lstm() -> dict[str, Sides]:
     """`RNN` of `OptimizedLSTMCell`."""
     return _both(_LSTM(), "lstm")
+
+
+def bert() -> dict[str, Sides]:
+    """BERT-base: `MultiHeadDotProductAttention`, the layers in a Python loop."""
+    return {"flax linen, donating": _sides(_BERT(), "bert", (0,))}
+
+
+def convnext() -> dict[str, Sides]:
+    """ConvNeXt-T: grouped convolutions, the blocks in a Python loop."""
+    return {"flax linen, donating": _sides(_ConvNeXt(), "convnext", (0,))}
 
 
 class _Residual(linen.Module):
@@ -96,6 +109,38 @@ class _LSTM(linen.Module):
         for _ in range(STACKED):
             x = cast(jax.Array, linen.RNN(linen.OptimizedLSTMCell(UNITS))(x))
         return linen.Dense(WORDS)(x)
+
+
+class _BERT(linen.Module):
+    @linen.compact
+    def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
+        norm = functools.partial(linen.LayerNorm, epsilon=1e-12)
+        x = linen.Embed(BERT_WORDS, 768)(tokens) + linen.Embed(2, 768)(tokens * 0)
+        positions = self.param("positions", linen.initializers.normal(0.02), (512, 768))
+        x = norm()(x + positions[: tokens.shape[1]])
+        for _ in range(12):
+            x = norm()(x + linen.MultiHeadDotProductAttention(12)(x))
+            h = linen.gelu(linen.Dense(3072)(x), approximate=False)
+            x = norm()(x + linen.Dense(768)(h))
+        return linen.Dense(BERT_CLASSES)(linen.tanh(linen.Dense(768)(x[:, 0])))
+
+
+class _ConvNeXt(linen.Module):
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = functools.partial(linen.LayerNorm, epsilon=1e-6)
+        x = norm()(linen.Conv(96, (4, 4), 4, padding="VALID")(x))
+        for stage, blocks in enumerate((3, 3, 9, 3)):
+            width = 96 * 2**stage
+            if stage:
+                x = linen.Conv(width, (2, 2), 2, padding="VALID")(norm()(x))
+            for block in range(blocks):
+                y = linen.Conv(width, (7, 7), padding=3, feature_group_count=width)(x)
+                y = linen.gelu(linen.Dense(4 * width)(norm()(y)), approximate=False)
+                y = linen.Dense(width)(y)
+                ones = linen.initializers.constant(1e-6)
+                x = x + y * self.param(f"scale_{stage}_{block}", ones, (width,))
+        return linen.Dense(OBJECTS)(norm()(x.mean((1, 2))))
 
 
 def _both(model: Any, kind: str) -> dict[str, Sides]:

@@ -8,12 +8,14 @@ import optax
 
 import jaxnn as nn
 from benchmarks.networks.sizes import (
+    BERT_CLASSES,
     BLOCKS,
     CHANNELS,
     CLASSES,
     HEADS,
     LAYERS,
     LEARNING_RATE,
+    OBJECTS,
     STACKED,
     UNITS,
     WIDTH,
@@ -22,7 +24,7 @@ from benchmarks.networks.sizes import (
     batch,
 )
 from jaxnn import train
-from jaxnn.models import GPT, CharLSTM, ResNet
+from jaxnn.models import BERT, GPT, CharLSTM, ConvNeXt, ResNet
 
 
 def resnet() -> dict[str, Sides]:
@@ -44,6 +46,18 @@ def lstm() -> dict[str, Sides]:
     """`models.CharLSTM`."""
     model = CharLSTM(width=UNITS, layers=STACKED)
     return _both("jaxnn", model.network(WORDS), train.NextToken(WORDS), "lstm")
+
+
+def bert() -> dict[str, Sides]:
+    """`models.BERT` with its pooler and a classifier, without dropout."""
+    net = BERT(pooling="pooler", dropout=0.0).network(BERT_CLASSES)
+    return {"jaxnn": _sides(net, train.Classification(BERT_CLASSES), "bert", donate=True)}
+
+
+def convnext() -> dict[str, Sides]:
+    """`models.ConvNeXt`."""
+    net = ConvNeXt.tiny().network(OBJECTS)
+    return {"jaxnn": _sides(net, train.Classification(OBJECTS), "convnext", donate=True)}
 
 
 def _both(name: str, net: nn.Layer, task: train.Task, kind: str) -> dict[str, Sides]:

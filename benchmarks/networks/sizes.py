@@ -30,6 +30,10 @@ GPT_SMALL = GPTSizes()
 GPT2 = GPTSizes(layers=12, width=768, heads=12, words=50257, length=1024)
 
 
+# BERT-base with a classifier of pairs of sentences, and ConvNeXt-T.
+PAIRS, BERT_WORDS, BERT_CLASSES = (2, 128), 30522, 2
+PHOTOS, OBJECTS = (2, 224, 224, 3), 1000
+
 # A character model of two LSTM layers.
 CHARACTERS, UNITS, STACKED = (32, 64), 256, 2
 
@@ -55,6 +59,12 @@ def batch(kind: str) -> tuple[np.ndarray, np.ndarray]:
     if kind == "resnet":
         x = random.normal(size=IMAGES).astype(np.float32)
         return x, random.integers(CLASSES, size=IMAGES[0]).astype(np.int32)
+    if kind == "convnext":
+        x = random.normal(size=PHOTOS).astype(np.float32)
+        return x, random.integers(OBJECTS, size=PHOTOS[0]).astype(np.int32)
+    if kind == "bert":
+        x = random.integers(BERT_WORDS, size=PAIRS).astype(np.int32)
+        return x, random.integers(BERT_CLASSES, size=PAIRS[0]).astype(np.int32)
     shape = TOKENS if kind == "gpt" else CHARACTERS
     x, y = random.integers(WORDS, size=(2, *shape)).astype(np.int32)
     return x, y

@@ -22,17 +22,17 @@ from benchmarks.networks.sizes import (
 
 def resnet() -> dict[str, Sides]:
     """Convolutions and batch norm; images come with their channels last and are turned once."""
-    return {"torch": _sides(_ResNet())}
+    return {"torch": sides(_ResNet())}
 
 
 def gpt() -> dict[str, Sides]:
     """`scaled_dot_product_attention` with `is_causal`."""
-    return {"torch": _sides(GPT())}
+    return {"torch": sides(GPT())}
 
 
 def lstm() -> dict[str, Sides]:
     """`nn.LSTM`."""
-    return {"torch": _sides(_LSTM())}
+    return {"torch": sides(_LSTM())}
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int) -> Any:
@@ -116,7 +116,8 @@ class _LSTM(nn.Module):
         return self.head(self.lstm(self.embedding(tokens))[0])
 
 
-def _sides(model: Any) -> Sides:
+def sides(model: Any) -> Sides:
+    """A model in inference, and its training step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
     def tensor(array: Any) -> Any:

@@ -1,10 +1,14 @@
-"""Hugging Face transformers: GPT-2 in torch, eager, with its key-value cache."""
+"""Hugging Face transformers in torch, eager: GPT-2 with its key-value cache, BERT, and ConvNeXt."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
+import transformers  # pyright: ignore[reportMissingImports]
 from transformers import GPT2Config, GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
 
+from benchmarks.networks.sizes import BERT_CLASSES, OBJECTS, Sides
+from benchmarks.networks.torch_ import sides
 from benchmarks.timing import seconds_of
 
 
@@ -34,3 +38,31 @@ def decoding(prompt: int, tokens: int) -> dict[str, Callable[[], float]]:
         return seconds_of(decode)
 
     return {"transformers, torch": run}
+
+
+def bert() -> dict[str, Sides]:
+    """BERT-base with a classifier, without dropout."""
+    settings: dict[str, Any] = {"num_labels": BERT_CLASSES}
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = transformers.BertConfig(**settings)
+    return {
+        "transformers, torch": sides(_Logits(transformers.BertForSequenceClassification(config)))
+    }
+
+
+def convnext() -> dict[str, Sides]:
+    """ConvNeXt-T; images come with their channels last and are turned once."""
+    settings: dict[str, Any] = {"num_labels": OBJECTS}
+    config = transformers.ConvNextConfig(**settings)
+    return {
+        "transformers, torch": sides(_Logits(transformers.ConvNextForImageClassification(config)))
+    }
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Any) -> Any:
+        return self.model(x.permute(0, 3, 1, 2) if x.ndim == 4 else x).logits

@@ -1,10 +1,21 @@
-"""Write the gallery: one page for each program in `experiments/gallery`, from its own header."""
+"""Write the gallery: a page for each program in `experiments/gallery`, from its own header.
+
+`docs/gallery/cells` has a short run of each, which the page executes.
+"""
 
 import ast
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2] / "experiments" / "gallery"
+CELLS = Path(__file__).parents[1] / "gallery" / "cells"
+NOTEBOOK = """---
+file_format: mystnb
+kernelspec:
+  name: python3
+---
+
+"""
 
 
 def programs() -> list[Path]:
@@ -13,15 +24,21 @@ def programs() -> list[Path]:
 
 
 def page(file: Path) -> str:
-    """Return the page of a program: its header as text, then its source."""
-    header = ast.get_docstring(ast.parse(file.read_text())) or ""
+    """Return the page of a program: its header as text, a short run, and its source."""
+    tree = ast.parse(file.read_text())
+    header = ast.get_docstring(tree) or ""
     title, _, rest = header.partition("\n")
     blocks: list[str] = []
     for block in rest.strip("\n").split("\n\n"):
         code = all(line.startswith("    ") for line in block.splitlines())
         blocks.append(f"```sh\n{_flat(block)}\n```" if code else block)
-    source = f"```{{literalinclude}} ../../../experiments/gallery/{file.name}\n:language: python\n"
-    return "\n".join([f"# {title.rstrip('.')}", "", "\n\n".join(blocks), "", source + "```", ""])
+    source = (
+        f"```{{literalinclude}} ../../../experiments/gallery/{file.name}\n:language: python\n"
+        f":lines: {tree.body[1].lineno}-\n```"
+    )
+    cell = f"```{{code-cell}} python\n{(CELLS / file.name).read_text()}```"
+    parts = [f"# {title.rstrip('.')}", *blocks, "## A short run", cell, "## The program", source]
+    return NOTEBOOK + "\n\n".join(parts) + "\n"
 
 
 def _flat(block: str) -> str:

@@ -17,13 +17,12 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
-from ..explain.text import describe
 from ..functional.linear import floating_type, wider_type
 from ..functional.segments import check_segments
 from ..initializers import lecun_normal
 from ..layers.checks import check_not_empty, check_sequence, positive_size
 from ..layers.linear import Dense
-from ..validation import above, integer, positive
+from ..validation import above, check_shape, integer, positive
 from .transforms import Ensemble, Tap
 
 # It sets a shape, so it may not be traced.
@@ -106,11 +105,8 @@ class MixtureOfExperts(Composite):
         wide = wider_type(sequences.dtype, jnp.float32)
         router, expert = self.router, self.expert
         logits = router(sequences.astype(wide), **_marks(router, marks)).astype(wide)  # type: ignore[misc]
-        if logits.shape != (*sequences.shape[:-1], self.experts):
-            raise ValueError(
-                f"the router must return a logit for each of {self.experts} experts, got "
-                f"{describe(logits)} for {describe(sequences)}"
-            )
+        shape = (*sequences.shape[:-1], self.experts)
+        check_shape(logits, shape, "the output of the router", "it has a logit for each expert")
         real = None if marks is None else marks != 0
         share = self.capacity * self.top_k * tokens / self.experts
         places = min(tokens, math.ceil(share))

@@ -12,18 +12,18 @@ from ..core.calls import Call, Next, Outcome
 from ..core.composite import Wrapper
 from ..core.declarations import Param
 from ..core.layer import Layer, LayerLike
-from ..explain.text import Mismatch, describe
+from ..explain.text import Mismatch
 from ..fields import code
 from ..functional.narrow_weights import Int8Weight
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
-from ..layers.checks import path_pattern
+from ..layers.checks import check_not_training, path_pattern
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense, Einsum
-from ..tree import check_layer, edit_children, inside, layers
+from ..tree import check_found, check_layer, edit_children, inside, layers
 from ..validation import Accepts, instance
 from .reparametrization import each_of_stack
 from .sequential import Residual
@@ -126,11 +126,12 @@ class Precision(Wrapper):
         """Check that `keep` matches a layer."""
         if self.keep is not None and self.inner is not None:
             found = [paths.text(path) for path in dict(layers(self.wrapped)) if path]
-            if not any(paths.matches(self.keep, name) for name in found):
-                raise ValueError(
-                    f"Precision.keep={self.keep!r} matches no layer; layers are: "
-                    f"{', '.join(found) or 'none below the network itself'}"
-                )
+            check_found(
+                any(paths.matches(self.keep, name) for name in found),
+                self.wrapped,
+                f"matches Precision.keep={self.keep!r}",
+                f"layers are: {', '.join(found) or 'none below the network itself'}",
+            )
 
     @property
     def wrapped(self) -> Layer:
@@ -245,10 +246,7 @@ class Quantized(Wrapper):
 
     def lower(self, call: Call) -> Call:
         """Compute the weights."""
-        if call.train:
-            raise ValueError(
-                "int8 weights cannot be trained: train the network that was passed to nn.quantize"
-            )
+        check_not_training(self, call.train, "has int8 weights", "nn.quantize")
         return call.replace(params=_joined(call.params, (), isinstance(self.wrapped, FUSED)))
 
 
@@ -292,12 +290,8 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     """
     check_layer(net, "nn.quantize(net, params)")
     new = _edited(net, params)
-    if new[0] == net:
-        shown = repr(net)
-        raise ValueError(
-            f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} can be "
-            f"quantized; these can: {', '.join(k.__name__ for k in KINDS)}"
-        )
+    can = ", ".join(kind.__name__ for kind in KINDS)
+    check_found(new[0] != net, net, "can be quantized", f"these can: {can}")
     return new
 
 
@@ -355,18 +349,24 @@ def _summed(layer: Layer, ndim: int) -> tuple[int, ...]:
     return tuple(range(ndim - 1))
 
 
+_quantized = Accepts(
+    "a dict of int8 values q and their scale",
+    lambda tree: isinstance(tree, dict) and tree.keys() == {"q", "scale"},
+    Mismatch,
+    "write net, params = nn.quantize(net, params)",
+    abstract=True,
+)
+
+
 def _joined(tree: Any, path: paths.Path, fused: bool) -> Any:
     """Return the parameters of the inner layer, with weights as `Int8Weight` if `fused`."""
-    if isinstance(tree, dict) and tree.keys() == {"q", "scale"}:
+    if _quantized.passes(tree):
         weight = Int8Weight(**tree)
         return weight if fused else weight.whole()
     if isinstance(tree, dict):
         return {name: _joined(item, (*path, name), fused) for name, item in tree.items()}
     if hasattr(tree, "shape") and _is_weight(path, tree):
-        raise Mismatch(
-            f"{paths.text(path)!r} must be a dict of int8 values q and their scale, got "
-            f"{describe(tree)}; write net, params = nn.quantize(net, params)"
-        )
+        _quantized(tree, repr(paths.text(path)))  # raises
     return tree
 
 

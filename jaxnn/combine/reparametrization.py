@@ -14,8 +14,8 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
 from ..core.declarations import Param, Variable, abstract
 from ..core.layer import LayerLike, declared
-from ..explain.call_errors import INIT_STATE
-from ..explain.text import Mismatch, describe, foreign
+from ..explain.layer_errors import check_state
+from ..explain.text import Mismatch
 from ..functional.linear import wider_type
 from ..functional.normalization import spectral_norm, weight_norm
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, zeros
@@ -25,7 +25,59 @@ from ..validation import Accepts, number, positive
 from .transforms import Inference
 
 
-class WeightNorm(Wrapper):
+class _Computed(Wrapper):
+    """Base of wrappers that compute each weight whose path fits `match` from several parameters.
+
+    A subclass defines `_declare_parts(weight)`, the declared parts by name, given the declaration
+    of the part with the shape of the weight; `_accepts`, a check of the parts; and
+    `_weight(parts)`, the weight.
+    """
+
+    _least = 1  # smallest number of axes of a weight
+
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Declare the parts of each weight."""
+        check_fits(self, params, self._least)
+
+        def split(path: paths.Path, param: Param) -> Any:
+            if not paths.matches(self.match, paths.text(path)):
+                return param
+            stack = tuple((levels + 1, n) for levels, n in param.stack)
+            below = dataclasses.replace(param, stack=stack, lift=param.lift + 1)
+            return self._declare_parts(below)
+
+        return paths.map_with_path(split, params), state
+
+    def lower(self, call: Call) -> Call:
+        """Compute each weight from its parts."""
+        return call.replace(params=self.merge(call.params))
+
+    def merge(self, params: Any, path: paths.Path = ()) -> Any:
+        """Return the parameters of the inner layer, in which each weight is computed.
+
+        Args:
+            params: Parameters of this layer, or of a part of it.
+            path: Path of `params` in the parameters of this layer. Default: (), for all of them.
+        """
+        if paths.matches(self.match, paths.text(path)):
+            self._accepts(params, repr(paths.text(path)))
+            return self._weight(params)
+        if isinstance(params, dict):
+            return {name: self.merge(item, (*path, name)) for name, item in params.items()}
+        if isinstance(params, tuple):
+            items = [self.merge(item, (*path, str(i))) for i, item in enumerate(params)]
+            return paths.same_kind(params, items)
+        return params
+
+
+def _is_pair(pair: Any) -> bool:
+    if not isinstance(pair, dict) or pair.keys() != {"v", "g"}:
+        return False
+    v, g = pair["v"], pair["g"]
+    return bool(v.ndim and g.ndim) and g.shape == (*v.shape[: g.ndim - 1], v.shape[-1])
+
+
+class WeightNorm(_Computed):
     """Weight normalization: replace each weight w of a layer by `g * v / |v|`.
 
     |v| is the norm over all axes but the last. The parameter w becomes w/v, of the same shape, and
@@ -54,54 +106,18 @@ class WeightNorm(Wrapper):
     inner: LayerLike
     match: Annotated[str, path_pattern] = "**/w"
 
-    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """Declare v and g for each weight."""
-        check_fits(self, params)
+    _accepts = Accepts(
+        "a dict of the direction v and the lengths g", _is_pair, Mismatch, abstract=True
+    )
 
-        def split(path: paths.Path, param: Param) -> Any:
-            if not paths.matches(self.match, paths.text(path)):
-                return param
-            stack = tuple((levels + 1, n) for levels, n in param.stack)
-            v = dataclasses.replace(param, stack=stack, lift=param.lift + 1)
-            n = len(stack)
-            length = Lengths(param.init, param.slice_shape)
-            g = dataclasses.replace(v, shape=(*param.shape[:n], param.shape[-1]), init=length)
-            return {"v": v, "g": g}
+    def _declare_parts(self, weight: Param) -> dict[str, Param]:
+        n = len(weight.stack)
+        shape = (*weight.shape[:n], weight.shape[-1])
+        length = Lengths(weight.init, weight.slice_shape)
+        return {"v": weight, "g": dataclasses.replace(weight, shape=shape, init=length)}
 
-        return paths.map_with_path(split, params), state
-
-    def lower(self, call: Call) -> Call:
-        """Compute each weight from its v and g."""
-        return call.replace(params=self._joined(call.params, ()))
-
-    def _joined(self, tree: Any, path: paths.Path) -> Any:
-        """Return the parameters of the inner layer."""
-        if paths.matches(self.match, paths.text(path)):
-            return _weight(tree, path)
-        if isinstance(tree, dict):
-            return {name: self._joined(item, (*path, name)) for name, item in tree.items()}
-        if isinstance(tree, tuple):
-            return paths.same_kind(
-                tree, [self._joined(x, (*path, str(i))) for i, x in enumerate(tree)]
-            )
-        return tree
-
-
-def _weight(pair: Any, path: paths.Path) -> jax.Array:
-    """Return w from its v and g; raise Mismatch unless `pair` consists of these."""
-    _pair(pair, repr(paths.text(path)))
-    v, g = pair["v"], pair["g"]
-    return each_of_stack(weight_norm, g.ndim - 1)(v, g)
-
-
-def _is_pair(pair: Any) -> bool:
-    if not isinstance(pair, dict) or pair.keys() != {"v", "g"}:
-        return False
-    v, g = pair["v"], pair["g"]
-    return bool(v.ndim and g.ndim) and g.shape == (*v.shape[: g.ndim - 1], v.shape[-1])
-
-
-_pair = Accepts("a dict of the direction v and the lengths g", _is_pair, Mismatch, abstract=True)
+    def _weight(self, parts: Any) -> jax.Array:
+        return each_of_stack(weight_norm, parts["g"].ndim - 1)(parts["v"], parts["g"])
 
 
 class Lengths(Initializer):
@@ -111,7 +127,7 @@ class Lengths(Initializer):
     shape: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = float) -> jax.Array:
-        """Return the lengths of what v is drawn as, from the same key."""
+        """Return the lengths of the v that the same key draws."""
         drawn = self.inner(key, self.shape, dtype)
         return jax.numpy.sqrt((drawn**2).sum(tuple(range(drawn.ndim - 1))))
 
@@ -174,8 +190,12 @@ class SpectralNorm(Wrapper):
         check_fits(self, params)
         for path, param in paths.walk(params):
             if paths.matches(self.match, paths.text(path)):
-                sizes = (*param.shape[: len(param.stack)], param.shape[-1])
-                state = _with(state, (*path, "u"), Variable(sizes, zeros(), "float32"))
+                sizes, place = (*param.shape[: len(param.stack)], param.shape[-1]), (*path, "u")
+                if _without(state, place)[1] is not None:
+                    raise ValueError(
+                        f"{paths.text(place)!r} is kept by another SpectralNorm inside"
+                    )
+                state = paths.nested(state, place, Variable(sizes, zeros(), "float32"))
         return params, state
 
     def _evaluate(self, call: Call) -> Outcome:
@@ -186,21 +206,24 @@ class SpectralNorm(Wrapper):
             for path, w in paths.walk(call.params)
             if paths.matches(self.match, paths.text(path))
         ]
-        if call.foreign or not call.state:
-            names = ", ".join(paths.text((*path, "u")) for path, _ in matched)
-            missing = f"keeps state ({names}), but none was given: {INIT_STATE}"
-            raise ValueError(foreign("keeps state") if call.state else missing)
-        below, old, new, weights = call.state, {}, {}, {}
+        below, old, slots = call.state, {}, {}
         for path, w in matched:
             below, u = _without(below, (*path, "u"))
-            _check(path, w, u)
-            weights[path], new[path] = self._normalized(w, u)
-            old[path] = u
+            old |= {} if u is None else {(*path, "u"): u}
+            shape, stacked = jnp.shape(w) or (1,), max(getattr(u, "ndim", 1) - 1, 0)
+            slots[paths.text((*path, "u"))] = jax.ShapeDtypeStruct(
+                (*shape[:stacked], shape[-1]), "float32"
+            )
+        own = {paths.text(path): u for path, u in old.items()}
+        check_state(call.replace(state=own), slots)
+        new, weights = {}, {}
+        for path, w in matched:
+            weights[path], new[*path, "u"] = self._normalized(w, old[*path, "u"])
         params = paths.map_with_path(lambda path, w: weights.get(path, w), call.params)
         outcome = self._inside(call.replace(params=params, state=below))
         state = outcome.state
         for path, u in (new if call.train else old).items():
-            state = _with(state, (*path, "u"), u)
+            state = paths.nested(state, path, u)
         return outcome._replace(state=state)
 
     def _normalized(self, w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -214,24 +237,6 @@ class SpectralNorm(Wrapper):
         return each_of_stack(one, u.ndim - 1)(w, u)
 
 
-def _check(path: paths.Path, w: Any, u: Any) -> None:
-    """Raise ValueError if the state of a weight does not match the weight."""
-    shape = jnp.shape(w)
-    if u is None or u.ndim == 0 or u.shape != (*shape[: u.ndim - 1], *shape[-1:]):
-        raise ValueError(
-            f"the state has {'nothing' if u is None else describe(u)} at "
-            f"{paths.text((*path, 'u'))!r} for the weight {describe(w)}; {INIT_STATE}"
-        )
-
-
-def _with(tree: Any, path: paths.Path, item: Any) -> dict[str, Any]:
-    """Return nested dicts with `item` at `path`; raise ValueError if the path exists."""
-    head, *rest = path
-    if not rest and head in tree:
-        raise ValueError(f"the state {head!r} of a weight is kept by another SpectralNorm inside")
-    return {**tree, head: _with(tree.get(head, {}), tuple(rest), item) if rest else item}
-
-
 def _without(tree: Any, path: paths.Path) -> tuple[dict[str, Any], Any]:
     """Return nested dicts without `path` or dicts it leaves empty, and its item or None."""
     head, *rest = path
@@ -242,7 +247,17 @@ def _without(tree: Any, path: paths.Path) -> tuple[dict[str, Any], Any]:
     return ({**others, head: below} if below else others), found
 
 
-class LoRA(Wrapper):
+def _are_parts(parts: Any) -> bool:
+    if not isinstance(parts, dict) or parts.keys() != {"base", "down", "up"}:
+        return False
+    base, down, up = parts["base"], parts["down"], parts["up"]
+    depth = down.ndim - 2
+    copies, rank = base.shape[:depth], down.shape[-1:]
+    wanted = (*copies, math.prod(base.shape[depth:-1]), *rank), (*copies, *rank, base.shape[-1])
+    return depth >= 0 and (down.shape, up.shape) == wanted
+
+
+class LoRA(_Computed):
     """Low-rank adaptation: replace each weight w of a layer by `base + scale * down @ up`.
 
     The parameter w becomes w/base, the original weight, w/down (n, rank), and w/up (rank, m), where
@@ -280,23 +295,22 @@ class LoRA(Wrapper):
     scale: Annotated[float, number()] = 1.0
     down_init: InitFn = lecun_normal()
 
-    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """Declare base, down, and up for each weight."""
-        check_fits(self, params, 2)
+    _least = 2
+    _accepts = Accepts(
+        "a dict of base, down, and up with matching shapes", _are_parts, Mismatch, abstract=True
+    )
 
-        def split(path: paths.Path, param: Param) -> Any:
-            if not paths.matches(self.match, paths.text(path)):
-                return param
-            *rows, columns = param.slice_shape
-            stack = tuple((levels + 1, n) for levels, n in param.stack)
-            copies = param.shape[: len(stack)]
-            base = dataclasses.replace(param, stack=stack, lift=param.lift + 1)
-            shape = (*copies, math.prod(rows), self.rank)
-            down = Param(shape, self.down_init, param.dtype, stack)
-            up = dataclasses.replace(down, shape=(*copies, self.rank, columns), init=zeros())
-            return {"base": base, "down": down, "up": up}
+    def _declare_parts(self, weight: Param) -> dict[str, Param]:
+        *rows, columns = weight.slice_shape
+        copies = weight.shape[: len(weight.stack)]
+        shape = (*copies, math.prod(rows), self.rank)
+        down = Param(shape, self.down_init, weight.dtype, weight.stack)
+        up = dataclasses.replace(down, shape=(*copies, self.rank, columns), init=zeros())
+        return {"base": weight, "down": down, "up": up}
 
-        return paths.map_with_path(split, params), state
+    def _weight(self, parts: Any) -> jax.Array:
+        base, down, up = parts["base"], parts["down"], parts["up"]
+        return each_of_stack(functools.partial(_sum, self.scale), down.ndim - 2)(base, down, up)
 
     def lower(self, call: Call) -> Call:
         """Compute each weight from its base, down, and up."""
@@ -304,7 +318,7 @@ class LoRA(Wrapper):
         if frozen and not call.stopped:
             inputs, named = abstract((call.inputs, call.named))
             call = self._stopped(call, declared(self, call.method, inputs, named).params)
-        return call.replace(params=self.merge(call.params))
+        return super().lower(call)
 
     def _stopped(self, call: Call, spec: Any) -> Call:
         """Return the call without gradients of frozen parameters; adapters keep theirs."""
@@ -313,44 +327,6 @@ class LoRA(Wrapper):
             lambda path, leaf: lax.stop_gradient(leaf) if path in frozen else leaf, call.params
         )
         return call.replace(params=params, stopped=True)
-
-    def merge(self, params: Any, path: paths.Path = ()) -> Any:
-        """Return the parameters of the inner layer, with the products added to the weights.
-
-        Args:
-            params: Parameters of this layer, or of a part of it.
-            path: Path of `params` in the parameters of this layer. Default: (), for all of them.
-        """
-        if paths.matches(self.match, paths.text(path)):
-            return _adapted(params, self.scale, path)
-        if isinstance(params, dict):
-            return {name: self.merge(item, (*path, name)) for name, item in params.items()}
-        if isinstance(params, tuple):
-            items = [self.merge(item, (*path, str(i))) for i, item in enumerate(params)]
-            return paths.same_kind(params, items)
-        return params
-
-
-def _adapted(parts: Any, scale: Any, path: paths.Path) -> jax.Array:
-    """Return the weight from its parts; raise Mismatch if they do not match."""
-    _parts(parts, repr(paths.text(path)))
-    base, down, up = parts["base"], parts["down"], parts["up"]
-    return each_of_stack(functools.partial(_sum, scale), down.ndim - 2)(base, down, up)
-
-
-def _are_parts(parts: Any) -> bool:
-    if not isinstance(parts, dict) or parts.keys() != {"base", "down", "up"}:
-        return False
-    base, down, up = parts["base"], parts["down"], parts["up"]
-    depth = down.ndim - 2
-    copies, rank = base.shape[:depth], down.shape[-1:]
-    wanted = (*copies, math.prod(base.shape[depth:-1]), *rank), (*copies, *rank, base.shape[-1])
-    return depth >= 0 and (down.shape, up.shape) == wanted
-
-
-_parts = Accepts(
-    "a dict of base, down, and up with matching shapes", _are_parts, Mismatch, abstract=True
-)
 
 
 def _sum(scale: Any, base: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:

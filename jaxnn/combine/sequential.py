@@ -13,11 +13,15 @@ import jax.numpy as jnp
 from ..core import paths
 from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, as_layers
-from ..core.declarations import Param
+from ..core.declarations import Declared, Param
 from ..core.layer import Layer, LayerLike, Primitive
 from ..core.values import copy_with
-from ..explain.definition_errors import check_child_names, check_reserved_names, layer_like
-from ..explain.text import describe
+from ..explain.layer_errors import (
+    check_child_names,
+    check_kept,
+    check_reserved_names,
+    layer_like,
+)
 from ..fields import FrozenDict, code, normalize
 from ..initializers import Initializer, Shape
 from ..layers.checks import plain_function
@@ -174,7 +178,7 @@ class Residual(Wrapper):
         outcome = self._inside(call)
         if call.method != "forward":
             return outcome
-        _check_same(call.inputs, outcome.output)
+        check_kept(call.inputs, (outcome.output,), _ADDS, outcome.output, types=False)
         return outcome._replace(output=jax.tree.map(_add, call.inputs[0], outcome.output))
 
 
@@ -183,14 +187,10 @@ def _add(x: jax.Array, y: jax.Array) -> jax.Array:
     return x.astype(dtype) + y.astype(dtype)
 
 
-def _check_same(inputs: tuple[Any, ...], output: Any) -> None:
-    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (inputs, (output,))]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"Residual adds the output to its one input, but got "
-            f"{', '.join(map(describe, inputs))} and the output {describe(output)}; make the "
-            "shapes equal, or add them in the forward of a Composite"
-        )
+_ADDS = (
+    "Residual adds the output to its one input: make the shapes equal, or add them in the forward "
+    "of a Composite"
+)
 
 
 class layer(Primitive):
@@ -217,32 +217,41 @@ class layer(Primitive):
 
     def parameters(self, *inputs: Any) -> Any:
         """Return the shapes of the parameters that `init_fun` returns."""
-        given, structure = jax.tree.flatten(inputs)
-        drawn = jax.eval_shape(lambda key: self.init_fun(key, *inputs), jax.random.key(0))
-        leaves = dict(enumerate(paths.walk(drawn)))
-        numbers = {path: number for number, (path, _) in leaves.items()}
-
-        def declare(path: paths.Path, leaf: Any) -> Param:
-            init = _Drawn(self.init_fun, tuple(given), structure, numbers[path])
-            return Param(tuple(leaf.shape), init, leaf.dtype, lift=len(path))
-
-        return paths.map_with_path(declare, drawn)
+        return declare_drawn(Param, self.init_fun, inputs)
 
     def forward(self, params: Any, *inputs: Any) -> Any:
         """Return `apply_fun` of the parameters and inputs."""
         return self.apply_fun(params, *inputs)
 
 
-class _Drawn(Initializer):
-    """One array of what `init_fun` returns for a key."""
+class DrawnArray(Initializer):
+    """The array at `path` of what `make(key, *inputs)` returns."""
 
-    init_fun: Callable[..., Any]
+    make: Callable[..., Any]
     given: tuple[Any, ...]
     structure: Any
-    number: int
+    path: tuple[str, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = None) -> jax.Array:
-        """Return the array of that number."""
+        """Return the array."""
         inputs = jax.tree.unflatten(self.structure, self.given)
-        drawn = list(paths.walk(self.init_fun(key, *inputs)))
-        return jnp.asarray(drawn[self.number][1], dtype)
+        found = dict(paths.walk(self.make(key, *inputs)))
+        return jnp.asarray(found[self.path], dtype)
+
+
+def declare_drawn(kind: type[Declared], make: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+    """Return the declaration of each array that a function draws, all from the key of the layer.
+
+    Args:
+        kind: `Param` or `Variable`.
+        make: Function of `(key, *inputs)` that returns arrays in dicts, tuples, and lists.
+        inputs: Inputs with a shape and a type.
+    """
+    given, structure = jax.tree.flatten(inputs)
+
+    def declare(path: paths.Path, leaf: Any) -> Declared:
+        init = DrawnArray(make, tuple(given), structure, path)
+        return kind(tuple(leaf.shape), init, leaf.dtype, lift=len(path))
+
+    shapes = jax.eval_shape(lambda key: make(key, *inputs), jax.random.key(0))
+    return paths.map_with_path(declare, shapes)

@@ -19,6 +19,7 @@ from ..core.calls import Arrays, Call, Next, Outcome
 from ..core.composite import Wrapper
 from ..core.declarations import declare_copies, split_arrays
 from ..core.layer import LayerLike, Primitive
+from ..explain.layer_errors import check_kept
 from ..explain.text import Mismatch, describe
 from ..functional.convolution import looped
 from ..functional.gradients import dear
@@ -67,24 +68,20 @@ class Repeat(Wrapper):
             below = None if key is None else jax.random.fold_in(key, number)
             arrays = Arrays(params, state, below)
             outcome = self._inside(call.with_arrays(arrays).replace(inputs=(x,)))
-            _check_kept((x,), outcome.output)
+            check_kept((x,), (outcome.output,), _KEEPS, outcome.output)
             return outcome.output, (outcome.state, outcome.collected)
 
         if len(call.inputs) != 1:
-            _check_kept(call.inputs, None)
+            check_kept(call.inputs, None, _KEEPS, None)
         with looped():
             output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
         return Outcome(output, state, collected)
 
 
-def _check_kept(inputs: tuple[Any, ...], output: Any) -> None:
-    """Raise ValueError unless the output has the shapes and types of the one input."""
-    if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(output):
-        raise ValueError(
-            "Repeat passes the output of each copy to the next, so the layer must have one input "
-            f"and keep its shape and type; got {', '.join(map(describe, inputs)) or 'none'}"
-            + (f", which becomes {describe(output)}" if len(inputs) == 1 else "")
-        )
+_KEEPS = (
+    "Repeat passes the output of each copy to the next, so the layer must have one input and keep "
+    "its shape and type"
+)
 
 
 def check_stacked(tree: Any, n: int) -> None:
@@ -95,10 +92,6 @@ def check_stacked(tree: Any, n: int) -> None:
                 f"parameters and state of {n} copies must have a leading axis of {n}, got "
                 f"{describe(leaf)}; write params = net.init(key, x)"
             )
-
-
-def _kinds(tree: Any) -> Any:
-    return jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), tree)
 
 
 class Ensemble(Wrapper):

@@ -20,11 +20,14 @@ line, without a traceback.
 import atexit
 import functools
 import gc
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from ..experiment.experiment import Command, Configured, Experiment, TrainedRun, configured
 from ..experiment.prediction import print_predictions, print_scores
@@ -36,12 +39,12 @@ from ..experiment.run_folder import (
     load_unfinished,
     restored,
 )
-from ..experiment.training_run import run
+from ..experiment.training_run import processor, run
 from ..files.reading import printable, quoted
-from ..files.writing import replace_file
+from ..files.writing import fresh, replace_file
 from ..train import Interrupted, Weights, evaluation_params
 from ..train.weights import packed
-from .compilation_cache import OFF, use_compilation_cache
+from ..validation import one_of
 from .parsing import (
     execute,
     folder_option,
@@ -52,6 +55,9 @@ from .parsing import (
     read_options,
     refuse,
 )
+
+OFF = "--no-compilation-cache"
+LARGEST = 2**30  # bytes on disk; beyond them, the least recently read entries are deleted
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
@@ -91,12 +97,10 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Train, and write a run folder."""
     start = None
     if "--from" in arguments:
-        at = arguments.index("--from")
-        if at + 1 == len(arguments):
-            raise ValueError("--from needs a trial of a sweep: write --from sweeps/NAME-DATE:best")
         from .sweep import trial_of
 
-        start = trial_of(experiment, arguments[at + 1]).config
+        at = arguments.index("--from")
+        start = trial_of(experiment, next(iter(arguments[at + 1 :]), "")).config
         arguments = arguments[:at] + arguments[at + 2 :]
     others = {"predict --help": "predict from a finished run",
               "evaluate --help": "score a finished run",
@@ -229,11 +233,9 @@ def export_command(experiment: Experiment[Any], arguments: list[str]) -> None:
         ".onnx": lambda: interop.pack_onnx(net, weights, *inputs),
         ".safetensors": lambda: packed(net, weights),
     }
-    if file.suffix not in formats:
-        raise ValueError(f"--output is {str(file)!r}, expected a name in {', '.join(formats)}")
-    if file.exists():
-        raise FileExistsError(f"{file} exists already; write --output with another path")
-    replace_file(file, formats[file.suffix]())
+    one_of(*formats)(file.suffix, f"the suffix of --output {file}")
+    with fresh(file) as hidden:
+        replace_file(hidden, formats[file.suffix]())
     print(f"{printable(str(file), lines=True)}: {file.stat().st_size:,} bytes")
 
 
@@ -262,3 +264,47 @@ COMMANDS: dict[str, Callable[[Experiment[Any], list[str]], int | None]] = {
     "sweep": functools.partial(_sweeping, "sweep_command"),
     "resume": resume_command,
 }
+
+
+# JAX's persistent compilation cache, which the command lines use unless it is turned off.
+
+
+def use_compilation_cache(words: list[str]) -> list[str]:
+    """Keep compiled programs in the user's cache folder, for the next start.
+
+    If the user set `JAX_COMPILATION_CACHE_DIR` or `JAX_ENABLE_COMPILATION_CACHE`, the setting is
+    not changed. Child processes use the same folder.
+
+    Args:
+        words: The command line. `--no-compilation-cache` turns the cache off.
+
+    Returns:
+        The command line without that option.
+    """
+    rest = [word for word in words if word != OFF]
+    settings: Any = jax.config
+    chosen = settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache
+    if len(rest) == len(words) and not chosen:
+        options = {
+            "jax_compilation_cache_dir": str(cache_folder()),
+            "jax_compilation_cache_max_size": LARGEST,
+            "jax_persistent_cache_min_compile_time_secs": 0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in options.items():
+            os.environ.setdefault(name.upper(), str(value))
+            jax.config.update(name, value)
+    return rest
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled programs in the user's cache folder.
+
+    JAX does not distinguish processors, and a home folder may be shared by machines, so there is a
+    folder for each kind of processor.
+    """
+    home = Path.home()
+    default = {"darwin": home / "Library" / "Caches"}.get(sys.platform, home / ".cache")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or default)
+    instructions = processor("flags", "Features").encode()
+    return base / "jaxnn" / "compiled" / hashlib.sha256(instructions).hexdigest()[:16]

@@ -32,8 +32,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 
 a_file: Accepts = Accepts(
     "a file NAME.py, with a name of letters, digits, and underscores",
-    lambda file: file.suffix == ".py" and file.stem.isidentifier(),
-    hint="write jaxnn new digits.py",
+    lambda file: Path(file).suffix == ".py" and Path(file).stem.isidentifier(),
+    hint="write jaxnn new digits.py, or jaxnn new --list",
 )
 
 
@@ -49,7 +49,8 @@ def new(arguments: list[str]) -> None:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
     parser = argparse.ArgumentParser("jaxnn new", description="Write an example as your own file.")
-    parser.add_argument("file", nargs="?", help="the file to write, which must not exist yet")
+    text = "the file to write, which must not exist yet"
+    parser.add_argument("file", nargs="?", default="", help=text)
     text = f"the example (default: the one with the name of the file, otherwise {DEFAULT})"
     parser.add_argument("--from", dest="example", metavar="EXAMPLE", help=text)
     parser.add_argument("--list", action="store_true", help="list the examples")
@@ -60,10 +61,7 @@ def new(arguments: list[str]) -> None:
         for name, source in examples.items():
             print(f"{name:<{width}}  {title_of(source.read_text(encoding='utf-8'))}")
         return
-    if found.file is None:
-        raise ValueError("a file is missing: write jaxnn new digits.py, or jaxnn new --list")
-    file = Path(found.file)
-    a_file(file, "the file")
+    file = Path(a_file(found.file, "the file"))
     name = found.example or (file.stem if file.stem in examples else DEFAULT)
     if name not in examples:
         raise ValueError(f"there is no example {name!r}; {suggestion(name, examples)}")

@@ -142,7 +142,8 @@ def read_options(
             dataclasses.make_dataclass("Arguments", parts),
             args=arguments,
             prog=" ".join(["python -m", module_of(experiment), command]).strip(),
-            description=description,
+            # Each paragraph is passed as one line, because tyro joins only some lines of a text.
+            description=re.sub(r"(?<=\S)\n(?=\S)", " ", description),
             config=(tyro.conf.AvoidSubcommands,),
             registry=_without(values[0], swept) if swept else None,
         )

@@ -5,7 +5,6 @@ import functools
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,8 @@ from ..executors import check_name, create, result_of
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
-from ..files.reading import printable, quoted
+from ..experiment.training_run import attempted
+from ..files.reading import printable
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.display import best_trials
@@ -53,7 +53,7 @@ class Resources:
     submitit:local."""
     workers: int = 0
     """Number of cohorts that run at the same time; local runs several in processes that divide the
-    cores. 0 for the number of workers of the executor."""
+    cores and GPUs. 0 for the number of workers of the executor."""
     devices: int = 0
     """Number of simulated CPU devices, which share lanes if that is faster; 0 for one."""
 
@@ -96,7 +96,7 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     planner, facts = planned(experiment, config, _given(settings), None, known.tries, folders)
     settings, first = planner.settings, facts["tries"]
     count = settings.rounds(planner.epochs)[0].count - len(first)
-    observed = Known.of(facts).observations([], [])
+    observed = [*Known.of(facts).earlier]
     observed += [Observation(values, None, own=False) for values in first]
     asked = [*first, *new_trials(planner.search, count, 0, observed, settings.repeat)]
     with create(resources.executor, resources.workers or None) as executor:
@@ -238,7 +238,7 @@ def _run(
         if not stopped.args:  # before it began
             raise
         again = resume_text(folder, module_of(experiment))
-        text = f"interrupted: what was committed is whole; continue with {again}"
+        text = f"interrupted: committed results are intact; continue with {again}"
         return refuse(text, 128 + getattr(stopped, "number", signal.SIGINT))
     finish(result)
     return 0
@@ -251,16 +251,8 @@ def finish(result: Result) -> None:
         result: the result.
     """
     print(f"\n{best_trials(result.sweep)}", flush=True)  # the report takes a moment
-    try:
+    then = "All results are in the ledger; to draw it again, write jaxnn sweep report"
+    with attempted(f"the report of {result.folder}", result.folder, then):
         print(f"\nReport: {printable(str(result.report()), lines=True)}")
-    except Exception as error:  # any error of the drawing: the ledger has all results
-        cause = printable(" ".join(str(error).split()), 300)
-        warnings.warn(
-            f"the report of {result.folder} was not written ({type(error).__name__}: {cause}). All "
-            "results are in the ledger: write jaxnn sweep report "
-            f"{quoted(result.folder)} to try again",
-            RuntimeWarning,
-            stacklevel=2,
-        )
     if result.ranking:
         print(f"Train the best again: {best_command(result.sweep)}")

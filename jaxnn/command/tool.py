@@ -1,13 +1,13 @@
-"""`jaxnn`: write an experiment, and inspect the folder of a sweep of any experiment.
+"""`jaxnn`: write an experiment, and inspect the folder of a sweep.
 
-jaxnn new digits.py                      write the first experiment, as your own file
-jaxnn new --list                         list further examples; jaxnn new FILE --from NAME
-jaxnn sweep top FOLDER                   show the progress of a running sweep
-jaxnn sweep show FOLDER                  show its best trials and its failures
-jaxnn sweep report FOLDER                write its report again
-jaxnn sweep export FOLDER csv TARGET     write its trials for another tool
-jaxnn sweep retry FOLDER                 train failed and diverged trials again
-jaxnn --version                          print the version
+jaxnn new digits.py                   write the first experiment, as your file
+jaxnn new --list                      list other examples; new FILE --from NAME
+jaxnn sweep top FOLDER                show the progress of a running sweep
+jaxnn sweep show FOLDER               show its best trials and its failures
+jaxnn sweep report FOLDER             write its report again
+jaxnn sweep export FOLDER csv TARGET  write its trials for another tool
+jaxnn sweep retry FOLDER              train failed and diverged trials again
+jaxnn --version                       print the version
 
 `python -m jaxnn` is the same command.
 """
@@ -26,7 +26,7 @@ from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
 from ..sweep.report import write_report
 from ..sweep.snapshot import described, read
-from ..sweep.storage import LedgerError, command_to_resume, damaged, is_driven
+from ..sweep.storage import check_undamaged, command_to_resume, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__
 from .new import new
@@ -78,7 +78,7 @@ def top(folder: Path) -> None:
         print(best_trials(sweep), flush=True)
         many = sweep.facts.get("settings", {}).get("trials")
         if type(many) is not int:
-            raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
+            check_undamaged(sweep.folder, f"settings.trials is {many!r:.40}")
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):
@@ -113,7 +113,7 @@ def report_command(folder: Path) -> None:
         folder: The folder of a sweep.
     """
     with Ledger.open(folder) as ledger:
-        print(write_report(ledger))
+        print(write_report(read(ledger)))
 
 
 def export_trials_command(
@@ -129,7 +129,7 @@ def export_trials_command(
         target: The file or folder to write, which must not exist yet.
     """
     with Ledger.open(folder) as ledger:
-        print(export_sweep(ledger, kind, target))
+        print(export_sweep(read(ledger), kind, target))
 
 
 def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:

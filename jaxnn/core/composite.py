@@ -15,9 +15,8 @@ from typing import Annotated, Any, get_args, get_origin
 import jax
 
 from ..arrays import narrowed, visible, widened
-from ..explain.call_errors import check_given, check_inputs, check_state_names, check_structure
-from ..explain.definition_errors import check_nesting, check_siblings, interceptor, layer_like
-from ..explain.text import UNREACHED, Mismatch, Unreached, drawing, located
+from ..explain import layer_errors as explain
+from ..explain.text import Mismatch, drawing, located
 from ..fields import FrozenDict, is_traced
 from . import paths
 from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate_layer
@@ -87,31 +86,19 @@ class Composite(Layer):
     def _evaluate(self, call: Call) -> Outcome:
         children, params = self._children(), call.params
         if call.abstract:
-            check_siblings(children, type(self).__name__)
-        elif children and isinstance(params, dict) and not params:
-            raise Unreached(UNREACHED)
-        else:
-            check_structure(children, params)  # first: net.apply(x) then reports parameters
-        check_inputs(self._signature(call.method), call.method, call.inputs, call.named)
-        check_state_names(children, call.state or {})
+            explain.check_siblings(children, type(self).__name__)
+        else:  # before the inputs, so that net.apply(x) reports missing parameters
+            explain.check_reached(children, params)
+            explain.check_structure(children, params)
+        explain.check_inputs(self._signature(call.method), call.method, call.inputs, call.named)
+        explain.check_state_names(children, call.state or {})
         own, passing = self._split(call.method, call.named)
         frame = Frame(call, passing)
-        answers = self._answers(call)
+        answers = self._answers(call, "forward")  # a reserved name, which no child has
         bound = self._with_children(bind(children, frame))
         with drawing(answers.get("key", ())):
             output = getattr(bound, call.method)(*call.inputs, **own, **answers)
         return Outcome(output, frame.state, frame.collected)
-
-    def _answers(self, call: Call) -> dict[str, Any]:
-        """Return what the method requests by keyword."""
-        asked = self._signature(call.method).requests
-        answers: dict[str, Any] = {}
-        if "key" in asked:
-            # Below a reserved name: a separate key, which no child has.
-            answers["key"] = call.random_key("forward")
-        if "train" in asked:
-            answers["train"] = call.train
-        return answers
 
     def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the named inputs that forward takes, and those that its children may take."""
@@ -198,7 +185,7 @@ def inputs_for(
     if not named and not passing:
         return {}
     taken = layer._takes(method)
-    check_given(named, taken)
+    explain.check_given(named, taken)
     own = layer._signature(method)
     filled = own.inputs[: len(inputs)]
     return {
@@ -453,7 +440,7 @@ class intercept(Wrapper):
     """
 
     inner: LayerLike
-    function: Annotated[Interceptor, interceptor]
+    function: Annotated[Interceptor, explain.interceptor]
 
     def _evaluate(self, call: Call) -> Outcome:
         return evaluate_layer(self.wrapped, call.intercepted(self.function).replace(inner=False))
@@ -484,7 +471,7 @@ def _seen(kind: Any) -> Any:
 def as_layers(item: Any, where: str, several: bool = True) -> Any:
     """Convert plain functions, also in tuples and dicts, to layers; raise TypeError for others."""
     if isinstance(item, Layer):
-        check_nesting(item, where)
+        explain.check_nesting(item, where)
     if isinstance(item, Layer) or (several and (item is None or is_traced(item))):
         return item
     if several and isinstance(item, FrozenDict):
@@ -494,7 +481,7 @@ def as_layers(item: Any, where: str, several: bool = True) -> Any:
     if several and isinstance(item, tuple):
         layers = [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
         return paths.same_kind(item, layers)
-    return Function(layer_like(item, where))
+    return Function(explain.layer_like(item, where))
 
 
 def holds_layer(item: Any) -> bool:

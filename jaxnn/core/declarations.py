@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..explain.definition_errors import check_initializer, is_size
 from ..fields import is_array
-from ..initializers import InitFn, Initializer, zeros
-from ..validation import Accepts, tuple_of
+from ..initializers import InitFn, zeros
+from ..validation import Accepts, is_size, tuple_of
 from . import paths
 from .values import Value
 
@@ -41,9 +40,7 @@ class Declared(Value):
     lift: int = 0
 
     def __post_init__(self) -> None:
-        """Check the initializer, and replace a type of None by the default floating type."""
-        if not isinstance(self.init, Initializer):
-            check_initializer(self.init)
+        """Replace a type of None by the default floating type."""
         dtype = jax.dtypes.canonicalize_dtype(float if self.dtype is None else self.dtype)
         object.__setattr__(self, "dtype", dtype)
 

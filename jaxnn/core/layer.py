@@ -18,9 +18,9 @@ import jax
 from jax.dtypes import canonicalize_dtype
 
 from ..arrays import output_shapes, visible
-from ..explain import call_errors as explain
-from ..explain import definition_errors, folded_tree
-from ..explain.definition_errors import REQUESTS, RESERVED_NAMES
+from ..explain import folded_tree
+from ..explain import layer_errors as explain
+from ..explain.layer_errors import REQUESTS, RESERVED_NAMES
 from ..explain.text import Mismatch, drawing, located, read_early
 from ..explain.tracebacks import entry
 from ..fields import code, is_traced
@@ -70,8 +70,8 @@ class Layer(Value):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         jax.tree_util.register_static(cls)
-        definition_errors.check_reserved_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
-        definition_errors.check_forward(cls, cls._skip, cls._requests)
+        explain.check_reserved_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
+        explain.check_forward(cls, cls._skip, cls._requests)
 
     # What fields annotated bool accept: users of other libraries write Dense(784, 128).
     _flag = flag.such(hint="the number of input features is inferred from the input")
@@ -242,6 +242,10 @@ class Layer(Value):
         """Return a copy with other children, or with bound ones, without checks."""
         return self
 
+    def _draws(self) -> bool:
+        """Return whether training uses the key that forward requests; not at a rate of 0."""
+        return True
+
     # ---- methods and named inputs ----
 
     def _has_method(self, name: str) -> bool:
@@ -259,6 +263,13 @@ class Layer(Value):
         if function is None:
             raise TypeError(explain.no_method(self, method))
         return signature(function, self._skip)
+
+    def _answers(self, call: Call, *path: str) -> dict[str, Any]:
+        """Return what the method of a call requests by keyword; its key is the one at `path`."""
+        asked = self._signature(call.method).requests
+        key = call.random_key(*path) if "key" in asked and self._draws() else None
+        answers = {"key": key, "train": call.train, "state": call.state}
+        return {name: answers[name] for name in asked}
 
     def _takes(self, method: str) -> set[str]:
         """Return the inputs that this layer or a layer below it takes by name."""
@@ -427,10 +438,6 @@ class Primitive(Layer):
         """
         return {}
 
-    def _draws(self) -> bool:
-        """Return whether training uses the key that forward requests; not at a rate of 0."""
-        return True
-
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
         for field in fields(self):
@@ -478,11 +485,9 @@ class Primitive(Layer):
             explain.check_state(call, self._declared_by(self.variables, call.inputs, call.named))
         elif "state" in asked:  # its inputs may differ from those of `variables`
             explain.check_state(call, call.state or {"state": None})
-        key = call.random_key() if "key" in asked and self._draws() else None
-        answers = {"key": key, "train": call.train, "state": call.state}
-        named = call.named | {name: answers[name] for name in asked}
-        with drawing(key if "key" in asked else ()):
-            result = getattr(self, call.method)(call.cast_params(), *call.inputs, **named)
+        answers, params = self._answers(call), call.cast_params()
+        with drawing(answers.get("key", ())):
+            result = getattr(self, call.method)(params, *call.inputs, **call.named | answers)
         if "state" not in asked:
             return Outcome(result)
         explain.check_new_state(call, result)

@@ -9,14 +9,17 @@
 
 Data that do not fit on the device are a `source` of batches: `HostArrays`, `Records`, or a `Grain`
 pipeline. Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators;
-`accept` converts everything that a run accepts to a pytree of rows or a source.
+`accept` converts everything that a run accepts to a pytree of rows or a source, and augments the
+batches of a run.
 
 `packaged` contains the data sets, and `dataset` their classes and the split of rows. `rows` and
-`check` check arrays, `augment` changes or standardizes them, `image_transforms` changes colors and
-geometry, and `augmented` applies this to the batches of a run. `source`, `records`,
-`grain_pipeline`, and `stream` are sources, and `prefetch` reads ahead of the training.
+`check` check arrays, `augment` changes or standardizes them, and `image_transforms` changes colors
+and geometry. `source`, `records`, `grain_pipeline`, and `stream` are sources, and `prefetch` reads
+ahead of the training.
 """
 
+from jaxnn.data.accept import Augmentation as Augmentation
+from jaxnn.data.accept import Augmented as Augmented
 from jaxnn.data.accept import as_source as as_source
 from jaxnn.data.accept import check_resumable as check_resumable
 from jaxnn.data.accept import fingerprint_of as fingerprint_of
@@ -29,8 +32,6 @@ from jaxnn.data.augment import mixup as mixup
 from jaxnn.data.augment import random_crop as random_crop
 from jaxnn.data.augment import random_flip as random_flip
 from jaxnn.data.augment import random_shift as random_shift
-from jaxnn.data.augmented import Augmentation as Augmentation
-from jaxnn.data.augmented import Augmented as Augmented
 from jaxnn.data.check import check as check
 from jaxnn.data.dataset import Dataset as Dataset
 from jaxnn.data.dataset import Examples as Examples

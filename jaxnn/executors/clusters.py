@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import importlib.util
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..explain.text import suggestion
-from ..installation import missing
+from ..installation import check_installed
 from ..validation import positive
 from .base import TRIES, InProcess, Pool, call, retried
 from .processes import Processes
@@ -298,9 +297,9 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
         problem = f"{text} has its own number of workers; leave out workers={workers}"
     elif name == "slurm" and workers is None:
         problem = "slurm needs the number of jobs to run at a time; write --workers 8"
-    if known and name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
-        extra = name.replace("submitit", "slurm")
-        raise missing(f"the executor {text} needs", PACKAGES[name], extra)
+    if known and name in PACKAGES:
+        package, extra = PACKAGES[name], name.replace("submitit", "slurm")
+        check_installed(package, f"the executor {text} needs", package, extra)
     if problem:
         raise ValueError(problem)
     if name == "slurm" and shutil.which("srun") is None:

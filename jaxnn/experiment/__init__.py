@@ -12,19 +12,12 @@ configurations. `import jaxnn` does not import this package, and matplotlib is i
 drawing.
 """
 
-from .configuration import SGD, AdamW
-from .experiment import Command, Experiment, TrainedRun
-from .run_folder import Checkpointing, RunOptions, load_run
-from .training_run import run
-
-__all__ = [
-    "SGD",
-    "AdamW",
-    "Checkpointing",
-    "Command",
-    "Experiment",
-    "RunOptions",
-    "TrainedRun",
-    "load_run",
-    "run",
-]
+from .configuration import SGD as SGD
+from .configuration import AdamW as AdamW
+from .experiment import Command as Command
+from .experiment import Experiment as Experiment
+from .experiment import TrainedRun as TrainedRun
+from .run_folder import Checkpointing as Checkpointing
+from .run_folder import RunOptions as RunOptions
+from .run_folder import load_run as load_run
+from .training_run import run as run

@@ -69,7 +69,7 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
     if origin is Annotated:
         return from_plain(arguments[0], plain, where)
     options = arguments if origin in (typing.Union, types.UnionType) else (kind,)
-    classes = {one.__name__: one for one in options if _is_dataclass(one)}
+    classes = {class_name(one): one for one in options if is_class(one) and one is not type(None)}
     if isinstance(plain, dict) and classes:
         return _dataclass(classes, plain, where)
     for option in options:
@@ -134,10 +134,6 @@ def is_class(kind: Any) -> bool:
 def class_name(kind: Any) -> str:
     """Return the name by which a `Branch` chooses a class."""
     return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
-
-
-def _is_dataclass(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def _name(kind: Any) -> str:

@@ -25,8 +25,7 @@ import numpy as np
 from .. import train
 from ..core.layer import Layer
 from ..data import Dataset
-from ..data.accept import as_source, fingerprint_of
-from ..data.augmented import Augmented
+from ..data.accept import Augmented, as_source, fingerprint_of, unaugmented
 from ..data.rows import leaves_by_path, row_count, row_spec
 from ..data.source import Source, epoch_order
 from ..explain.text import describe
@@ -205,7 +204,7 @@ class Loaded:
 
     def __init__(self, data: Any) -> None:
         functions = data.functions if isinstance(data, Augmented) else ()
-        self.data = data = _without_augmentation(data)
+        self.data = data = unaugmented(data)
         self.dataset = data if isinstance(data, Dataset) else None
         if isinstance(data, Dataset):
             self.train, self.validation = (*data.train,), (*data.validation,)
@@ -223,7 +222,7 @@ class Loaded:
             self.train, self.validation = data, None
         self.train = as_source(self.train, "training data")
         self.validation = as_source(self.validation, "validation data")
-        self.arrays = _without_augmentation(self.train)
+        self.arrays = unaugmented(self.train)
         for part in (self.arrays, self.validation):
             require(
                 not isinstance(part, Source | Augmented),
@@ -258,13 +257,6 @@ class Loaded:
         test = fingerprint_of(about.pop("test", None))
         about = {name: about[name] for name in about.keys() - {"train", "validation"}}
         return self.checksums(), test, about, getattr(self.train, "functions", ())
-
-
-def _without_augmentation(data: Any) -> Any:
-    """Return the data inside `data.Augmented`."""
-    while isinstance(data, Augmented):
-        data = data.source
-    return data
 
 
 _kept: list[Loaded] = []
@@ -436,10 +428,11 @@ def configured(experiment: Experiment[Any], config: Any) -> Configured:
 @functools.lru_cache(maxsize=1024)
 def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
     """Return the order of the rows in an epoch, which all runs of a seed share."""
-    return epoch_order(_words(seed), epoch, rows)
+    return epoch_order(seed_words(seed), epoch, rows)
 
 
 @functools.lru_cache(maxsize=1024)
-def _words(seed: int) -> np.ndarray:
+def seed_words(seed: int) -> np.ndarray:
+    """Return the words of the root key of a seed, on the host."""
     with jax.ensure_compile_time_eval():
         return np.asarray(kept_words(jax.random.key(seed)))

@@ -1,25 +1,50 @@
-"""Predictions and scores of a run, for the commands on run folders and for pictures."""
+"""Predictions and scores of a run, for the commands on run folders, for pictures, and reports.
 
+A score has a confidence interval: how much it would vary with other test rows. Each metric is
+evaluated on every row alone. For a mean of zeros and ones, such as accuracy, the interval is
+Wilson's; for other metrics it is the percentile interval of the bootstrap over rows. They apply to
+one trained network, and do not include the variation between seeds.
+
+References: Wilson, Probable inference, the law of succession, and statistical inference, 1927;
+Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13.
+"""
+
+import dataclasses
 import io
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from .. import train
 from ..data import Dataset
-from ..data.rows import row_count
+from ..data.rows import row_count, slices
 from ..files.reading import FileError, check_regular, quoted, read_bytes
 from ..html.page import aligned_columns
+from ..train.metrics import Collected, Derived, terms_of
 from ..validation import one_of
 from .experiment import Configured
-from .intervals import Interval
 
 LARGEST = 2**30  # bytes of a file with inputs
 SHOWN = 10  # rows that are printed
+LEVEL, Z = 0.95, 1.959964  # Z is the quantile of the normal distribution for two sides
+RESAMPLES, FEWER = 1000, 200
+PIECE = 256  # rows that are evaluated at once
+MANY = 20_000  # rows beyond which fewer resamples are drawn
+MOST = 200_000  # rows beyond which nothing is resampled
+MOST_COLLECTED = 5000  # the same for metrics that each resample computes from all rows
+
+
+class Interval(NamedTuple):
+    """The interval of a score with 95 % confidence, and its method, "Wilson" or "bootstrap"."""
+
+    low: float
+    high: float
+    method: str
 
 
 def predicted(one: Configured, state: Any, inputs: Any) -> Any:
@@ -235,3 +260,102 @@ def _read_table(file: Path) -> np.ndarray:
 
 def _parsed(text: str, skip: int) -> np.ndarray:
     return np.loadtxt(io.StringIO(text), np.float32, delimiter=",", ndmin=2, skiprows=skip)
+
+
+def intervals_of(
+    one: Configured, state: Any, rows: Any, scores: dict[str, float]
+) -> dict[str, Interval]:
+    """Return the interval of each score that is a mean, or a function of sums, over rows.
+
+    Args:
+        one: the run.
+        state: its final state.
+        rows: the test rows.
+        scores: their metrics.
+    """
+    count = row_count(rows)
+    key = jax.random.key(0)
+
+    @jax.jit
+    def evaluate(state: Any, piece: Any) -> Any:
+        alone = jax.tree.map(lambda leaf: leaf[:, None], piece)
+        return jax.vmap(lambda row: dict(one.program.evaluate(state, row, key=key)))(alone)
+
+    parts = jax.device_get([evaluate(state, piece) for piece in slices(rows, PIECE)])
+    leaves = map(np.concatenate, zip(*map(jax.tree.leaves, parts), strict=True))
+    metrics = jax.tree.unflatten(jax.tree.structure(parts[0]), leaves)
+    random, resamples = np.random.default_rng(0), RESAMPLES if count <= MANY else FEWER
+    chosen = np.zeros((resamples if count <= MOST else 0, count), np.float32)
+    for often in chosen:
+        often[:] = np.bincount(random.integers(0, count, count), minlength=count)
+    # A metric of a whole, such as R2, may not exist for a row alone.
+    names = [name for name in scores if name in metrics]
+    found = {name: _interval(metrics[name], chosen, scores[name]) for name in names}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def wilson(right: float, count: int) -> Interval:
+    """Return Wilson's interval of a proportion.
+
+    (p + z² / 2n ± z √(p (1 - p) / n + z² / 4n²)) / (1 + z² / n), with z = 1.96 and p = right / n.
+
+    Args:
+        right: the number of ones.
+        count: the number of zeros and ones, n.
+
+    >>> [round(end, 4) for end in wilson(9, 10)[:2]], [round(e, 4) for e in wilson(5, 5)[:2]]
+    ([0.5958, 0.9821], [0.5655, 1.0])
+    """
+    share, more = right / count, Z**2 / count
+    center, half = share + more / 2, Z * math.sqrt(share * (1 - share) / count + more / 4 / count)
+    return Interval((center - half) / (1 + more), (center + half) / (1 + more), "Wilson")
+
+
+def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
+    """Return the interval of a metric of each row; None if it is not a combination of rows.
+
+    Args:
+        metric: with an axis of rows.
+        chosen: (resamples, rows), how often a resample has a row.
+        score: of all rows at once.
+    """
+    count = chosen.shape[1]
+    if isinstance(metric, Collected) and count > MOST_COLLECTED:
+        return None
+    # The two differ if the metric is not a combination of rows.
+    if not math.isclose(_resampled(metric, np.ones(count)), score, rel_tol=1e-3):
+        return None
+    if isinstance(metric, Derived):
+        chosen = chosen[:FEWER] if metric.merge else chosen
+    elif not isinstance(metric, Collected) and len(terms := terms_of(metric, 1)) == 1:
+        sums, counts = terms[0].sum, terms[0].count
+        if np.isin(counts, (0, 1)).all() and np.isin(sums, (0, 1)).all() and np.any(counts):
+            # A row with an ignored label counts 0.
+            return wilson(float(np.sum(sums)), int(np.sum(counts)))
+    values = [_resampled(metric, often.astype(float)) for often in chosen]
+    if not values or not np.isfinite(values).all():
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high), "bootstrap")
+
+
+def _resampled(metric: Any, often: np.ndarray) -> float:
+    """Return the metric, given by row, of a sample that contains row i `often[i]` times."""
+    if isinstance(metric, Collected):
+        # One row per example.
+        arrays = [array.reshape(-1, *array.shape[2:]) for array in metric.arrays]
+        return float(metric.function(*_repeated(arrays, often)))
+    if isinstance(metric, Derived) and metric.merge:
+        parts = dataclasses.replace(metric, sums=_repeated(metric.sums, often))
+        return float(parts.over_parts().value)
+    if isinstance(metric, Derived):
+        sums = tuple(np.tensordot(often, leaf, 1) for leaf in metric.sums)
+        return float(dataclasses.replace(metric, sums=sums).value)
+    terms = terms_of(metric, 1)
+    return float(sum((often @ term.sum) / max(often @ term.count, 1e-9) for term in terms))
+
+
+def _repeated(arrays: Iterable[np.ndarray], often: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return arrays with each row as often as `often` says."""
+    rows = np.repeat(np.arange(len(often)), often.astype(int))
+    return tuple(array[rows] for array in arrays)

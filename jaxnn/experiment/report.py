@@ -12,7 +12,7 @@ from ..html import charts, page
 from ..html.page import count, duration, escaped, flat, format_number, label, shown
 from ..train.history import Record, draw_panels, finite_numbers, losses_first, median, panels_of
 from ..train.hooks.profiling import TIMINGS
-from .intervals import Interval
+from .prediction import Interval
 
 INTERVALS = (
     "The test rows were evaluated once, at the end. The 95 % intervals are for other test rows of "
@@ -142,21 +142,15 @@ def _interval(found: Interval) -> str:
     return f"{format_number(found.low, 3)} to {format_number(found.high, 3)} (95 %, {found.method})"
 
 
-def _draw(records: Sequence[Record], panel: tuple[str, dict[str, str]], figure: Any) -> None:
-    draw_panels(figure, records, [panel])
-
-
 def _curves(records: Sequence[Record]) -> str:
     """Return the section of the curves: a figure for each panel, which fit on a narrow screen."""
     panels = panels_of(records)
     if not panels:
         return ""
-    drawn = [
-        charts.chart(
-            f"curve{i}", panel[0], functools.partial(_draw, records, panel), 2.4, width=3.5
-        )
-        for i, panel in enumerate(panels)
-    ]
+    drawn = []
+    for i, panel in enumerate(panels):
+        draw = functools.partial(draw_panels, records=records, panels=[panel])
+        drawn.append(charts.chart(f"curve{i}", panel[0], draw, 2.4, width=3.5))
     caption = (
         "Blue: on the training data, over the steps since the previous record. Orange: on the "
         "validation data, at the record."

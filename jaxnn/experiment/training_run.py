@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
 from ..explain.tracebacks import entry
-from ..files.reading import listed, printable
+from ..files.reading import listed, printable, quoted
 from ..files.writing import replace_file
 from ..html import charts
+from ..train.checkpoint import versions
 from ..train.hooks.measurement import rates_of
 from ..train.logging import finite_or_text
-from ..version import __version__
 from . import pictures, prediction, run_folder, sources
 from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
-from .intervals import intervals_of
 from .report import run_report as report_of
 
 ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
@@ -117,7 +115,7 @@ def run(
             text = prediction.scores_text(scores, intervals)
             print(f"\ntest: {text} on {result['test_rows']:,} rows")
     if experiment.finish is not None:
-        with _attempted("the experiment's function finish", folder):
+        with attempted("the experiment's function finish", folder):
             trained = TrainedRun(one.config, one.data.data, one.program, state)
             for name, contents in experiment.finish(trained).items():
                 replace_file(folder / name, contents)
@@ -201,12 +199,12 @@ def _on_test_rows(one: Configured, state: Any, folder: Path) -> tuple[dict[str, 
     scores, intervals, predictions = {}, {}, None
     if one.data.dataset is not None and one.evaluates:
         rows = (*one.data.dataset.test,)
-        with _attempted("evaluating the test rows", folder):
+        with attempted("evaluating the test rows", folder):
             scores = prediction.scores_of(one, state, rows)
-        with _attempted("the intervals of the scores", folder):
-            intervals = intervals_of(one, state, rows, scores)
+        with attempted("the intervals of the scores", folder):
+            intervals = prediction.intervals_of(one, state, rows, scores)
         if one.task is not None:
-            with _attempted("predicting the test rows", folder):
+            with attempted("predicting the test rows", folder):
                 predictions = prediction.predicted(one, state, rows[0])
     return scores, intervals, predictions
 
@@ -217,7 +215,7 @@ def _draw(
     """Write the pictures of a run, and return those that its report does not draw itself."""
     drawn = {}
     for name, draw in pictures.drawings(one, history, predictions).items():
-        with _attempted(f"the picture {name}", folder):
+        with attempted(f"the picture {name}", folder):
             figure = draw()
             replace_file(folder / name, charts.png(figure))
             drawn[name] = figure
@@ -230,7 +228,7 @@ def _report(
 ) -> None:
     """Write the report of a run, with further parts of it as arguments."""
     metric, maximize = one.experiment.ranked
-    with _attempted("report.html", folder):
+    with attempted("report.html", folder):
         text = report_of(
             folder.name,
             [_metrics(record) for record in history],
@@ -245,15 +243,22 @@ def _report(
 
 
 @contextlib.contextmanager
-def _attempted(what: str, folder: Path) -> Iterator[None]:
-    """Report an error as a warning: the training is done, and must not be lost."""
+def attempted(
+    what: str, folder: Path, then: str = "The run continues without it; its weights are in"
+) -> Iterator[None]:
+    """Report an error as a warning: the training is done, and must not be lost.
+
+    Args:
+        what: what is attempted.
+        folder: the folder of the results.
+        then: what the warning states before the folder. Default: where the weights of a run are.
+    """
     try:
         yield
     except Exception as error:
         cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(
-            f"{what} failed ({type(error).__name__}: {cause}). The run continues without it; its "
-            f"weights are in {printable(str(folder))}",
+            f"{what} failed ({type(error).__name__}: {cause}). {then} {quoted(folder)}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -275,27 +280,21 @@ def run_environment(one: Configured) -> dict[str, Any]:
         "data": data,
         "device": devices[0].device_kind,
         "devices": len(devices),
-        "processor": _processor(),
+        "processor": processor("model name"),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "versions": versions(),
     }
 
 
-def _processor() -> str:
-    """Return the name of the processor; of its kind if the system does not name it."""
+def processor(*names: str) -> str:
+    """Return an entry of `/proc/cpuinfo`, or else what the `platform` module reports.
+
+    Args:
+        *names: names of the entry; the first line with one of them is used.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(names):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that the results of a run depend on, by name."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxnn": __version__,
-        "optax": optax.__version__,
-    }

@@ -11,6 +11,7 @@ from typing import Any
 from ..core import paths
 from ..core.declarations import Declared
 from ..fields import describe, is_array
+from ..validation import check_none
 
 
 def brief(tree: Any) -> str:
@@ -76,10 +77,7 @@ def check_matches(
         hint: The call to write. Default: "", none.
         error: Type of the error. Default: ValueError.
     """
-    lines = mismatches(declared, given)
-    if lines:
-        text = f"{what}: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{what}:", *lines])
-        raise error(f"{text}; {hint}" if hint else text)
+    check_none(mismatches(declared, given), what, hint, error)
 
 
 def _has_leaves(tree: Any) -> bool:
@@ -151,7 +149,7 @@ def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
     )
     place["path"] = (*path, *place["path"])
     where = f"at {paths.text(place['path'])!r}" if place["path"] else "at the root"
-    where = f"{where}, {_shown(place['layer'])}"
+    where = f"{where}, {in_short(place['layer'])}"
     if place["message"] is None and place["note"] is None and _is_plain(error):
         place["message"] = DONATED if _is_donated(error) else error.args[0]
     if place["message"] is not None:
@@ -183,7 +181,8 @@ def _is_donated(error: Exception) -> bool:
     return isinstance(error, ValueError | RuntimeError) and "been deleted" in str(error)
 
 
-def _shown(layer: Any) -> str:
+def in_short(layer: Any) -> str:
+    """Return the code of a layer, or only its type if that is long."""
     shown = repr(layer)
     return shown if len(shown) <= 80 else f"{type(layer).__name__}(...)"
 

@@ -84,20 +84,24 @@ class Lock:
     """
 
     def __init__(self, file: Path, busy: str) -> None:
-        _check(file)
-        # Nothing else in this process may open the file: when it is closed, POSIX releases all
-        # locks that the process has on it.
-        self._connection = sqlite3.connect(file, timeout=0, isolation_level=None)
-        try:
-            self._connection.execute("PRAGMA journal_mode = MEMORY")  # no second file
-            self._connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
-            self._connection.close()
-            if sqlite_code(error) == sqlite3.SQLITE_BUSY:
-                raise Locked(busy) from None
-            if sqlite_code(error) == sqlite3.SQLITE_NOTADB:
-                raise NoLock(f"{file} is not a lock file: remove it") from None
-            raise
+        # SQLite would wait for other kinds of files, such as a fifo.
+        code = sqlite3.SQLITE_NOTADB if file.exists() and not file.is_file() else sqlite3.SQLITE_OK
+        if code == sqlite3.SQLITE_OK:
+            # Nothing else in this process may open the file: when it is closed, POSIX releases all
+            # locks that the process has on it.
+            self._connection = sqlite3.connect(file, timeout=0, isolation_level=None)
+            try:
+                self._connection.execute("PRAGMA journal_mode = MEMORY")  # no second file
+                self._connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.Error as error:
+                self._connection.close()
+                code = sqlite_code(error)
+                if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOTADB):
+                    raise
+        if code == sqlite3.SQLITE_BUSY:
+            raise Locked(busy)
+        if code == sqlite3.SQLITE_NOTADB:
+            raise NoLock(f"{file} is not a lock file: remove it")
 
     @staticmethod
     def held(file: Path) -> bool:
@@ -131,12 +135,6 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _check(file: Path) -> None:
-    """Raise NoLock for a file that SQLite would wait for, such as a fifo."""
-    if file.exists() and not file.is_file():
-        raise NoLock(f"{file} is not a lock file: remove it")
 
 
 def sqlite_code(error: sqlite3.Error) -> int:

@@ -1,4 +1,4 @@
-"""Activation functions of torch.nn that `jax.nn` does not have.
+"""Activation functions of torch.nn and of published models that `jax.nn` does not have.
 
 Each one can be used as a layer. Set other arguments with `functools.partial`, for example
 `functools.partial(hard_shrink, threshold=0.1)`. torch.nn's other activations have these names:
@@ -81,6 +81,22 @@ def threshold(x: jax.Array, threshold: Any, value: Any) -> jax.Array:
     """
     x = _floating(x)
     return jnp.where(x <= jnp.asarray(threshold, x.dtype), jnp.asarray(value, x.dtype), x)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """An approximation of GELU: `y = x * sigmoid(1.702 * x)`, as in CLIP.
+
+    Args:
+        x: Real array of any shape.
+
+    Reference: Hendrycks and Gimpel, Gaussian error linear units (GELUs), 2016.
+
+    >>> import jax.numpy as jnp
+    >>> [round(float(y), 4) for y in quick_gelu(jnp.array([0.0, 1.0]))]
+    [0.0, 0.8458]
+    """
+    x = _floating(x)
+    return x * jax.nn.sigmoid(jnp.asarray(1.702, x.dtype) * x)
 
 
 def soft_min(x: jax.Array, axis: int = -1) -> jax.Array:

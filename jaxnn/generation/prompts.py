@@ -20,9 +20,8 @@ from ..core.layer import Layer, declared
 from ..explain.text import check_matches
 from ..fields import is_traced
 from ..random import is_outside
-from ..surgery.caching import with_cache, without_cache
+from ..surgery.function_preserving import unstack_layers, with_cache, without_cache
 from ..surgery.replacement import check_belong
-from ..surgery.reshaping import unstack_layers
 from ..train.step import remembered
 from ..tree import layers
 from ..validation import Accepts, require

@@ -16,7 +16,7 @@ from ..core.layer import Layer
 from ..fields import is_traced
 from ..layers.attention import MultiHeadAttention
 from ..layers.positions import LearnedPositions, SinusoidalPositions
-from ..surgery.caching import with_cache
+from ..surgery.function_preserving import with_cache
 from ..tree import layers
 from ..validation import positive, require
 from .prompts import Prompts, Start, advance, check_prompts, filled_rows, is_stop

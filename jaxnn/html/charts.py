@@ -5,7 +5,6 @@ a CSS variable, for which the style sheet has a color in dark mode too.
 """
 
 import functools
-import importlib.util
 import io
 import math
 import re
@@ -13,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from ..installation import missing
+from ..installation import check_installed
 from . import page
 from .page import escaped, format_number
 
@@ -60,8 +59,7 @@ def check_library() -> None:
 
     It imports nothing, since the import takes seconds.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise missing("charts are drawn by", "matplotlib", "experiments")
+    check_installed("matplotlib", "charts are drawn by", "matplotlib", "experiments")
 
 
 def figure(width: float, height: float) -> Any:

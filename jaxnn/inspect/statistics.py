@@ -14,8 +14,9 @@ from ..core.declarations import split_arrays
 from ..core.layer import Layer
 from ..explain.text import describe
 from ..functional.linear import wider_type
+from ..tree import a_layer
 from . import table
-from .summary import a_layer, places
+from .summary import places
 from .value_checks import check_concrete
 
 

@@ -28,8 +28,8 @@ from ..explain.folded_tree import short
 from ..explain.text import describe
 from ..explain.tracebacks import entry
 from ..html.page import count
-from ..tree import layers
-from ..validation import Accepts, instance, natural
+from ..tree import a_layer, layers
+from ..validation import natural
 from . import table
 
 # fmt: off
@@ -189,7 +189,6 @@ def _product(lhs: Any, rhs: Any, numbers: Any, groups: tuple[int, ...] = ()) -> 
     return 2 * lhs.size * columns
 
 
-a_layer: Accepts = instance(Layer, "a layer")
 _SCOPE = "jaxnn_row_{}"
 
 

@@ -28,8 +28,8 @@ from ..core.layer import Layer, LayerLike
 from ..core.paths import at
 from ..fields import is_traced
 from ..functional.checking import checking, checking_at
+from ..tree import a_layer
 from ..validation import Accepts
-from .summary import a_layer
 
 
 def first_nonfinite(

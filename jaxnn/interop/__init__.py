@@ -6,11 +6,12 @@ from .keras_weights import from_keras
 from .orders import channels_first, channels_last, tied
 from .source_arrays import Converter, SourceArrays
 from .stablehlo import export, load_program, pack_onnx
-from .torch_names import BERT, GPT2, LLAMA, RESNET, VIT
+from .torch_names import BERT, CONVNEXT, GPT2, LLAMA, RESNET, VIT
 from .torch_weights import from_torch
 
 __all__ = [
     "BERT",
+    "CONVNEXT",
     "GPT2",
     "LLAMA",
     "RESNET",

@@ -14,6 +14,7 @@ from .orders import (
     ByType,
     Made,
     Unfit,
+    fitted,
     lengths,
     runs,
     said,
@@ -21,7 +22,7 @@ from .orders import (
     statements,
     tied,
 )
-from .source_arrays import Library, Missing, Names, Owner, SourceArrays, as_numpy
+from .source_arrays import Converter, Library, Missing, Names, Owner, SourceArrays, as_numpy
 
 
 class Book:
@@ -97,9 +98,7 @@ class Book:
         array = self.read(found)
         if stacked:
             sizes = self.copies[source.owner.path]
-            if array.shape[: len(sizes)] != sizes:
-                raise Unfit(f"{found} is {array.shape}, wanted one with the first axes {sizes}")
-            array = array[source.copy]
+            array = fitted(array, (*sizes, *array.shape[len(sizes) :]), found)[source.copy]
         return array if source.part == "weight" else np.full(array.shape, np.nan)
 
     def read(self, name: str) -> Any:
@@ -111,7 +110,7 @@ class Book:
 
     def _note(self, source: SourceArrays, *names: str) -> None:
         path = source.owner.path
-        by_type = not isinstance(self.rule(path), tuple)
+        by_type = self.converter(path) is None
         for name in names:
             for table in (self.used, self.used_by_type)[: 1 + by_type]:
                 table.setdefault(name, {})[path] = None
@@ -225,6 +224,11 @@ class Book:
         text = paths.text(path)
         return next((rule for p, rule in self.names.items() if paths.matches(p, text)), None)
 
+    def converter(self, path: paths.Path) -> Converter | None:
+        """Return the converter that `names` specifies for a path, or None."""
+        rule = self.rule(path)
+        return rule[1] if isinstance(rule, tuple) else None
+
     # ---- layers ----
 
     def layer(
@@ -254,8 +258,13 @@ class Book:
             self.problems.append(f"{where}: {error}")
             return {}
         self._check_order(owner, declared)
+        wanted = dict(paths.walk(declared))
+        for place in dict.fromkeys(place for one in copies for place in one if place not in wanted):
+            self.problems.append(
+                f"{where}: converted to {paths.text(place[1:])!r}, which the layer does not have"
+            )
         arrays = {}
-        for place, _ in paths.walk(declared):
+        for place in wanted:
             named = paths.text(place[1:])
             if any(place not in one for one in copies):
                 self.problems.append(f"{where}: nothing was converted to {named!r}")
@@ -285,7 +294,9 @@ class Book:
                 own[place] = leaf
             else:
                 spectral["params", *above] = wrapper
-        trees = tree_of(own)
+        trees: dict[str, Any] = {}
+        for place, leaf in own.items():
+            trees = paths.nested(trees, place, leaf)
         found = {}
         for root in trees:
             found |= self._converted(owner, root, trees[root], copy, "weight")
@@ -314,8 +325,7 @@ class Book:
         """Return the result of the layer's converter for a part of each weight."""
         table = self.library.params if root == "params" else self.library.state
         source = SourceArrays(self, owner, owner.path, copy, tree, part, table, root)
-        rule = self.rule(owner.path)
-        converter = rule[1] if isinstance(rule, tuple) else None
+        converter = self.converter(owner.path)
         if converter is None or isinstance(converter, ByType) or root == "state":
             found = dict(paths.walk(source.by_type(owner.layer)))
         else:
@@ -335,8 +345,8 @@ class Book:
 
     def _check_order(self, owner: Owner, declared: Any) -> None:
         """Add a problem if the arrays of a layer may be in another order and nothing is stated."""
-        rule, where = self.rule(owner.path), paths.text(owner.path) or ""
-        if isinstance(rule, tuple) and rule[1] is not tied:
+        where = paths.text(owner.path) or ""
+        if self.converter(owner.path) not in (None, tied):
             return
         for place, _ in paths.walk(declared):
             for run in self.runs(owner, place):
@@ -379,18 +389,3 @@ def _there(part: Any, place: paths.Path, wrapper: str) -> Any:
             f"that way: convert the network without {wrapper}"
         )
     return part
-
-
-def tree_of(flat: dict[paths.Path, Any]) -> dict[str, Any]:
-    """Return nested dicts from leaves by path.
-
-    Args:
-        flat: Leaves by path.
-    """
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        below = tree
-        for segment in path[:-1]:
-            below = below.setdefault(segment, {})
-        below[path[-1]] = leaf
-    return tree

@@ -6,6 +6,7 @@ the prefix for the path of the layer. At the end every declared array must exist
 given array must be used, and none may be used by two layers.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,10 +19,10 @@ from ..core.calls import placeholder_key
 from ..core.layer import Layer, Primitive
 from ..core.paths import at
 from ..explain.text import suggestion
-from ..surgery.caching import without_cache
+from ..surgery.function_preserving import without_cache
 from ..train.weights import Weights, not_held
 from ..tree import inside, layers
-from ..validation import Accepts
+from ..validation import Accepts, check_none
 from .axes import Trace, traced
 from .book import Book
 from .source_arrays import IfThere, Library, Names, Owner
@@ -103,13 +104,12 @@ def convert_weights(
     lines += book.shared()
     lines += book.unused(ignore)
     lines += book.another_prefix()
-    if lines:
-        raise ValueError(
-            f"the {library.name} weights do not fit this network:\n  "
-            + "\n  ".join(lines)
-            + '\nWrite names={"path/of/a/layer": "its prefix"} if the two have different names, '
-            'and ignore=("name",) for arrays that are not needed'
-        )
+    check_none(
+        lines,
+        f"the {library.name} weights do not fit this network",
+        'write names={"path/of/a/layer": "its prefix"} if the two have different names, and '
+        'ignore=("name",) for arrays that are not needed',
+    )
 
     def filled(root: str, tree: Any) -> Any:
         def leaf(path: paths.Path, p: Any) -> Any:
@@ -122,7 +122,7 @@ def convert_weights(
 
 
 def check_name_rules(names: Names, owners: list[Owner], trees: Any) -> None:
-    """Raise TypeError for a rule of another type, ValueError for a path that no layer has.
+    """Raise TypeError for a rule of another type, ValueError for paths that no layer has.
 
     Args:
         names: The rules.
@@ -138,12 +138,29 @@ def check_name_rules(names: Names, owners: list[Owner], trees: Any) -> None:
     owning = {
         paths.text(o.path) for o in owners if any(leaf[: len(o.path)] == o.path for leaf in leaves)
     }
+    lines = []
     for path, rule in names.items():
         wanted, what = texts, "the path {!r}, which no layer of the network with weights has"
         if isinstance(rule, tuple):
             wanted, what = owning, "a converter at {!r}, which is not a layer that owns weights"
-        if not isinstance(rule, IfThere) and not any(paths.matches(path, text) for text in wanted):
-            raise ValueError(f"names has {what.format(path)}; {suggestion(path, wanted - {''})}")
+        optional = isinstance(rule[0] if isinstance(rule, tuple) else rule, IfThere)
+        if not optional and not any(paths.matches(path, text) for text in wanted):
+            lines.append(f"{what.format(path)}; {suggestion(path, wanted - {''})}")
+    check_none(lines, "names has paths that do not fit the network")
+
+
+def by_unique_name(arrays: Iterable[tuple[str, Any]], hint: str) -> dict[str, Any]:
+    """Return arrays by name; raise ValueError if several have the same name.
+
+    Args:
+        arrays: Names and arrays.
+        hint: What to write if several have the same name.
+    """
+    pairs = list(arrays)
+    counts = Counter(name for name, _ in pairs)
+    twice = [name for name, count in counts.items() if count > 1]
+    check_none(twice, "several weights have the same name", hint)
+    return dict(pairs)
 
 
 def weight_owners(net: Layer) -> Iterator[Owner]:

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ..combine.sequential import declare_drawn
 from ..core import paths
 from ..core.calls import State
 from ..core.declarations import Param, Variable, placeholder
 from ..core.layer import Layer, Primitive
 from ..core.paths import at
-from ..initializers import Initializer, Shape, constant
+from ..initializers import constant
+from ..tree import a_layer
 from ..validation import Accepts, instance
 
 # Names of arguments that modules have for the training mode, and for its opposite.
@@ -76,12 +77,10 @@ class from_linen(Primitive):
 
     def parameters(self, *inputs: Any) -> Any:
         """Return its collection "params"."""
-        return _params_of(self._params, inputs)
+        return declare_drawn(Param, self._params, inputs)
 
     def variables(self, *inputs: Any) -> Any:
         """Return its other collections."""
-        if not jax.eval_shape(self._others, jax.random.key(0), *inputs):
-            return {}
         return _variables_of(self._others, inputs)
 
     def forward(
@@ -110,6 +109,7 @@ class from_linen(Primitive):
     def _variables(self, key: Any, *inputs: Any) -> Any:
         from flax.core import meta
 
+        inputs = placeholder(inputs)  # linen computes with them
         return _by_text(meta.unbox(self.module.init(key, *inputs, **self._mode(False))))
 
     def _params(self, key: Any, *inputs: Any) -> Any:
@@ -142,7 +142,7 @@ def to_linen(net: Layer, name: str | None = None) -> Any:
     >>> jax.tree.map(jnp.shape, variables["params"]["layers_1"])
     {'net': {'b': (2,), 'w': (4, 2)}}
     """
-    instance(Layer, "a layer")(net, "to_linen.net", "write interop.to_linen(net)")
+    a_layer(net, "to_linen.net", "write interop.to_linen(net)")
     from .linen_network import Network  # here: flax takes long to import
 
     return Network(net, name=name)
@@ -174,12 +174,10 @@ class from_nnx(Primitive):
 
     def parameters(self) -> Any:
         """Return its `nnx.Param`."""
-        return _params_of(self._params, ())
+        return declare_drawn(Param, self._params, ())
 
     def variables(self) -> Any:
         """Return its other variables, without random streams."""
-        if not jax.eval_shape(self._others, jax.random.key(0)):
-            return {}
         return _variables_of(self._others, ())
 
     def forward(
@@ -233,55 +231,27 @@ def _filled(nnx: Any, state: Any, ours: Any) -> Any:
     return state
 
 
-class _Drawn(Initializer):
-    """The array at `path` of the result of `make(key, *inputs)`."""
-
-    make: Callable[..., Any]
-    inputs: tuple[Any, ...]
-    structure: Any
-    path: tuple[str, ...]
-
-    def __call__(self, key: Any, shape: Shape, dtype: Any = None) -> jax.Array:
-        """Return the array."""
-        inputs = jax.tree.unflatten(self.structure, self.inputs)
-        found = dict(paths.walk(self.make(key, *placeholder(inputs))))
-        return jnp.asarray(found[self.path], dtype)
-
-
-def _params_of(make: Callable[..., Any], inputs: Any) -> Any:
-    """Return a `Param` for each array of the nested dicts that `make(key, *inputs)` returns, drawn
-    with the layer's key."""
-    shapes = jax.eval_shape(make, jax.random.key(0), *inputs)
-    given, structure = jax.tree.flatten(inputs)
-
-    def declare(path: paths.Path, leaf: Any) -> Param:
-        init = _Drawn(make, tuple(given), structure, path)
-        return Param(tuple(leaf.shape), init, leaf.dtype, lift=len(path))
-
-    return paths.map_with_path(declare, shapes)
-
-
 def _variables_of(make: Callable[..., Any], inputs: Any) -> Any:
     """Return a `Variable` for each array of `make(key, *inputs)`.
 
     It starts constant if its numbers are equal, and the same for two keys; otherwise it is drawn
     with the layer's key.
     """
+    declared = declare_drawn(Variable, make, inputs)
+    if not declared:
+        return {}
     with jax.ensure_compile_time_eval():
-        made = jax.jit(make)
-        arrays, others = (made(jax.random.key(i), *placeholder(inputs)) for i in range(2))
-    again = dict(paths.walk(others))
-    given, structure = jax.tree.flatten(inputs)
+        made = jax.jit(lambda key: make(key, *inputs))
+        draws = [dict(paths.walk(made(jax.random.key(i)))) for i in range(2)]
 
-    def declare(path: paths.Path, leaf: Any) -> Variable:
-        numbers = np.asarray(leaf)
+    def start(path: paths.Path, drawn: Variable) -> Variable:
+        numbers, again = (np.asarray(arrays[path]) for arrays in draws)
         first = numbers.flat[0].item() if numbers.size else 0
-        if (numbers == first).all() and (np.asarray(again[path]) == first).all():
-            return Variable(numbers.shape, constant(first), numbers.dtype)
-        init = _Drawn(make, tuple(given), structure, path)
-        return Variable(numbers.shape, init, numbers.dtype, lift=len(path))
+        if (numbers == first).all() and (again == first).all():
+            return Variable(drawn.shape, constant(first), drawn.dtype)
+        return drawn
 
-    return paths.map_with_path(declare, arrays)
+    return paths.map_with_path(start, declared)
 
 
 def _by_text(tree: Any) -> Any:

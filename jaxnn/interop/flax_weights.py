@@ -1,6 +1,6 @@
 """from_flax: the variables of a flax module as parameters and state; flax itself is not needed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,14 +8,14 @@ import numpy as np
 from ..core import paths
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
+from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.lstm import LSTMCell
-from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
-from .conversion import convert_weights
+from .conversion import by_unique_name, convert_weights
 from .orders import Made, weight_normed
 from .source_arrays import (
     KERNELS,
@@ -25,6 +25,7 @@ from .source_arrays import (
     Names,
     SourceArrays,
     bias,
+    cell_arrays,
     kernel_attention,
     kernel_convolution,
     renamed,
@@ -81,13 +82,10 @@ def from_flax(
     trees = [variables[name] for name in variables if name in collections]
     if not trees or set(variables) - collections:
         trees = [variables]
-    flat: dict[str, Any] = {}
-    for tree in trees:
-        for path, array in paths.walk(_plain(tree)):
-            name = paths.text(path)
-            if name in flat:
-                raise ValueError(f"two collections of the variables have an array {name!r}")
-            flat[name] = array
+    flat = by_unique_name(
+        ((paths.text(path), array) for tree in trees for path, array in paths.walk(_plain(tree))),
+        "pass one of the collections, or change the names in one of them",
+    )
     return convert_weights(FLAX, net, flat, inputs, named, names or {}, ignore)
 
 
@@ -146,73 +144,42 @@ def _transposed_convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | bias(source)
 
 
-def _packed(source: SourceArrays) -> tuple[Any, Any, Any, Any] | None:
-    """Return the weights and biases of an nnx cell with one matrix for all gates, else None."""
-    cell = "cell/" if source.has("cell/dense_h/kernel") else ""
-    if not source.has(f"{cell}dense_h/kernel"):
-        return None
-    w, u = (source(f"{cell}dense_{side}/kernel") for side in "ih")
-    b, c = (
-        source(name) if source.has(name) else np.zeros(w.shape[-1], w.dtype)
-        for name in (f"{cell}dense_{side}/bias" for side in "ih")
-    )
-    return w, u, b, c
+def _cell(gates: Sequence[str], apart: bool = False) -> Any:
+    """Return a converter of a recurrent cell.
 
+    Each gate has a matrix for the input and one for the hidden state. Cells of nnx may instead have
+    one matrix for all gates, `dense_i` and `dense_h`.
 
-def _gates(source: SourceArrays, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
-    """Return the weights of input and hidden state, gates side by side, and biases by gate."""
-    if (packed := _packed(source)) is not None:
-        w, u, b, c = packed
-        size = w.shape[-1] // len(gates)
-        biases = {side: np.split(one, len(gates)) for side, one in (("i", b), ("h", c))}
-        return w, u, biases, size
-    cell = "cell/" if source.has(f"cell/h{gates[-1]}/kernel") else ""
-    last = "_" if source.has(f"{cell}if_/kernel") else ""  # nnx's name, since `if` is a keyword
-    places = {
-        side: [f"{cell}{side}{gate}{last if side + gate == 'if' else ''}" for gate in gates]
-        for side in "ih"
-    }
-    w, u = (np.concatenate([source(f"{p}/kernel") for p in places[side]], -1) for side in "ih")
-    size = w.shape[-1] // len(gates)
-    biases = {
-        side: [
-            source(f"{p}/bias") if source.has(f"{p}/bias") else np.zeros(size, w.dtype)
-            for p in places[side]
-        ]
-        for side in "ih"
-    }
-    return w, u, biases, size
+    Args:
+        gates: Names of the gates in our order.
+        apart: Whether the second bias of the last gate stays separate. Default: False.
+    """
 
-
-def lstm(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """LSTMCell and OptimizedLSTMCell: ii, if, ig, io and hi, hf, hg, ho."""
-    w, u, biases, _ = _gates(source, "ifgo")
-    b = np.concatenate(biases["i"]) + np.concatenate(biases["h"])
-    return {"input": {"w": w, "b": b}, "recurrent": {"w": u}}
-
-
-def _gated(gates: str) -> Any:
-    """GRUCell and MGUCell: a matrix for each gate, of which the last has a second bias."""
+    def places(source: SourceArrays, side: str) -> list[str]:
+        packed = f"dense_{side}"
+        below = any(source.has(f"cell/{n}/kernel") for n in (packed, f"{side}{gates[-1]}"))
+        cell = "cell/" if below else ""
+        if source.has(f"{cell}{packed}/kernel"):
+            return [f"{cell}{packed}"]
+        # nnx's name of the gate f of the input has a `_`, since `if` is a keyword.
+        last = "_" if source.has(f"{cell}if_/kernel") else ""
+        return [f"{cell}{side}{g}{last if side + g == 'if' else ''}" for g in gates]
 
     def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
-        w, u, biases, _ = _gates(source, gates)
-        inner = [*biases["h"][:-1], np.zeros_like(biases["h"][-1])]
-        b = np.concatenate(biases["i"]) + np.concatenate(inner)
-        return {"input": {"w": w, "b": b}, "recurrent": {"w": u, "b": biases["h"][-1]}}
+        weights, biases = [], []
+        for side in "ih":
+            kernels = {place: source(f"{place}/kernel") for place in places(source, side)}
+            weights.append(np.concatenate([*kernels.values()], -1))
+            parts = [
+                source(f"{place}/bias")
+                if source.has(f"{place}/bias")
+                else np.zeros(kernel.shape[-1], kernel.dtype)
+                for place, kernel in kernels.items()
+            ]
+            biases.append(np.concatenate(parts))
+        return cell_arrays(source, *weights, *biases, apart=layer.features if apart else 0)
 
     return convert
-
-
-def simple(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """SimpleCell: i and h."""
-    if (packed := _packed(source)) is not None:
-        w, u, b, c = packed
-        return {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
-    cell = "cell/" if source.has("cell/h/kernel") else ""
-    names = [f"{cell}{side}/bias" for side in "ih" if source.has(f"{cell}{side}/bias")]
-    w = source(f"{cell}i/kernel")
-    b = sum((source(name) for name in names), np.zeros(w.shape[-1], w.dtype))
-    return {"input": {"w": w, "b": b}, "recurrent": {"w": source(f"{cell}h/kernel")}}
 
 
 def _is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
@@ -232,10 +199,10 @@ FLAX = Library(
         **dict.fromkeys(TABLES, single_array("embedding")),
         PReLU: renamed(alpha="negative_slope"),
         MultiHeadAttention: kernel_attention("out"),
-        RNNCell: simple,
-        LSTMCell: lstm,
-        GRUCell: _gated("rzn"),
-        MinimalGatedCell: _gated("fn"),
+        RNNCell: _cell([""]),  # a single gate, so that its matrices are called i and h
+        LSTMCell: _cell("ifgo"),
+        GRUCell: _cell("rzn", apart=True),
+        MinimalGatedCell: _cell("fn", apart=True),
     },
     {BatchNorm: renamed(mean="mean", var="var")},
     made=_made,

@@ -8,16 +8,17 @@ import numpy as np
 from ..core import paths
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
+from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.lstm import ConvLSTMCell, LSTMCell
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.recurrence import Cell, GRUCell, RNNCell
 from ..train.weights import Weights
 from ..validation import Accepts
-from .conversion import convert_weights
-from .orders import Unfit
+from .conversion import by_unique_name, convert_weights
+from .orders import Unfit, fitted
 from .source_arrays import (
     KERNELS,
     NORMS,
@@ -26,11 +27,10 @@ from .source_arrays import (
     Names,
     SourceArrays,
     bias,
-    fitted,
+    cell_arrays,
     kernel_attention,
     renamed,
     single_array,
-    without_bias,
 )
 
 
@@ -111,22 +111,13 @@ _variable = Accepts(
 
 def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
     """Return variables by their paths; ValueError if two have one, TypeError for other values."""
-    found: dict[str, Any] = {}
-    twice = []
     given: Any = variables if isinstance(variables, Iterable) else [variables]
-    for variable in given:
-        _variable(variable, "from_keras.weights")
-        if variable.path in found:
-            twice.append(variable.path)
-        found[variable.path] = variable
-    if twice:
-        raise ValueError(
-            f"two weights of the model have one path: {', '.join(dict.fromkeys(twice))}. Give the "
-            "layers different names, such as Block(name='block_1'), or call "
-            "model.save_weights('model.weights.h5') and pass the arrays of that file by name, "
-            "in which each name occurs once"
-        )
-    return found
+    return by_unique_name(
+        ((_variable(one, "from_keras.weights").path, one) for one in given),
+        "give the layers different names, such as Block(name='block_1'), or call "
+        "model.save_weights('model.weights.h5') and pass the arrays of that file by name, in which "
+        "each name occurs once",
+    )
 
 
 _PARTS = {
@@ -215,9 +206,7 @@ def _recurrent(name: str) -> Any:
     """SimpleRNN, and LSTM, whose gates are in our order."""
 
     def convert(layer: Any, source: SourceArrays) -> dict[str, Any]:
-        w, u, b = _cell(source, name)
-        b = np.zeros(w.shape[-1], w.dtype) if b is None else b
-        return without_bias(source, {"input": {"w": w, "b": b}, "recurrent": {"w": u}})
+        return cell_arrays(source, *_cell(source, name))
 
     return convert
 
@@ -238,12 +227,7 @@ def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
         return np.concatenate([r, z, h], -1)
 
     w, u, b = ordered(w), ordered(u), ordered(b)
-    if not layer.reset_after:
-        return without_bias(source, {"input": {"w": w, "b": b[0]}, "recurrent": {"w": u}})
-    n = b.shape[-1] // 3
-    added = np.concatenate([b[1, : 2 * n], np.zeros_like(b[1, 2 * n :])])
-    recurrent = {"w": u, "b": b[1, 2 * n :]}
-    return without_bias(source, {"input": {"w": w, "b": b[0] + added}, "recurrent": recurrent})
+    return cell_arrays(source, w, u, *b, apart=layer.features if layer.reset_after else 0)
 
 
 KERAS = Library(

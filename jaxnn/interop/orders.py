@@ -31,6 +31,13 @@ class Unfit(ValueError):
     """Arrays that a converter cannot take."""
 
 
+def fitted(array: Any, wanted: tuple[int, ...], name: str) -> Any:
+    """Return `array` if it has the required shape in the other library, else raise Unfit."""
+    if np.shape(array) != wanted:
+        raise Unfit(f"{name} is {np.shape(array)}, and {wanted} for this network")
+    return array
+
+
 class Made(NamedTuple):
     """A weight computed from the arrays `names`, in float64 and in the other library's layout."""
 
@@ -74,9 +81,12 @@ def spectral_normed(names: tuple[str, ...], w: Any, u: Any, v: Any, axis: int = 
     """Return w / (u^T w v), with w as a matrix of `axis` by all others."""
     w, u, v = (np.asarray(a, np.float64) for a in (w, u, v))
     rows = np.moveaxis(w, axis, 0)
-    if u.size != len(rows) or v.size * len(rows) != rows.size:
-        raise Unfit(f"{names[0]} is {w.shape}, and its singular vectors have {u.size} and {v.size}")
-    sigma = u @ rows.reshape(len(rows), -1) @ v
+    matrix = rows.reshape(len(rows), -1)
+    u, v = (
+        fitted(a.ravel(), (n,), name)
+        for a, n, name in zip((u, v), matrix.shape, names[1:], strict=True)
+    )
+    sigma = u @ matrix @ v
     singular = np.broadcast_to(v.reshape(1, *rows.shape[1:]), rows.shape)
     return Made(names, w / sigma, original=w, singular=np.moveaxis(singular, 0, axis))
 
@@ -172,29 +182,34 @@ class ByType:
             return
         runs = {place: source.runs(layer, place) for place in found}
         if not any(runs.values()):
-            runs = self._likely(layer, source, found)
+            runs = self._likely(source, found)
+        wrong = "" if runs or source.root == "state" else "no array has axes of these sizes"
         for place, known in runs.items():
             for run in known:
-                self._check(run)
-                if self.first:
-                    found[place] = self._moved(found[place], run, source.declared_shape(place))
+                declared = source.declared_shape(place)
+                split = (*declared[: run.start], self.channels, *self.window, *declared[run.stop :])
+                wrong = wrong or self._misfit(run, found[place], declared, split)
+                if self.first and not wrong:
+                    split = found[place].reshape(split)
+                    moved = np.moveaxis(split, run.start, run.start + len(self.window))
+                    found[place] = moved.reshape(declared)
+        if wrong:
+            raise Unfit(f"{self!r} is stated, but {wrong}")
 
-    def _check(self, run: AxisRange) -> None:
+    def _misfit(self, run: AxisRange, array: Any, declared: Any, split: tuple[int, ...]) -> str:
+        """Return the reason why an array does not have these axes; "" if it has them."""
         *window, last = [f.size for f in run.factors if f.size > 1]
         if not window or last != self.channels or math.prod(window) != math.prod(self.window):
-            raise Unfit(f"{self!r} is stated, but an array {said(run)}")
+            return f"an array {said(run)}"
+        joined = len(split) == 1 + len(self.window) or array.ndim == len(declared)
+        fits = array.size == math.prod(split) and joined
+        return "" if fits or not self.first else f"an array is {array.shape}, without these axes"
 
-    def _moved(self, array: Any, run: AxisRange, declared: tuple[int, ...]) -> Any:
-        before, after = declared[: run.start], declared[run.stop :]
-        split = (*before, self.channels, *self.window, *after)
-        if array.size != math.prod(split) or (before + after and array.ndim != len(declared)):
-            raise Unfit(f"an array of {array.shape} does not have the axes of {self!r}")
-        moved = np.moveaxis(array.reshape(split), run.start, run.start + len(self.window))
-        return moved.reshape(declared)
+    def _likely(self, source: Any, found: Any) -> dict[paths.Path, list[AxisRange]]:
+        """Return axes of the stated sizes, used if the trace shows none.
 
-    def _likely(self, layer: Any, source: Any, found: Any) -> dict[paths.Path, list[AxisRange]]:
-        """Axes of the stated sizes, if the trace shows none: of the inputs of a layer with a
-        matrix, of all arrays of another one."""
+        They are axes of the weights of inputs, or of all arrays of a layer without such weights.
+        """
         places = [p for p in found if "recurrent" not in p]
         places = [p for p in places if p[-1] == "w"] or places
         factors = (
@@ -211,8 +226,6 @@ class ByType:
             ]
             if spans:
                 chosen[place] = [AxisRange(*spans[0], factors, True)]
-        if not chosen and source.root == "params":
-            raise Unfit(f"{self!r} is stated, but no array has axes of these sizes")
         return chosen
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from ..combine.transforms import Ensemble, Repeat
 from ..core import paths
 from ..core.composite import Wrapper
+from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import Conv
 from ..layers.elementwise import LearnedArray
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense, Einsum
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
-from .orders import AxisRange, Made, Unfit
+from .orders import AxisRange, Made, Unfit, fitted
 
 Converter = Callable[[Any, "SourceArrays"], dict[str, Any]]
 NORMS = (BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm)
@@ -226,13 +227,6 @@ def single_array(name: str) -> Converter:
     return convert
 
 
-def fitted(array: Any, wanted: tuple[int, ...], name: str) -> Any:
-    """Return `array` if it has the required shape in the other library, else raise Unfit."""
-    if np.shape(array) != wanted:
-        raise Unfit(f"{name} is {np.shape(array)}, and {wanted} for this network")
-    return array
-
-
 def without_ones(array: Any, wanted: tuple[int, ...]) -> Any:
     """Return `array` without the leading axes of size 1 that `wanted` does not have."""
     while np.ndim(array) > len(wanted) and np.shape(array)[0] == 1:
@@ -282,8 +276,24 @@ def kernel_attention(out: str) -> Any:
     return convert
 
 
-def without_bias(source: SourceArrays, found: dict[str, Any]) -> dict[str, Any]:
-    """Return the arrays of a cell, without biases of zeros that it does not declare."""
+def cell_arrays(
+    source: SourceArrays, w: Any, u: Any, b: Any = None, c: Any = None, apart: int = 0
+) -> dict[str, Any]:
+    """Return the arrays of a cell, without biases of zeros that it does not declare.
+
+    Args:
+        source: The source arrays.
+        w: Weights (inputs, gates) of the input, with the gates side by side in our order.
+        u: Weights (features, gates) of the hidden state.
+        b: Biases (gates) of the input. Default: None, zeros.
+        c: Biases (gates) of the hidden state, which are added to b. Default: None, zeros.
+        apart: Number of last biases of the hidden state that are not added. Default: 0.
+    """
+    none = np.zeros(w.shape[-1], w.dtype)
+    b, c = (none if one is None else one for one in (b, c))
+    n = w.shape[-1] - apart
+    recurrent = {"w": u} | ({"b": c[n:]} if apart else {})
+    found = {"input": {"w": w, "b": b + np.append(c[:n], none[n:])}, "recurrent": recurrent}
     return {
         part: {k: a for k, a in arrays.items() if k in source.declared[part] or k != "b" or a.any()}
         for part, arrays in found.items()

@@ -9,11 +9,11 @@ import jax
 from ..core.layer import Layer
 from ..fields import is_array
 from ..files.reading import MEGABYTE, FileError, open_regular
-from ..installation import pip, required
+from ..installation import required
 from ..train.program import Trained, trained_like
-from ..validation import Accepts, instance
+from ..tree import a_layer
+from ..validation import Accepts
 
-_layer = instance(Layer, "a layer")
 _array = Accepts("an array", is_array, TypeError, "bind other inputs in the network")
 
 
@@ -61,7 +61,7 @@ def export(
     (5, 3)
     """
     export = _library()
-    _layer(net, "export.net", "write interop.export(net, trained, x)")
+    a_layer(net, "export.net", "write interop.export(net, trained, x)")
     trained_like(trained, "export.trained")
     params, state = trained.params, trained.state
 
@@ -158,15 +158,10 @@ def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
         TypeError: `net` is not a layer, `trained` is plain parameters, or an input is not an array.
         ImportError: jax2onnx is not installed.
     """
-    _layer(net, "pack_onnx.net", "write interop.pack_onnx(net, trained, x)")
+    a_layer(net, "pack_onnx.net", "write interop.pack_onnx(net, trained, x)")
     trained_like(trained, "pack_onnx.trained")
     shapes = [_shape(x) for x in inputs]
-    try:
-        import jax2onnx  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX files are written by jax2onnx, which is not installed: write {pip('jax2onnx')}"
-        ) from error
+    jax2onnx = required("jax2onnx", "ONNX files are written by", "jax2onnx", "")
 
     def run(*inputs: Any) -> Any:
         return net.apply(trained.params, *inputs, state=trained.state)[0]

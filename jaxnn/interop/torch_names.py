@@ -14,7 +14,10 @@ import numpy as np
 
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
+from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
+from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
@@ -26,22 +29,26 @@ from .source_arrays import IfThere, Names, SourceArrays, without_ones
 from .torch_weights import TORCH
 
 
-def state_dict(net: Layer, params: Any, names: Names) -> dict[str, np.ndarray[Any, Any]]:
-    """Return parameters by the names and in the layout of torch, by a table for `from_torch`.
+def state_dict(
+    net: Layer, params: Any, names: Names, state: Any = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return parameters in the layout of torch, by the names that a table specifies.
 
     Args:
         net: The network.
         params: Its parameters.
-        names: The table.
+        names: The table, as for `from_torch`.
+        state: Its state, such as the statistics of batch norms. Default: None, no state.
 
     Raises:
-        TypeError: A layer with parameters is converted in one direction only.
+        TypeError: A layer with parameters can only be converted from torch.
     """
     owners = list(weight_owners(net))
     book = Book(TORCH, {}, names, owners, Trace({}, set()))
     found: dict[str, np.ndarray[Any, Any]] = {}
     for owner in owners:
-        own = jax.tree.map(np.asarray, arrays_at(params, owner.path))
+        trees = arrays_at(params, owner.path), arrays_at(state or {}, owner.path)
+        own = jax.tree.map(np.asarray, trees[0] | trees[1])
         if not own:
             continue
         rule = book.rule(owner.path)
@@ -51,7 +58,8 @@ def state_dict(net: Layer, params: Any, names: Names) -> dict[str, np.ndarray[An
         for copy in itertools.product(*map(range, owner.copies({}))):
             one = jax.tree.map(lambda array, copy=copy: array[copy], own)
             INVERSES[kind](one, SourceArrays(book, owner, owner.path, copy, one), found)
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+    # np.ascontiguousarray would give a scalar an axis.
+    return {name: np.asarray(array, order="C") for name, array in found.items()}
 
 
 # An inverse adds the arrays of one copy of a layer to those that were found.
@@ -77,6 +85,15 @@ def _norm(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -
     for ours, theirs in (("scale", "weight"), ("b", "bias")):
         if ours in params:
             found[source.full(theirs)] = params[ours]
+
+
+def _batch_norm(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    _norm(params, source, found)
+    for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
+        if ours in params:
+            found[source.full(theirs)] = params[ours]
+    if "mean" in params:
+        found[source.full("num_batches_tracked")] = np.zeros((), np.int64)
 
 
 def _table(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
@@ -133,6 +150,16 @@ def _batched_array(params: dict[str, Any], source: SourceArrays, found: dict[str
     found[source.full("")] = w.reshape((1,) * (3 - w.ndim) + w.shape)
 
 
+def own_name(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """A parameter of torch that the prefix names: an array, or the factors of a LayerScale."""
+    (name,) = source.declared
+    return {name: source("").reshape(source.shape(name))}
+
+
+def _own_name(params: dict[str, Any], source: SourceArrays, found: dict[str, Any]) -> None:
+    (found[source.full("")],) = params.values()
+
+
 FIRST_POSITION = 2
 """The row of RoBERTa's position table that holds the first position; earlier rows are not used."""
 
@@ -150,8 +177,10 @@ INVERSES: dict[Any, Inverse] = {
     Dense: _dense,
     **dict.fromkeys((MultiHeadAttention, GatedFeedForward), _by_part),
     **dict.fromkeys((LayerNorm, RMSNorm), _norm),
-    **dict.fromkeys((Embedding, LearnedPositions), _table),
-    PatchEmbedding: _convolution,
+    **dict.fromkeys((Embedding, LearnedPositions, RelativePositionBias), _table),
+    **dict.fromkeys((Conv, DepthwiseConv, PatchEmbedding), _convolution),
+    BatchNorm: _batch_norm,
+    own_name: _own_name,
     packed_attention: _packed,
     untransposed: _untransposed,
     offset_norm: _offset_norm,
@@ -258,9 +287,41 @@ VIT_CLASSIFIER: Names = {
     "blocks/feed_forward/up": ".intermediate.dense",
     "blocks/feed_forward/down": ".output.dense",
     "norm": "vit.layernorm",
-    "head": "classifier",
+    "head": IfThere("classifier"),
 }
 """transformers' ViTForImageClassification, for `ViT`."""
+
+
+def _dinov2(base: str) -> Names:
+    """Return the names of DINOv2, whose checkpoints with registers have another prefix."""
+    return {
+        "patches": f"{base}.embeddings.patch_embeddings.projection",
+        "token": (f"{base}.embeddings.cls_token", batched_array),
+        "positions": (f"{base}.embeddings.position_embeddings", batched_array),
+        "registers": (IfThere(f"{base}.embeddings.register_tokens"), batched_array),
+        "blocks": f"{base}.encoder.layer.*",
+        "blocks/attention_norm": ".norm1",
+        "blocks/attention": ".attention",
+        "blocks/attention/query": ".attention.query",
+        "blocks/attention/key": ".attention.key",
+        "blocks/attention/value": ".attention.value",
+        "blocks/attention/out": ".output.dense",
+        "blocks/attention_scale": (IfThere(".layer_scale1.lambda1"), own_name),
+        "blocks/feed_forward_norm": ".norm2",
+        "blocks/feed_forward": ".mlp",
+        "blocks/feed_forward/up": ".fc1",
+        "blocks/feed_forward/down": ".fc2",
+        "blocks/feed_forward_scale": (IfThere(".layer_scale2.lambda1"), own_name),
+        "norm": f"{base}.layernorm",
+        "head": IfThere("classifier"),
+    }
+
+
+DINOV2: Names = _dinov2("dinov2")
+"""transformers' Dinov2ForImageClassification, for `ViT`."""
+
+DINOV2_REGISTERS: Names = _dinov2("dinov2_with_registers")
+"""transformers' Dinov2WithRegistersForImageClassification, for `ViT`."""
 
 RESNET: Names = {
     "stem/convolution/conv": "conv1",
@@ -287,3 +348,48 @@ RESNET: Names = {
     "head": "fc",
 }
 """torchvision's ResNet, for `ResNet`."""
+
+RESNET_CLASSIFIER: Names = {
+    "stem/convolution": "resnet.embedder.embedder",
+    "**/conv": ".convolution",
+    "**/norm": ".normalization",
+    **{f"stages/{i}": IfThere(f"resnet.encoder.stages.{i}.layers") for i in range(8)},
+    "**/branch": IfThere(".layer"),
+    **{f"**/{name}": IfThere(".0") for name in ("first", "narrow")},
+    **{f"**/{name}": IfThere(".1") for name in ("second", "middle")},
+    "**/wide": IfThere(".2"),
+    "head": IfThere("classifier.1"),
+}
+"""transformers' ResNetForImageClassification, for `ResNet`."""
+
+CONVNEXT: Names = {
+    "stem/conv": "stem.0",
+    "stem/norm": "stem.1",
+    "**/downsample/norm": IfThere(".0"),
+    "**/downsample/conv": IfThere(".1"),
+    "**/blocks/*/conv": ".conv_dw",
+    "**/blocks/*/up": ".mlp.fc1",
+    "**/blocks/*/down": ".mlp.fc2",
+    "**/blocks/*/scale": (IfThere(".gamma"), own_name),
+    "norm": "head.norm",
+    "head": "head.fc",
+}
+"""timm's ConvNeXt, for `ConvNeXt`."""
+
+CONVNEXT_CLASSIFIER: Names = {
+    "stem/conv": "convnext.embeddings.patch_embeddings",
+    "stem/norm": "convnext.embeddings.layernorm",
+    "stages": "convnext.encoder.stages",
+    "**/downsample": IfThere(".downsampling_layer"),
+    "**/downsample/norm": IfThere(".0"),
+    "**/downsample/conv": IfThere(".1"),
+    "**/blocks": ".layers",
+    "**/blocks/*/conv": ".dwconv",
+    "**/blocks/*/norm": ".layernorm",
+    "**/blocks/*/up": ".pwconv1",
+    "**/blocks/*/down": ".pwconv2",
+    "**/blocks/*/scale": (IfThere(".layer_scale_parameter"), own_name),
+    "norm": "convnext.layernorm",
+    "head": IfThere("classifier"),
+}
+"""transformers' ConvNextForImageClassification, for `ConvNeXt`."""

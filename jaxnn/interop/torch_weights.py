@@ -9,6 +9,8 @@ import numpy as np
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
+from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -16,12 +18,13 @@ from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
-from ..layers.normalization import BatchNorm
+from ..layers.mamba import Mamba2
+from ..layers.normalization import InstanceNorm
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import convert_weights
-from .orders import Made, spectral_normed, weight_normed
+from .orders import Made, fitted, spectral_normed, weight_normed
 from .source_arrays import (
     NORMS,
     TABLES,
@@ -29,10 +32,9 @@ from .source_arrays import (
     Names,
     SourceArrays,
     as_numpy,
-    fitted,
+    cell_arrays,
     renamed,
     single_array,
-    without_bias,
 )
 
 
@@ -63,17 +65,17 @@ def from_torch(
       channels last before it is flattened, write `interop.channels_last(H, W, C)`;
     - `{"head": ("embed", interop.tied)}`: two layers share the same arrays.
 
-    `interop.GPT2`, `LLAMA`, `VIT`, and `RESNET` are such dicts for models of transformers and
-    torchvision. Tensors may require gradients, be on any device, and have any floating type. Weight
-    normalization of both kinds (`weight_g` and `parametrizations`) is loaded into `nn.WeightNorm`,
-    or multiplied into the weight if the layer is not wrapped; spectral normalization is handled in
-    the same way. Caches of `nn.with_cache` start empty.
+    `interop.GPT2`, `LLAMA`, `BERT`, `VIT`, `RESNET`, and `CONVNEXT` are such dicts for models of
+    transformers, torchvision, and timm. Tensors may require gradients, be on any device, and have
+    any floating type. Weight normalization of both kinds (`weight_g` and `parametrizations`) is
+    loaded into `nn.WeightNorm`, or multiplied into the weight if the layer is not wrapped; spectral
+    normalization is handled in the same way. Caches of `nn.with_cache` start empty.
 
     Args:
         net: The network.
         state_dict: Tensors or arrays by the names of torch.
         *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, as `*inputs`.
+        **named: Named inputs, as for `net.init`.
         names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
             pair of a prefix and a converter. Default: None, prefixes equal paths.
         ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
@@ -88,6 +90,7 @@ def from_torch(
             `names` is not in the network; or a layer follows a flattened image, and neither
             `channels_first` nor `channels_last` states the order of its weights. The message lists
             all problems.
+        TypeError: `names` has a rule of another type.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(2), jax.nn.relu)
@@ -169,29 +172,41 @@ def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
-def _gates(source: SourceArrays, side: str) -> tuple[Any, Any]:
-    """Return the weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
-    weight = source(f"weight_{side}").T
-    name = f"bias_{side}"
-    return weight, source(name) if source.has(name) else np.zeros(weight.shape[-1], weight.dtype)
+def _mamba(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """Mamba2Mixer of transformers."""
+    found = {
+        ours: {"w": source(f"{name}.weight").T}
+        | ({"b": source(f"{name}.bias")} if layer.bias else {})
+        for ours, name in (("input", "in_proj"), ("output", "out_proj"))
+    }
+    kernel = np.moveaxis(source("conv1d.weight"), (0, 1), (-1, -2))
+    names = {"log_rate": "A_log", "time_bias": "dt_bias", "skip": "D"}
+    return (
+        found
+        | {"conv": {"w": kernel, "b": source("conv1d.bias")}}
+        | {ours: source(name) for ours, name in names.items()}
+        | {"norm": {"scale": source("norm.weight")}}
+    )
+
+
+def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
+    """weight_ih, weight_hh, bias_ih, and bias_hh, with gates in our order."""
+    names = ("bias_ih", "bias_hh")
+    b, c = (source(name) if source.has(name) else None for name in names)
+    return source("weight_ih").T, source("weight_hh").T, b, c
 
 
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.RNN and LSTM: the gates in our order, with two biases that are added up."""
-    (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    found: dict[str, Any] = {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
+    """torch.nn.RNN and LSTM: the sum of both biases."""
+    found = cell_arrays(source, *_cell(source))
     if source.has("weight_hr"):
         found["projection"] = {"w": source("weight_hr").T}
-    return without_bias(source, found)
+    return found
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
-    (w, b), (u, c) = _gates(source, "ih"), _gates(source, "hh")
-    n = c.shape[0] // 3
-    added = np.concatenate([c[: 2 * n], np.zeros_like(c[2 * n :])])
-    found = {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
-    return without_bias(source, found)
+    """torch.nn.GRU: the sum of both biases, except that the second bias of n stays separate."""
+    return cell_arrays(source, *_cell(source), apart=layer.features)
 
 
 def _made(book: Any, layer: Any, name: str) -> Made | None:
@@ -253,15 +268,19 @@ TORCH = Library(
         ConvTranspose: _transposed_convolution,
         Bilinear: _bilinear,
         **dict.fromkeys(NORMS, renamed(scale="weight", b="bias")),
-        **dict.fromkeys((*TABLES, EmbeddingBag), single_array("weight")),
+        **dict.fromkeys((*TABLES, EmbeddingBag, RelativePositionBias), single_array("weight")),
         PReLU: _prelu,
         MultiHeadAttention: _attention,
         GatedFeedForward: _gated,
+        Mamba2: _mamba,
         RNNCell: _recurrent,
         LSTMCell: _recurrent,
         GRUCell: _gru,
     },
-    {BatchNorm: renamed(mean="running_mean", var="running_var")},
+    dict.fromkeys(
+        (BatchNorm, InstanceNorm),
+        renamed(mean="running_mean", var="running_var", count="num_batches_tracked"),
+    ),
     channels_first=True,
     made=_made,
     is_buffer=_is_buffer,

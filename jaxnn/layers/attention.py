@@ -27,7 +27,7 @@ from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import packed_positions
 from ..initializers import InitFn, glorot_uniform, ones, zeros
-from ..validation import above, flag, instance
+from ..validation import above, flag, instance, require
 from .attention_cache import attend_cached, cache_variables
 from .attention_inputs import (
     AttentionInputs,
@@ -36,6 +36,7 @@ from .attention_inputs import (
     mask_across,
     restore_axes,
 )
+from .attention_scores import PrefixMask
 from .checks import (
     axis_or_axes,
     cache_length,
@@ -65,7 +66,9 @@ class MultiHeadAttention(Primitive):
 
     - `mask`: booleans, True if a position is visible; (T, S), or broadcasting to
       (..., heads, T, S).
-    - `bias`: numbers to add to the scores, in the shape of a `mask`; -inf hides a position.
+    - `bias`: numbers to add to the scores, in the shape of a `mask`; -inf hides a position. Or a
+      function bias(query, key) of positions, as for `score_mod`, that returns them, such as the
+      result of the method `by_position` of `nn.RelativePositionBias`.
     - `segment_ids`: integers (..., T), 0 for padding and otherwise the number of the packed
       sequence. Only positions of the same sequence are visible, and positions count within it.
     - `memory_segment_ids`: integers (..., S). With `segment_ids`, only equal numbers are visible;
@@ -102,14 +105,16 @@ class MultiHeadAttention(Primitive):
             sequence of `segment_ids`. Default: None.
         mask_mod: Function mask_mod(query, key) of positions, as for `score_mod`, that returns
             booleans, False to hide a key, such as `nn.PrefixMask(8)`. It is combined with all other
-            masks. Default: None.
+            masks. With a cache, positions that see each other, such as a prefix, must be passed in
+            one call. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d), with d the features of a head.
         dropout: Dropout rate of the attention weights in training, in [0, 1). Default: 0.
         bias: Whether query, key, and value have biases. Default: True.
         out_bias: Whether out has a bias. Default: `bias`.
         implementation: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
             `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within
-            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None.
+            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None,
+            chosen by the device and the other arguments.
         cache: If positive, keys and values of up to `cache` positions are state, so that a sequence
             can be passed in chunks; set by `nn.with_cache`. With a shorter `window`, the cache is a
             ring buffer without a maximum length. Memory is not cached. Default: 0.
@@ -119,9 +124,10 @@ class MultiHeadAttention(Primitive):
 
     Raises:
         ValueError: If `num_kv_heads` does not divide `num_heads`, if shapes do not match, if
-            `causal`, `window`, `rotary`, or `alibi` are used with a memory, if a cache is used
-            without `causal`, or if a concrete position is past the cache. A traced position past it
-            gives NaN.
+            `causal`, `window`, `rotary`, or `alibi` are used with a memory, if `causal` is combined
+            with a prefix, or if a cache is used without `causal` and `mask_mod`. With a cache, a
+            concrete position that is past it, or that sees a position of a later call, raises; a
+            traced one gives NaN.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA, 2023; Beltagy
     et al., Longformer, 2020 (windows); Henry et al., Query-key normalization for transformers,
@@ -167,6 +173,9 @@ class MultiHeadAttention(Primitive):
         """Check the number of heads, and that cached keys can be used."""
         if self.num_kv_heads is not None:
             check_divides(self, "num_kv_heads", "num_heads")
+        hides = self.causal and isinstance(self.mask_mod, PrefixMask)
+        what = "False with PrefixMask, whose positions see later ones"
+        require(not hides, "MultiHeadAttention.causal", what, True, "omit causal")
         if self.cache:
             self._check_scaling("which cached keys cannot follow")
 
@@ -298,7 +307,7 @@ class MultiHeadAttention(Primitive):
             unit = unit.reshape((1,) * (v.ndim - 3) + unit.shape)
             v = jnp.concatenate([v, jnp.broadcast_to(unit, (*v.shape[:-1], k.shape[-3]))], -1)
         if memory is not None:
-            mask, options["score_mod"] = self._mods(*positions_of(q, k.shape[-3]))
+            mask, options["score_mod"] = self._mods(*positions_of(q, k.shape[-3]), given.bias_mod)
             across = mask_across(given.segment_ids, given.memory_segment_ids)
             mask = both_masks(both_masks(given.mask, across, q.ndim), mask, q.ndim)
             return attention(q, k, v, mask=mask, bias=given.bias, **options), {}
@@ -308,7 +317,7 @@ class MultiHeadAttention(Primitive):
                     "a mask or a bias does not cover the cached keys: pass segment_ids=..., or run "
                     "the network without its cache"
                 )
-            return attend_cached(self, q, k, v, given.segment_ids, state, options)
+            return attend_cached(self, q, k, v, given, state, options)
         segment_ids = given.segment_ids
         if segment_ids is not None:
             self._check_scaling("but a row with segment_ids has sequences of several lengths")
@@ -316,7 +325,7 @@ class MultiHeadAttention(Primitive):
         position = _one_sequence(x) if found is None else found.position
         q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
         by_position = position[..., None, :, None], position[..., None, None, :]
-        mask, options["score_mod"] = self._mods(*by_position)
+        mask, options["score_mod"] = self._mods(*by_position, given.bias_mod)
         mask = both_masks(given.mask, mask, q.ndim)
         options |= {"causal": self.causal, "window": self.window}
         bias = self._with_alibi(given.bias, position, position, q.ndim)
@@ -333,18 +342,21 @@ class MultiHeadAttention(Primitive):
         y = by_row(lambda y: linear(y, **params["out"]), y, checks)
         return restore_axes(y, given.given, self.axis)
 
-    def _mods(self, query: jax.Array, key: jax.Array) -> tuple[Any, Any]:
-        """Return the mask of `mask_mod`, and the score_mod, for given positions."""
+    def _mods(self, query: jax.Array, key: jax.Array, bias: Any = None) -> tuple[Any, Any]:
+        """Return the mask of `mask_mod`, and all changes of scores, for given positions."""
         mask = None if self.mask_mod is None else self.mask_mod(query, key)
-        own = self.score_mod
         cap = None if self.soft_cap is None else soft_cap(self.soft_cap)
-        if own is None or cap is None:
-            changed = own or cap
-        else:
-            changed = lambda scores, query, key: own(cap(scores, query, key), query, key)  # noqa: E731
-        if changed is None:
+        added = None if bias is None else partial(_added, bias)
+        changes = [f for f in (cap, self.score_mod, added) if f is not None]
+        if not changes:
             return mask, None
-        return mask, lambda scores, *_: changed(scores, query, key)
+
+        def changed(scores: jax.Array, *_: Any) -> jax.Array:
+            for f in changes:
+                scores = f(scores, query, key)
+            return scores
+
+        return mask, changed
 
     @property
     def _num_kv_heads(self) -> int:
@@ -392,6 +404,11 @@ class MultiHeadAttention(Primitive):
 
 def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
     return shared_product(rms_norm(a), scale)
+
+
+def _added(bias: Any, scores: jax.Array, query: jax.Array, key: jax.Array) -> jax.Array:
+    """Return the scores plus a bias that is a function of positions."""
+    return scores + bias(query, key).astype(scores.dtype)
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

@@ -26,6 +26,7 @@ from ..functional.segments import (
     write_ring,
 )
 from ..initializers import zeros
+from .attention_inputs import AttentionInputs
 
 
 def cache_variables(layer: Any, x: Any) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def attend_cached(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: Any,
+    given: AttentionInputs,
     state: State,
     options: dict[str, Any],
 ) -> tuple[jax.Array, State]:
@@ -62,9 +63,9 @@ def attend_cached(
     Args:
         layer: `MultiHeadAttention` with a cache.
         q: Queries (..., T, heads, d) of the chunk, before the rotary embedding.
-        k: Keys (..., T, kv_heads, d) of the chunk, likewise.
+        k: Keys (..., T, kv_heads, d) of the chunk, before the rotary embedding.
         v: Values (..., T, kv_heads, e) of the chunk.
-        segment_ids: Integers (..., T), or None to continue the last sequences.
+        given: The inputs; without segment_ids, they continue the last sequences.
         state: The cache.
         options: Further arguments of `functional.attention.attend`.
     """
@@ -73,11 +74,12 @@ def attend_cached(
     v, broken = finite_rows(v)
     k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
     count, written = Count(**state["count"]), state["written"]
+    segment_ids = given.segment_ids
     segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
     found, count = packed_positions(segment_ids, count)
     q, k = (layer._turned(a, found.position, length) for a in (q, k))
     old, ring = PackedPositions(state["sequence"], state["position"]), _is_ring(layer)
-    rule: dict[str, Any] = {"causal": True, "window": layer.window}
+    rule: dict[str, Any] = {"causal": layer.causal, "window": layer.window}
     visible = packed_mask(found, old, **rule)
     if not ring:
         _check_room(layer, written, length)
@@ -87,8 +89,9 @@ def attend_cached(
     mask = jnp.concatenate([visible, packed_mask(found, found, **rule)], -1)[..., None, :, :]
     places = jnp.concatenate([old.position, found.position], -1)
     allowed, options["score_mod"] = layer._mods(
-        found.position[..., None, :, None], places[..., None, None, :]
+        found.position[..., None, :, None], places[..., None, None, :], given.bias_mod
     )
+    early = None if layer.causal else _sees_later(layer, found, count)
     # The cache may have a wider type; converting it would take longer than the products.
     wide = wider_type(q.dtype, state["keys"].dtype)
     y = attend(
@@ -100,6 +103,8 @@ def attend_cached(
         **options,
     ).astype(q.dtype)
     cache, written = _written(ring, state, k, v, found, segment_ids, _after(written, y))
+    if early is not None:
+        y = broken_rows(y, early)
     if not ring:
         y = jnp.where(written > layer.cache, jnp.asarray(jnp.nan, y.dtype), y)
     return y, cache | {"count": count._asdict(), "written": written}
@@ -141,6 +146,27 @@ def _after(number: jax.Array, y: jax.Array) -> jax.Array:
 def _by_head(a: jax.Array) -> jax.Array:
     """Exchange the axes of (..., T, heads, d) and (..., heads, T, d)."""
     return jnp.swapaxes(a, -2, -3)
+
+
+def _sees_later(layer: Any, found: PackedPositions, count: Count) -> jax.Array:
+    """Return which positions and heads of a chunk, (..., T, heads or 1, 1), see a later position.
+
+    Raises ValueError if this is known while tracing.
+    """
+    later = PackedPositions(
+        jnp.broadcast_to(count.sequence[..., None], (*count.sequence.shape, layer.cache)),
+        count.position[..., None] + jnp.arange(layer.cache),
+    )
+    seen = packed_mask(found, later, window=layer.window)
+    query, key = found.position[..., None, :, None], later.position[..., None, None, :]
+    early = jnp.any(seen[..., None, :, :] & layer.mask_mod(query, key), -1, keepdims=True)
+    if not is_traced(early) and early.any():
+        raise ValueError(
+            f"{layer.mask_mod!r} lets positions of this chunk see later ones, which are not "
+            "known yet: pass all positions that see each other, such as a prefix, in one call"
+        )
+    check_range(early.astype(jnp.int32), 1, "a position sees later ones, which are not known yet")
+    return jnp.swapaxes(early, -2, -3)
 
 
 def _is_ring(layer: Any) -> bool:

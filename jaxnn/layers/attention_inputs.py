@@ -23,10 +23,13 @@ class AttentionInputs:
         memory: jax.Array | None,
         values: jax.Array | None,
         mask: jax.Array | None,
-        bias: jax.Array | None,
+        bias: Any,
         segment_ids: jax.Array | None,
         memory_segment_ids: jax.Array | None,
     ) -> None:
+        # A bias that is a function of positions changes scores, and hides nothing.
+        self.bias_mod: Any = bias if callable(bias) else None
+        bias = None if callable(bias) else bias
         check_types(mask, bias)
         self.given: jax.Array = x
         self.mask: jax.Array | None = mask
@@ -103,7 +106,7 @@ def check_attention(layer: Any, x: Any, memory: Any, values: Any) -> None:
     if layer.rotary is not None:
         layer.rotary.turned_features(d)
     wrong = []
-    if memory is None and layer.cache and not layer.causal:
+    if memory is None and layer.cache and not layer.causal and layer.mask_mod is None:
         wrong.append(
             "attends to later positions, so it needs the whole sequence and cannot keep a "
             "cache: write causal=True, or run it without nn.with_cache"

@@ -24,7 +24,8 @@ class RelativePositionBias(Primitive):
     Inputs are the sequence x (..., T, n), and a memory (..., S, m) if keys are computed from it;
     only their shapes are used. The output is the bias, (1, ..., heads, T, S) with one more axis
     than x, for the named input `bias` of `nn.MultiHeadAttention`. The parameter is
-    w (num_buckets, num_heads).
+    w (num_buckets, num_heads). The method `by_position` returns a function of positions for the
+    same input; use it if sequences are packed, or if keys are cached.
 
     Half of the buckets are for keys at later positions, unless `causal` is True. On each side, the
     first half of the buckets hold one distance each (0, 1, 2, ...), and the others grow
@@ -70,9 +71,22 @@ class RelativePositionBias(Primitive):
         """Return the bias of each head, query, and key."""
         keys = x if memory is None else memory
         steps = [jnp.arange(a.shape[-2], dtype=jnp.int32) for a in (keys, x)]
-        away = steps[0][None] - steps[1][:, None]
-        bias = jnp.moveaxis(shared_rows(params["w"], self._bucket(away)), -1, 0)
-        return bias.reshape((1,) * (x.ndim - 2) + bias.shape).astype(floating_type(x))
+        front = (1,) * (x.ndim - 1)
+        query, key = steps[1].reshape(*front, -1, 1), steps[0].reshape(*front, 1, -1)
+        return self._at(params["w"], query, key).astype(floating_type(x))
+
+    def by_position(self, params: Any, x: jax.Array) -> jax.tree_util.Partial:
+        """Return a function bias(query, key) of positions, for `nn.MultiHeadAttention`.
+
+        Args:
+            x: The sequence (..., T, n); the function does not depend on it.
+        """
+        return jax.tree_util.Partial(self._at, params["w"])
+
+    def _at(self, w: jax.Array, query: jax.Array, key: jax.Array) -> jax.Array:
+        """Return the bias (..., heads, T, S) of positions (..., 1, T, 1) and (..., 1, 1, S)."""
+        rows = shared_rows(w, self._bucket(key - query)[..., 0, :, :])
+        return jnp.moveaxis(rows, -1, -3)
 
     def _bucket(self, away: jax.Array) -> jax.Array:
         """Return the bucket of each difference of positions, key minus query."""
@@ -161,7 +175,8 @@ class AdditiveAttention(Primitive):
 class PrefixMask(Value):
     """A mask_mod of prefix language models: positions see the prefix and all earlier positions.
 
-    Use it with `causal=False`: a causal attention would hide later positions of the prefix, too.
+    It needs `causal=False`, since a causal attention would hide later positions of the prefix, too.
+    Under `nn.with_cache`, pass the whole prefix in the first call.
 
     Args:
         length: Number of positions of the prefix.

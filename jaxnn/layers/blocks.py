@@ -150,6 +150,9 @@ class EncoderLayer(Composite):
             None.
         attention_norm: Norm of the attention branch. Default: `LayerNorm()`.
         feed_forward_norm: Norm of the feed-forward branch. Default: `LayerNorm()`.
+        attention_scale: Layer applied to the output of the attention, such as `nn.LayerScale()`.
+            Default: None.
+        feed_forward_scale: The same for the feed-forward network. Default: None.
 
     References: Vaswani et al., Attention is all you need, 2017; Xiong et al., On layer
     normalization in the transformer architecture, 2020 (`norm_first`).
@@ -170,13 +173,21 @@ class EncoderLayer(Composite):
     dropout: LayerLike | None = None
     attention_norm: LayerLike = LayerNorm()
     feed_forward_norm: LayerLike = LayerNorm()
+    attention_scale: LayerLike | None = None
+    feed_forward_scale: LayerLike | None = None
 
     def forward(self, x: jax.Array, *, mask: Any = None, bias: Any = None) -> jax.Array:
         """Apply attention, then the feed-forward network."""
         named = _given(mask=mask, bias=bias)
-        branch = functools.partial(_branch, self, hides=bool(named))
-        x = branch(x, self.attention_norm, lambda x: self.attention(x, **named))
-        return branch(x, self.feed_forward_norm, _by_row(self.feed_forward, bool(named)))
+
+        def by_attention(x: jax.Array) -> jax.Array:
+            return self.attention(x, **named)
+
+        hides = _hides(mask, bias)
+        branch = functools.partial(_branch, self, hides=hides)
+        x = branch(x, self.attention_norm, _scaled(by_attention, self.attention_scale))
+        f = _by_row(self.feed_forward, hides)
+        return branch(x, self.feed_forward_norm, _scaled(f, self.feed_forward_scale))
 
 
 class DecoderLayer(Composite):
@@ -234,7 +245,7 @@ class DecoderLayer(Composite):
         # Named inputs reach every child that takes them; `mask` and `bias` are for x only.
         taken = self.cross_attention.layer._takes("forward")
         across = {name: None for name in named if name in taken} | _given(mask=memory_mask)
-        hides = bool(named or across)
+        hides = _hides(mask, bias) or bool(across)
         branch = functools.partial(_branch, self, hides=hides)
         x = branch(x, self.attention_norm, lambda x: self.attention(x, **named))
 
@@ -247,6 +258,15 @@ class DecoderLayer(Composite):
 
 def _given(**named: Any) -> dict[str, Any]:
     return {name: item for name, item in named.items() if item is not None}
+
+
+def _hides(mask: Any, bias: Any) -> bool:
+    """Return whether positions may be hidden; a bias that is a function of positions hides none."""
+    return mask is not None or (bias is not None and not callable(bias))
+
+
+def _scaled(f: Callable[..., Any], scale: Callable[..., Any] | None) -> Callable[..., Any]:
+    return f if scale is None else lambda x: scale(f(x))
 
 
 def _by_row(f: Callable[..., Any], hides: bool) -> Callable[..., Any]:

@@ -68,10 +68,9 @@ def check_divides(config: Any, divisor: str, whole: str) -> None:
         divisor: Name of the field that must divide the other.
         whole: Name of the other field.
     """
-    part, total = getattr(config, divisor), getattr(config, whole)
-    if total % part:
-        owner = type(config).__name__
-        raise ValueError(f"{owner}.{divisor} must divide {whole}={total}, got {part}")
+    total = getattr(config, whole)
+    divides = Accepts(f"a divisor of {whole}={total}", lambda part: total % part == 0)
+    divides(getattr(config, divisor), f"{type(config).__name__}.{divisor}")
 
 
 def check_rank(x: Any, least: int, wanted: str) -> None:
@@ -134,11 +133,22 @@ def check_direction(layer: Any) -> None:
         )
 
 
-def check_not_training(layer: Layer, train: bool) -> None:
-    """Raise ValueError if a layer that keeps a cache is trained."""
+def check_not_training(
+    layer: Layer,
+    train: bool,
+    what: str = "keeps a cache of {layer.cache} positions",
+    maker: str = "nn.with_cache, which has the same parameters",
+) -> None:
+    """Raise ValueError if a layer that is for inference only is trained.
+
+    Args:
+        layer: The layer.
+        train: Whether this is training.
+        what: The reason why it cannot be trained. Default: its cache.
+        maker: The function that made it from a network. Default: `nn.with_cache`.
+    """
     if train:
         raise ValueError(
-            f"{type(layer).__name__} keeps a cache of {layer.cache} positions, which is for "
-            "inference only: train the network that was passed to nn.with_cache; the parameters "
-            "are the same"
+            f"{type(layer).__name__} {what.format(layer=layer)}, which is for inference only: "
+            f"train the network that was passed to {maker}"
         )

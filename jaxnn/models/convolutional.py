@@ -1,25 +1,31 @@
-"""Convolutional networks for images: LeNet, ResNet, and UNet."""
+"""Convolutional networks for images: LeNet, ResNet, ConvNeXt, and UNet."""
 
 import dataclasses
-from typing import Annotated, Literal
+import functools
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ..combine.sequential import Sequential
+from ..combine.sequential import Residual, Sequential
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..explain.text import describe
-from ..initializers import variance_scaling
+from ..initializers import constant, truncated_normal, variance_scaling
+from ..layers.batch_norm import BatchNorm
 from ..layers.checks import dropout_rate
-from ..layers.convolution import Conv
+from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dropout import Dropout
+from ..layers.dropout import Dropout, StochasticDepth
+from ..layers.elementwise import LayerScale
 from ..layers.linear import Dense
-from ..layers.normalization import BatchNorm
+from ..layers.normalization import LayerNorm
 from ..layers.pooling import GlobalAvgPool, MaxPool
 from ..layers.shape import Flatten
+from ..validation import require
+from .families import CONVNEXT_FAMILIES, RESNET_FAMILIES
 from .model import Model, depths, size, some_sizes, two_sizes
+from .pretrained import ImageClassifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +100,13 @@ class ResNetBlock(Composite):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet(Model):
+class ResNet(ImageClassifier, Model):
     """Residual network with batch normalization, for image classification.
 
-    `resnet18()` to `resnet152()` are the published sizes. As in torchvision, the stride of a
-    bottleneck is in its 3 x 3 convolution. Convolution weights are drawn from a normal distribution
-    with variance 2 / fan_out.
+    `resnet18()` to `resnet152()` are the published sizes, and `from_pretrained` loads checkpoints
+    of ResNet in transformers; `interop.RESNET` are the names of torchvision and timm. As in these,
+    the stride of a bottleneck is in its 3 x 3 convolution. Convolution weights are drawn from a
+    normal distribution with variance 2 / fan_out.
 
     Reference: He et al., Deep residual learning for image recognition, 2016.
     """
@@ -113,13 +120,15 @@ class ResNet(Model):
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers: 7 x 7 convolution and max pooling, each of stride 2; or 3 x 3 of stride 1."""
 
-    def network(self, outputs: int) -> Layer:
-        """Build the network, from images (N, H, W, C) to logits (N, outputs).
+    families: ClassVar = RESNET_FAMILIES
+
+    def network(self, outputs: int | None = None) -> Layer:
+        """Build the network, from images (N, H, W, C) to features (N, n), or to logits.
 
         The network keeps batch statistics as state.
 
         Args:
-            outputs: Number of classes.
+            outputs: Number of classes, for logits (N, outputs). Default: None, for the features.
 
         >>> import jax
         >>> net = ResNet(stages=(1, 2), width=4, stem="cifar").network(outputs=10)
@@ -143,7 +152,7 @@ class ResNet(Model):
             stem=self._stem(),
             stages=Sequential(*stages),
             pool=GlobalAvgPool(),
-            head=Dense(outputs),
+            **{} if outputs is None else {"head": Dense(outputs)},
         )
 
     def _stem(self) -> Layer:
@@ -209,6 +218,110 @@ def _convolution(features: int, size: int, stride: int = 1) -> Layer:
         ),
         norm=BatchNorm(),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNeXt(ImageClassifier, Model):
+    """Convolutional network of 7 x 7 depthwise convolutions and layer norms, for classification.
+
+    `tiny()` to `large()` are the published sizes, and `from_pretrained` loads checkpoints of
+    ConvNeXt in transformers; `interop.CONVNEXT` are the names of timm. Weights are drawn from a
+    truncated normal distribution with a standard deviation of 0.02.
+
+    Reference: Liu et al., A ConvNet for the 2020s, 2022.
+    """
+
+    stages: Annotated[tuple[int, ...], some_sizes] = (3, 3, 9, 3)
+    """Number of blocks of each stage; each stage but the first halves the image."""
+    widths: Annotated[tuple[int, ...], some_sizes] = (96, 192, 384, 768)
+    """Channels of each stage."""
+    patch: Annotated[int, size] = 4
+    """Window and stride of the first convolution."""
+    layer_scale: float | None = 1e-6
+    """Initial factor of each residual branch; None for no factors."""
+    drop_path: Annotated[float, dropout_rate] = 0.0
+    """Rate of `nn.StochasticDepth` in the last block; it rises linearly from 0 in the first."""
+    eps: float = 1e-6
+    """Added to the variance in the last norm; 1e-6 in the others."""
+
+    families: ClassVar = CONVNEXT_FAMILIES
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that each stage has a width."""
+        super().__post_init__()
+        wanted = f"one width for each of {len(self.stages)} stages"
+        require(len(self.widths) == len(self.stages), "ConvNeXt.widths", wanted, self.widths)
+
+    def network(self, outputs: int | None = None) -> Layer:
+        """Build the network, from images (N, H, W, C) to features (N, n), or to logits.
+
+        Args:
+            outputs: Number of classes, for logits (N, outputs). Default: None, for the features.
+
+        >>> import jax
+        >>> net = ConvNeXt(stages=(1, 2), widths=(4, 8)).network(outputs=10)
+        >>> params = net.init(jax.random.key(0), jax.ShapeDtypeStruct((2, 32, 32, 3), "float32"))
+        >>> params["stages"][1]["blocks"][0]["conv"]["w"].shape
+        (7, 7, 1, 8)
+        """
+        norm, stages, number = LayerNorm(eps=1e-6), [], 0
+        for i, (blocks, width) in enumerate(zip(self.stages, self.widths, strict=True)):
+            stage = []
+            for _ in range(blocks):
+                rate = self.drop_path * number / max(sum(self.stages) - 1, 1)
+                stage.append(self._block(width, rate))
+                number += 1
+            halved = {"downsample": Sequential(norm=norm, conv=_patches(width, 2))} if i else {}
+            stages.append(Sequential(**halved, blocks=Sequential(*stage)))
+        return Sequential(
+            stem=Sequential(conv=_patches(self.widths[0], self.patch), norm=norm),
+            stages=Sequential(*stages),
+            pool=GlobalAvgPool(),
+            norm=LayerNorm(eps=self.eps),
+            **{} if outputs is None else {"head": Dense(outputs, w_init=_SMALL)},
+        )
+
+    def _block(self, width: int, rate: float) -> Layer:
+        scale = self.layer_scale
+        return Residual(
+            Sequential(
+                conv=DepthwiseConv((7, 7), w_init=_SMALL),
+                norm=LayerNorm(eps=1e-6),
+                up=Dense(4 * width, w_init=_SMALL),
+                activation=functools.partial(jax.nn.gelu, approximate=False),
+                down=Dense(width, w_init=_SMALL),
+                **{} if scale is None else {"scale": LayerScale(constant(scale))},
+                drop_path=StochasticDepth(rate),
+            )
+        )
+
+    @classmethod
+    def tiny(cls) -> "ConvNeXt":
+        """ConvNeXt-T: 28,589,128 parameters with 1,000 outputs."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> "ConvNeXt":
+        """ConvNeXt-S."""
+        return cls(stages=(3, 3, 27, 3))
+
+    @classmethod
+    def base(cls) -> "ConvNeXt":
+        """ConvNeXt-B."""
+        return cls(stages=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
+
+    @classmethod
+    def large(cls) -> "ConvNeXt":
+        """ConvNeXt-L."""
+        return cls(stages=(3, 3, 27, 3), widths=(192, 384, 768, 1536))
+
+
+_SMALL = truncated_normal(0.02)
+
+
+def _patches(features: int, size: int) -> Layer:
+    """Return a convolution whose stride equals its window."""
+    return Conv(features, (size, size), stride=size, padding="valid", w_init=_SMALL)
 
 
 class UNetLevel(Composite):

@@ -1,4 +1,7 @@
-"""Transformer encoders: BERT, in the form of BERT or RoBERTa, for text, and ViT for images."""
+"""Transformer encoders: BERT, in the form of BERT or RoBERTa, for text, and ViT for images.
+
+The ViT also has the form of DINOv2: factors of the residual branches, and registers.
+"""
 
 import dataclasses
 import functools
@@ -13,12 +16,12 @@ from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..functional.segments import check_segments
-from ..initializers import glorot_uniform, normal, zeros
+from ..initializers import constant, glorot_uniform, normal, zeros
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import EncoderLayer
 from ..layers.checks import check_divides, dropout_rate
 from ..layers.dropout import Dropout
-from ..layers.elementwise import LearnedArray
+from ..layers.elementwise import LayerScale, LearnedArray
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
@@ -26,7 +29,9 @@ from ..layers.positions import LearnedPositions
 from ..validation import natural, require
 from .families import BERT_FAMILIES, VIT_FAMILIES
 from .model import Model, size
-from .pretrained import Published
+from .pretrained import ImageClassifier, Published
+
+Pooling = Literal["token", "token_mean", "none"]
 
 
 class TextEncoder(Composite):
@@ -192,19 +197,25 @@ class BERT(Published, Model):
 
 
 class PatchTransformer(Composite):
-    """Transformer over patches, from images (..., H, W, C) to logits (..., outputs).
+    """Transformer over patches, from images (..., H, W, C) to features or logits.
 
-    A learned class token precedes the patches; the head receives only its features.
+    A learned class token precedes the patches, and learned registers, if any, are between them. The
+    head, if any, receives the pooled features.
 
     Args:
         patches: Embedding of patches.
-        token: Learned array of the class token.
-        positions: Layer that adds position encodings.
-        dropout: Layer applied to the embeddings.
+        token: Learned array of the class token, (n,).
+        positions: Layer that adds position encodings to the class token and the patches.
+        dropout: Layer applied to the embeddings, or None.
         blocks: Layer that contains all transformer blocks.
         norm: Final norm.
-        head: Output layer.
+        head: Output layer. None to return the features.
         image: Height and width of the images for which the positions are made.
+        registers: Learned array of further tokens, (registers, n). Default: None.
+        embedding_norm: Norm of the embeddings. Default: None.
+        pooling: The features: "token" are those of the class token, (..., n); "token_mean" are
+            these and the mean of all patches, (..., 2n); "none" are those of all tokens,
+            (..., T, n). Default: "token".
 
     Raises:
         ValueError: If the images have a different size.
@@ -217,14 +228,17 @@ class PatchTransformer(Composite):
     patches: Layer
     token: Layer
     positions: Layer
-    dropout: Layer
+    dropout: Layer | None
     blocks: Layer
     norm: Layer
-    head: Layer
+    head: Layer | None
     image: int
+    registers: Layer | None = None
+    embedding_norm: Layer | None = None
+    pooling: Pooling = "token"
 
     def forward(self, x: jax.Array) -> jax.Array:
-        """Return the logits."""
+        """Return the features or logits."""
         require(
             x.shape[-3:-1] == (self.image, self.image),
             "images",
@@ -233,24 +247,43 @@ class PatchTransformer(Composite):
             "resize them, or write ViT(image=...)",
         )
         x = self.patches(x)
-        # Concatenated in float32, because the token's gradient is a sum over all images.
-        token = widened(self.token().astype(x.dtype))
-        token = jnp.broadcast_to(token, (*x.shape[:-2], 1, x.shape[-1]))
-        x = self.positions(jnp.concatenate([token, widened(x)], -2).astype(x.dtype))
-        x = self.blocks(self.dropout(x))
-        return self.head(self.norm(x[..., 0, :]))
+        x = self.positions(_joined(self.token()[None], x))
+        added = 0
+        if self.registers is not None:
+            registers = self.registers()
+            added = registers.shape[0]
+            patches = _joined(registers, x[..., 1:, :])
+            x = jnp.concatenate([x[..., :1, :], patches], -2)
+        x = x if self.dropout is None else self.dropout(x)
+        x = self.blocks(x if self.embedding_norm is None else self.embedding_norm(x))
+        x = self.norm(x[..., 0, :] if self.pooling == "token" else x)
+        if self.pooling == "token_mean":
+            patches = jnp.mean(widened(x[..., 1 + added :, :]), -2).astype(x.dtype)
+            x = jnp.concatenate([x[..., 0, :], patches], -1)
+        return x if self.head is None else self.head(x)
+
+
+def _joined(tokens: jax.Array, x: jax.Array) -> jax.Array:
+    """Return learned tokens (k, n) in front of the features (..., T, n) of all images."""
+    # Concatenated in float32, because the gradient of the tokens is a sum over all images.
+    tokens = widened(tokens.astype(x.dtype))
+    tokens = jnp.broadcast_to(tokens, (*x.shape[:-2], *tokens.shape))
+    return jnp.concatenate([tokens, widened(x)], -2).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class ViT(Published, Model):
-    """Vision transformer with pre-normalization, for image classification.
+class ViT(ImageClassifier, Model):
+    """Vision transformer with pre-normalization, for image classification and for features.
 
     `tiny16()` to `huge14()` are the published sizes; the default is `base16()`. `from_pretrained`
-    loads checkpoints of ViTForImageClassification in transformers. The weights of the head start as
-    zeros.
+    loads checkpoints of ViT and DINOv2 in transformers, with or without their classifiers. For
+    images of another size than those of a checkpoint, write `from_pretrained(..., image=224)`: the
+    position encodings are interpolated. The weights of the head start as zeros.
 
     References: Dosovitskiy et al., An image is worth 16x16 words, 2021; Touvron et al., Training
-    data-efficient image transformers, 2021 (tiny and small).
+    data-efficient image transformers, 2021 (tiny and small); Oquab et al., DINOv2: learning robust
+    visual features without supervision, 2023; Darcet et al., Vision transformers need registers,
+    2024.
     """
 
     image: Annotated[int, size] = 224
@@ -269,10 +302,17 @@ class ViT(Published, Model):
     """Dropout rate of embeddings and residual branches, in [0, 1)."""
     eps: float = 1e-6
     """Added to the variance in the norms."""
+    layer_scale: float | None = None
+    """Initial factor of each residual branch, as in DINOv2; None for no factors."""
+    registers: Annotated[int, natural] = 0
+    """Number of learned tokens besides the class token, as in DINOv2 with registers."""
+    pooling: Pooling = "token"
+    """Features: of the class token; of it and the mean of all patches; or of all tokens."""
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
     families: ClassVar = VIT_FAMILIES
+    patch_positions: ClassVar = ("positions",)
 
     def __post_init__(self) -> None:
         """Check the fields, and that patches and heads divide the sizes."""
@@ -280,15 +320,15 @@ class ViT(Published, Model):
         check_divides(self, "patch", "image")
         check_divides(self, "num_heads", "width")
 
-    def network(self, outputs: int) -> Layer:
-        """Build the network, from images (..., H, W, C) to logits (..., outputs).
+    def network(self, outputs: int | None = None) -> Layer:
+        """Build the network, from images (..., H, W, C) to features, or to logits (..., outputs).
 
         The blocks are a `Repeat`, traced once, and the backward pass recomputes cheap operations. A
         dropout rate of 0 keeps the dropout layers, so that parameters have the same paths at all
         rates, and the rate may be traced.
 
         Args:
-            outputs: Number of classes.
+            outputs: Number of classes. Default: None, for the features.
 
         >>> import jax
         >>> net = ViT(image=8, patch=4, layers=2, width=16, num_heads=2).network(outputs=10)
@@ -297,6 +337,7 @@ class ViT(Published, Model):
         ((5, 16), (2, 16, 16))
         """
         norm, hidden = LayerNorm(eps=self.eps), self.hidden or 4 * self.width
+        scale = None if self.layer_scale is None else LayerScale(constant(self.layer_scale))
         block = EncoderLayer(
             MultiHeadAttention(self.num_heads, implementation=self.implementation),
             Sequential(
@@ -307,7 +348,10 @@ class ViT(Published, Model):
             dropout=Dropout(self.dropout),
             attention_norm=norm,
             feed_forward_norm=norm,
+            attention_scale=scale,
+            feed_forward_scale=scale,
         )
+        registers = LearnedArray((self.registers, self.width), w_init=normal(0.02))
         return PatchTransformer(
             patches=PatchEmbedding(self.width, self.patch),
             token=LearnedArray((self.width,)),
@@ -315,17 +359,11 @@ class ViT(Published, Model):
             dropout=Dropout(self.dropout),
             blocks=Repeat(Remat(block, "products"), self.layers),
             norm=norm,
-            head=Dense(outputs, w_init=zeros()),
+            head=None if outputs is None else Dense(outputs, w_init=zeros()),
             image=self.image,
+            registers=registers if self.registers else None,
+            pooling=self.pooling,
         )
-
-    def example(self) -> jax.ShapeDtypeStruct:
-        """Return the shape and type of a batch of one image."""
-        return jax.ShapeDtypeStruct((1, self.image, self.image, 3), "float32")
-
-    def outputs_of(self, params: Any) -> tuple[int, ...]:
-        """Return the number of classes."""
-        return (len(params["head"]["b"]),)
 
     def explicit(self) -> dict[str, Any]:
         """Return all fields, with sizes in place of None."""

@@ -4,13 +4,23 @@ A `Family` is data that is read in both directions: from a configuration of tran
 fields of a model, and back.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..files.reading import FileError
 from ..interop.source_arrays import Names
-from ..interop.torch_names import BERT, FIRST_POSITION, GEMMA, GPT2, LLAMA, ROBERTA, VIT_CLASSIFIER
+from ..interop.torch_names import (
+    BERT,
+    CONVNEXT_CLASSIFIER,
+    DINOV2,
+    DINOV2_REGISTERS,
+    FIRST_POSITION,
+    RESNET_CLASSIFIER,
+    ROBERTA,
+    VIT_CLASSIFIER,
+)
 from ..layers.rotary import LinearScaling, Llama3Scaling, YaRNScaling
 
 
@@ -24,12 +34,15 @@ class Family:
         base: Prefix of the names of arrays in checkpoints with a head.
         names: A dict from paths of the network to names of arrays.
         keys: For each key of config.json, the field of the model and the default of transformers.
-            The field `outputs` is the argument of `network`.
+            The field `outputs` is the argument of `network`. In `text_config.hidden_size`, the key
+            is in an inner dict.
         fixed: The accepted values of further keys, the default of transformers first.
         implied: Fields that are equal in all models of this type.
         skipped: Patterns of arrays in a checkpoint that are ignored if the network does not have
             them. Default: ().
         first_position: The row of the position table that holds the first position. Default: 0.
+        derived: For a key, the default of transformers and a function that returns its only
+            supported value from the fields. Default: {}.
     """
 
     model_type: str
@@ -41,6 +54,16 @@ class Family:
     implied: Mapping[str, Any]
     skipped: tuple[str, ...] = ()
     first_position: int = 0
+    derived: Mapping[str, tuple[Any, Callable[[Any], Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    @property
+    def bare_architecture(self) -> str:
+        """The class of transformers for a checkpoint without a classifier; "" if it needs one."""
+        classifier = "ForImageClassification"
+        bare = self.architecture.removesuffix(classifier)
+        return "" if bare == self.architecture else f"{bare}Model"
 
     def fields(self, config: Mapping[str, Any], file: Any) -> dict[str, Any]:
         """Return the fields of a model from config.json, with the number of outputs.
@@ -53,19 +76,25 @@ class Family:
             FileError: A value is not supported; the message names its key.
         """
         for key, accepted in {**self.fixed, "quantization_config": (None,)}.items():
-            if config.get(key, accepted[0]) not in accepted:
-                raise _unsupported(file, key, config[key], " or ".join(map(repr, accepted)))
+            if (value := _at(config, key, accepted[0])) not in accepted:
+                raise _unsupported(file, key, value, " or ".join(map(repr, accepted)))
         if isinstance(labels := config.get("id2label"), dict):
             config = {"num_labels": len(labels), **config}
         fields = dict(self.implied)
         for key, (field, default) in self.keys.items():
-            value = config.get(key, default)
+            value = _at(config, key, default)
+            value = tuple(value) if isinstance(value, list) else value
             if fields.setdefault(field, value) != value:
                 raise _unsupported(file, key, value, f"{fields[field]!r}, as in the other keys")
         if fields.get("positions") == "rotary":
             fields["rotary_base"], fields["rotary_scaling"] = _rotary(config, file)
         if self.first_position:
             fields["length"] -= self.first_position
+        for key, (default, rule) in self.derived.items():
+            value = _at(config, key, default)
+            with contextlib.suppress(TypeError):  # the model rejects fields of another type
+                if (wanted := rule(fields)) != value:
+                    raise _unsupported(file, key, value, f"{wanted!r}, as in the other keys")
         return fields
 
     def config(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,18 +103,39 @@ class Family:
         Args:
             fields: The fields of the model, with the number of outputs.
         """
-        config: dict[str, Any] = {
-            "model_type": self.model_type,
-            "architectures": [self.architecture],
-        }
-        config |= {key: accepted[0] for key, accepted in self.fixed.items()}
-        config |= {key: fields[field] for key, (field, _) in self.keys.items()}
+        headless = "outputs" in fields and fields["outputs"] is None
+        architecture = (headless and self.bare_architecture) or self.architecture
+        config: dict[str, Any] = {"model_type": self.model_type, "architectures": [architecture]}
+        for key, accepted in self.fixed.items():
+            _put(config, key, accepted[0])
+        for key, (field, _) in self.keys.items():
+            if field != "outputs" or not headless:
+                _put(config, key, fields[field])
+        for key, (_, rule) in self.derived.items():
+            _put(config, key, rule(fields))
         if self.implied.get("positions") == "rotary":
             config["rope_theta"] = fields["rotary_base"]
             config["rope_scaling"] = _scaling_config(fields["rotary_scaling"])
         if self.first_position:
             config["max_position_embeddings"] += self.first_position
         return config
+
+
+def _at(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Return the value of a key such as `a.b`, which is b in the dict a."""
+    *outer, last = key.split(".")
+    for name in outer:
+        inner = config.get(name)
+        config = inner if isinstance(inner, dict) else {}
+    return config.get(last, default)
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a key such as `a.b`."""
+    *outer, last = key.split(".")
+    for name in outer:
+        config = config.setdefault(name, {})
+    config[last] = value
 
 
 def _unsupported(file: Any, key: str, value: Any, wanted: str) -> FileError:
@@ -159,132 +209,6 @@ def _scaling_config(scaling: Any) -> dict[str, Any] | None:
     return None
 
 
-_LLAMA_KEYS: dict[str, tuple[str, Any]] = {
-    "vocab_size": ("outputs", 32000),
-    "hidden_size": ("width", 4096),
-    "intermediate_size": ("hidden", 11008),
-    "num_hidden_layers": ("layers", 32),
-    "num_attention_heads": ("num_heads", 32),
-    "num_key_value_heads": ("num_kv_heads", None),
-    "max_position_embeddings": ("length", 2048),
-    "rms_norm_eps": ("eps", 1e-6),
-    "tie_word_embeddings": ("tied", False),
-}
-_HEADS: dict[str, tuple[str, Any]] = {"head_dim": ("head_dim", None)}
-_LLAMA_FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "attention_dropout": (0.0,)}
-_NO_BIAS: dict[str, tuple[Any, ...]] = {"attention_bias": (False,)}
-_LLAMA_IMPLIED = {
-    "positions": "rotary",
-    "norm": "rms",
-    "feed_forward": "swiglu",
-    "bias": False,
-}
-_QWEN_KEYS: dict[str, tuple[str, Any]] = {
-    "vocab_size": ("outputs", 151936),
-    "intermediate_size": ("hidden", 22016),
-    "num_key_value_heads": ("num_kv_heads", 32),
-    "max_position_embeddings": ("length", 32768),
-}
-
-GPT_FAMILIES = (
-    Family(
-        "gpt2",
-        "GPT2LMHeadModel",
-        "transformer.",
-        GPT2,
-        {
-            "vocab_size": ("outputs", 50257),
-            "n_positions": ("length", 1024),
-            "n_embd": ("width", 768),
-            "n_layer": ("layers", 12),
-            "n_head": ("num_heads", 12),
-            "n_inner": ("hidden", None),
-            "layer_norm_epsilon": ("eps", 1e-5),
-            "tie_word_embeddings": ("tied", True),
-            "resid_pdrop": ("dropout", 0.1),
-            "embd_pdrop": ("dropout", 0.1),
-            "attn_pdrop": ("dropout", 0.1),
-        },
-        {
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
-        },
-        {"positions": "learned", "norm": "layer", "feed_forward": "gelu", "bias": True},
-    ),
-    Family(
-        "llama",
-        "LlamaForCausalLM",
-        "model.",
-        LLAMA,
-        _LLAMA_KEYS | _HEADS,
-        _LLAMA_FIXED | _NO_BIAS | {"mlp_bias": (False,)},
-        _LLAMA_IMPLIED,
-    ),
-    Family(
-        "mistral",
-        "MistralForCausalLM",
-        "model.",
-        LLAMA,
-        _LLAMA_KEYS
-        | _HEADS
-        | {
-            "intermediate_size": ("hidden", 14336),
-            "num_key_value_heads": ("num_kv_heads", 8),
-            "max_position_embeddings": ("length", 131072),
-            "sliding_window": ("window", 4096),
-        },
-        _LLAMA_FIXED,
-        _LLAMA_IMPLIED,
-    ),
-    Family(
-        "qwen2",
-        "Qwen2ForCausalLM",
-        "model.",
-        LLAMA,
-        _LLAMA_KEYS | _QWEN_KEYS,
-        _LLAMA_FIXED | {"use_sliding_window": (False,)},
-        _LLAMA_IMPLIED | {"qkv_bias": True},
-    ),
-    Family(
-        "qwen3",
-        "Qwen3ForCausalLM",
-        "model.",
-        LLAMA,
-        _LLAMA_KEYS | _QWEN_KEYS | {"head_dim": ("head_dim", 128)},
-        _LLAMA_FIXED | _NO_BIAS | {"use_sliding_window": (False,)},
-        _LLAMA_IMPLIED | {"query_key_norm": True},
-    ),
-    Family(
-        "gemma",
-        "GemmaForCausalLM",
-        "model.",
-        GEMMA,
-        _LLAMA_KEYS
-        | {
-            "vocab_size": ("outputs", 256000),
-            "hidden_size": ("width", 3072),
-            "intermediate_size": ("hidden", 24576),
-            "num_hidden_layers": ("layers", 28),
-            "num_attention_heads": ("num_heads", 16),
-            "num_key_value_heads": ("num_kv_heads", 16),
-            "head_dim": ("head_dim", 256),
-            "max_position_embeddings": ("length", 8192),
-            "tie_word_embeddings": ("tied", True),
-        },
-        _NO_BIAS
-        | {
-            "hidden_act": ("gelu_pytorch_tanh", "gelu"),
-            "hidden_activation": (None, "gelu_pytorch_tanh"),
-            "attention_dropout": (0.0,),
-            "use_bidirectional_attention": (None, False),
-        },
-        _LLAMA_IMPLIED | {"feed_forward": "geglu", "scaled_embedding": True},
-    ),
-)
-"""The model types of `GPT`."""
-
 _BERT_KEYS: dict[str, tuple[str, Any]] = {
     "vocab_size": ("vocabulary", 30522),
     "hidden_size": ("width", 768),
@@ -330,31 +254,117 @@ BERT_FAMILIES = (
 )
 """The model types of `BERT`."""
 
+_VIT_KEYS: dict[str, tuple[str, Any]] = {
+    "num_labels": ("outputs", 2),
+    "image_size": ("image", 224),
+    "patch_size": ("patch", 16),
+    "hidden_size": ("width", 768),
+    "num_hidden_layers": ("layers", 12),
+    "num_attention_heads": ("num_heads", 12),
+    "hidden_dropout_prob": ("dropout", 0.0),
+    "layer_norm_eps": ("eps", 1e-12),
+}
+_VIT_FIXED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu",),
+    "attention_probs_dropout_prob": (0.0,),
+    "num_channels": (3,),
+    "qkv_bias": (True,),
+}
+_DINO_KEYS: dict[str, tuple[str, Any]] = _VIT_KEYS | {
+    "patch_size": ("patch", 14),
+    "layer_norm_eps": ("eps", 1e-6),
+    "layerscale_value": ("layer_scale", 1.0),
+}
+_DINO_FIXED: dict[str, tuple[Any, ...]] = _VIT_FIXED | {
+    "drop_path_rate": (0.0,),
+    "mlp_ratio": (4,),
+    "use_swiglu_ffn": (False,),
+}
+_DINO_SKIPPED = ("**.mask_token",)
+
 VIT_FAMILIES = (
     Family(
         "vit",
         "ViTForImageClassification",
         "vit.",
         VIT_CLASSIFIER,
-        {
-            "num_labels": ("outputs", 2),
-            "image_size": ("image", 224),
-            "patch_size": ("patch", 16),
-            "hidden_size": ("width", 768),
-            "num_hidden_layers": ("layers", 12),
-            "num_attention_heads": ("num_heads", 12),
-            "intermediate_size": ("hidden", 3072),
-            "hidden_dropout_prob": ("dropout", 0.0),
-            "layer_norm_eps": ("eps", 1e-12),
-        },
-        {
-            "hidden_act": ("gelu",),
-            "attention_probs_dropout_prob": (0.0,),
-            "num_channels": (3,),
-            "qkv_bias": (True,),
-        },
-        {},
+        _VIT_KEYS | {"intermediate_size": ("hidden", 3072)},
+        _VIT_FIXED,
+        {"pooling": "token"},
         ("vit.pooler.**",),
     ),
+    Family(
+        "dinov2",
+        "Dinov2ForImageClassification",
+        "dinov2.",
+        DINOV2,
+        _DINO_KEYS,
+        _DINO_FIXED,
+        {"pooling": "token_mean"},
+        _DINO_SKIPPED,
+    ),
+    Family(
+        "dinov2_with_registers",
+        "Dinov2WithRegistersForImageClassification",
+        "dinov2_with_registers.",
+        DINOV2_REGISTERS,
+        _DINO_KEYS | {"patch_size": ("patch", 16), "num_register_tokens": ("registers", 4)},
+        _DINO_FIXED,
+        {"pooling": "token_mean"},
+        _DINO_SKIPPED,
+    ),
 )
-"""The model type of `ViT`."""
+"""The model types of `ViT`."""
+
+
+def _resnet(layer_type: str, bottleneck: bool) -> Family:
+    def hidden_sizes(fields: Any) -> list[int]:
+        first = fields["width"] * (4 if bottleneck else 1)
+        return [first * 2**i for i in range(len(fields["stages"]))]
+
+    return Family(
+        "resnet",
+        "ResNetForImageClassification",
+        "resnet.",
+        RESNET_CLASSIFIER,
+        {
+            "num_labels": ("outputs", 2),
+            "depths": ("stages", (3, 4, 6, 3)),
+            "embedding_size": ("width", 64),
+        },
+        {
+            "layer_type": (layer_type,),
+            "num_channels": (3,),
+            "hidden_act": ("relu",),
+            "downsample_in_first_stage": (False,),
+            "downsample_in_bottleneck": (False,),
+        },
+        {"stem": "imagenet", "bottleneck": bottleneck},
+        derived={"hidden_sizes": ([256, 512, 1024, 2048], hidden_sizes)},
+    )
+
+
+RESNET_FAMILIES = (_resnet("bottleneck", True), _resnet("basic", False))
+"""The model types of `ResNet`, one per kind of block; the default of transformers is first."""
+
+CONVNEXT_FAMILIES = (
+    Family(
+        "convnext",
+        "ConvNextForImageClassification",
+        "convnext.",
+        CONVNEXT_CLASSIFIER,
+        {
+            "num_labels": ("outputs", 2),
+            "depths": ("stages", (3, 3, 9, 3)),
+            "hidden_sizes": ("widths", (96, 192, 384, 768)),
+            "patch_size": ("patch", 4),
+            "layer_norm_eps": ("eps", 1e-12),
+            "layer_scale_init_value": ("layer_scale", 1e-6),
+            "drop_path_rate": ("drop_path", 0.0),
+        },
+        {"num_channels": (3,), "hidden_act": ("gelu",)},
+        {},
+        derived={"num_stages": (4, lambda fields: len(fields["stages"]))},
+    ),
+)
+"""The model type of `ConvNeXt`."""

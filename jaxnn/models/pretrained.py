@@ -5,6 +5,7 @@ A checkpoint is a folder with config.json and safetensors files. Its `model_type
 and back.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ..core import paths
+from ..core.calls import State
 from ..core.layer import Layer
 from ..files.reading import FileError, read_json
 from ..files.writing import fresh
+from ..functional.resize import upsample
 from ..installation import required
 from ..interop.torch_names import state_dict
 from ..interop.torch_weights import from_torch
@@ -27,6 +32,7 @@ from ..validation import Accepts
 from .families import Family
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+UNSAVED = ("implementation",)  # fields that config.json does not have
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 path_like: Accepts = Accepts(
     "a folder, a safetensors file, or a name such as 'openai-community/gpt2'",
@@ -36,17 +42,19 @@ path_like: Accepts = Accepts(
 
 
 class Pretrained(NamedTuple):
-    """A published model: its configuration, its network, and the parameters.
+    """A published model: its configuration, network, parameters, and state.
 
     Args:
         model: Configuration, such as a `GPT`.
         net: The network, `model.network(outputs)`.
         params: Its parameters.
+        state: Its state, such as the running statistics of batch norms; {} if there is none.
     """
 
     model: Any
     net: Layer
     params: Any
+    state: State
 
 
 class Published:
@@ -56,10 +64,12 @@ class Published:
     """
 
     families: ClassVar[tuple[Family, ...]] = ()
+    patch_positions: ClassVar[tuple[str, ...]] = ()
+    """Path of the layer that adds position encodings to a class token and patches, if any."""
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | os.PathLike[str], **changes: Any) -> Pretrained:
-        """Load a published model: its configuration, network, and parameters.
+        """Load a published model: its configuration, network, parameters, and state.
 
         The configuration is read from config.json, and the weights from model.safetensors or the
         files in model.safetensors.index.json. Values of config.json that the model does not support
@@ -71,10 +81,11 @@ class Published:
                 repository on the Hugging Face Hub, such as "openai-community/gpt2", which is
                 downloaded with `huggingface_hub` (the extra `hub`).
             **changes: Fields of the model that replace those of config.json, such as
-                `dropout=0.0`.
+                `dropout=0.0`. If `image` is replaced, the position encodings of patches are
+                interpolated bicubically, as by transformers.
 
         Returns:
-            `(model, net, params)`, a `Pretrained`.
+            `(model, net, params, state)`, a `Pretrained`.
 
         Raises:
             ValueError: config.json has an unsupported model type or value, or the arrays do not
@@ -88,45 +99,57 @@ class Published:
         >>> params = model.network(11).init(jax.random.key(0), tokens)
         >>> folder = Path(tempfile.mkdtemp(), "gpt")
         >>> model.save_pretrained(folder, params)
-        >>> model, net, params = GPT.from_pretrained(folder)
+        >>> model, net, params, _ = GPT.from_pretrained(folder)
         >>> net.apply(params, tokens).shape
         (1, 5, 11)
         """
-        find, single = _finder(path_or_name)
-        config_file = _found(find, "config.json", path_or_name)
+        find, single = find_files(path_or_name)
+        config_file = found_file(find, "config.json", path_or_name)
         config = read_json(config_file)
         family = cls._family(config, config_file)
         fields = family.fields(config, config_file)
         outputs = [fields.pop("outputs")] if "outputs" in fields else []
+        published = {"image": fields["image"]} if cls.patch_positions else {}
         try:
-            model = cls(**fields | changes)
-            net: Layer = model.network(*outputs)  # type: ignore[attr-defined]
+            model: Any = cls(**fields | changes)
+            before: Any = cls(**fields | changes | published)
+            net: Layer = before.network(*outputs)
         except (TypeError, ValueError) as error:
             raise FileError(f"{config_file}: {error}") from error
         files = [single] if single else _weight_files(find, path_or_name)
         arrays = {_full(name, family): array for name, array in _arrays(files).items()}
+        if family.bare_architecture and not any(_is_head(name, family) for name in arrays):
+            outputs = [None]
+            net = before.network(None)
         try:
             loaded = from_torch(
-                net, arrays, model.example(), names=family.names, ignore=family.skipped
+                net, arrays, *before.example(), names=family.names, ignore=family.skipped
             )
         except ValueError as error:
             raise FileError(f"{path_or_name}: {error}") from error
-        return Pretrained(model, net, loaded.params)
+        if model == before:
+            return Pretrained(model, net, loaded.params, loaded.state)
+        params = _for_images(loaded.params, model, before)
+        return Pretrained(model, model.network(*outputs), params, loaded.state)
 
     @classmethod
     def _family(cls, config: Any, file: Path) -> Family:
         kind = config.get("model_type") if isinstance(config, dict) else None
-        for family in cls.families:
-            if family.model_type == kind:
+        matching = [family for family in cls.families if family.model_type == kind]
+        for family in matching[:-1]:
+            with contextlib.suppress(FileError):
+                family.fields(config, file)
                 return family
-        known = ", ".join(family.model_type for family in cls.families)
+        if matching:
+            return matching[-1]
+        known = ", ".join(dict.fromkeys(family.model_type for family in cls.families))
         raise FileError(f"{file}: model_type is {kind!r}; {cls.__name__} loads {known}")
 
-    def example(self) -> jax.ShapeDtypeStruct:
-        """Return the shape and type of an input."""
-        return jax.ShapeDtypeStruct((1, 1), "int32")
+    def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Return the shapes and types of the inputs."""
+        return (jax.ShapeDtypeStruct((1, 1), "int32"),)
 
-    def outputs_of(self, params: Any) -> tuple[int, ...]:
+    def outputs_of(self, params: Any) -> tuple[int | None, ...]:
         """Return the argument of `network`, if it has one, from the shapes of parameters.
 
         Args:
@@ -141,7 +164,9 @@ class Published:
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
         }
 
-    def save_pretrained(self, folder: str | os.PathLike[str], params: Any) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], params: Any, state: State | None = None
+    ) -> None:
         """Write config.json and model.safetensors, which transformers and `from_pretrained` load.
 
         The folder is written completely or not at all. The model type in config.json is the first
@@ -149,7 +174,9 @@ class Published:
 
         Args:
             folder: The new folder.
-            params: Parameters of `self.network(outputs)`; of `self.network()` for `BERT`.
+            params: Parameters of `self.network(outputs)`, or of `self.network()` for `BERT` and
+                `CLIP`.
+            state: State of the network, if it keeps any, as `ResNet` does. Default: None.
 
         Raises:
             ValueError: No model type of transformers can represent all fields of this model, or the
@@ -164,21 +191,23 @@ class Published:
         family, config = self._writable(outputs)
         config["dtype"] = str(jax.tree.leaves(params)[0].dtype)
         net: Layer = self.network(*outputs)  # type: ignore[attr-defined]
-        spec = net.spec(self.example())
-        shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (params, spec)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"the parameters are not those of {self!r:.400}: expected shapes {shapes[1]}, got "
-                f"{shapes[0]}"
-            )
-        arrays = state_dict(net, params, family.names)
+        example, state = self.example(), {} if state is None else state
+        wanted = {"parameters": net.spec(*example), "state": net.init_state(*example)}
+        for (what, tree), given in zip(wanted.items(), (params, state), strict=True):
+            shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), one) for one in (tree, given)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the {what} are not those of {self!r:.400}: expected shapes {shapes[0]}, got "
+                    f"{shapes[1]}; write model.save_pretrained(folder, params, state)"
+                )
+        arrays = state_dict(net, params, family.names, state)
         with fresh(Path(folder)) as hidden:
             hidden.mkdir()
             text = json.dumps(config, indent=2, sort_keys=True)
             hidden.joinpath("config.json").write_text(text + "\n", encoding="utf-8")
             safetensors.save_file(arrays, hidden / SINGLE, metadata={"format": "pt"})
 
-    def _writable(self, outputs: tuple[int, ...]) -> tuple[Family, dict[str, Any]]:
+    def _writable(self, outputs: tuple[int | None, ...]) -> tuple[Family, dict[str, Any]]:
         """Return the first family that has all fields of this model, and its config.json."""
         fields = self.explicit() | {"outputs": outputs[0] if outputs else None}
         lines = []
@@ -186,9 +215,8 @@ class Published:
             config = family.config(fields)
             found = family.fields(config, "config.json")
             found.pop("outputs", None)
-            unsaved = {
-                name: fields[name] for name in ("implementation", "pooling") if name in fields
-            }
+            names = ("implementation", "pooling") if fields["outputs"] is None else UNSAVED
+            unsaved = {name: fields[name] for name in names if name in fields}
             other = type(self)(**found | unsaved).explicit()
             lost = [
                 f"{name}={fields[name]!r}" for name, value in other.items() if fields[name] != value
@@ -203,15 +231,55 @@ def _full(name: str, family: Family) -> str:
     """Return the name of an array in the family's table: with its base if the table has a head."""
     if "head" not in family.names:
         return name.removeprefix(family.base)
-    full = name.startswith((family.base, f"{family.names['head']}."))
+    full = name.startswith(family.base) or _is_head(name, family)
     return name if full else family.base + name
+
+
+def _is_head(name: str, family: Family) -> bool:
+    return name.startswith(f"{family.names['head']}.")
+
+
+def _for_images(params: Any, model: Any, before: Any) -> Any:
+    """Return the parameters with position encodings for the images of `model`, not of `before`."""
+    old, new = (one.image // one.patch for one in (before, model))
+    # transformers antialiases only in models with registers.
+    smoothed = getattr(model, "registers", 0) > 0
+
+    def fitted(path: paths.Path, w: jax.Array) -> jax.Array:
+        if path[:-1] != model.patch_positions:
+            return w
+        grid = w[1:].reshape(old, old, -1)
+        if smoothed:
+            grid = jax.image.resize(grid, (new, new, grid.shape[-1]), "cubic")
+        else:
+            grid = upsample(grid, (new, new), "bicubic")
+        return jnp.concatenate([w[:1], grid.reshape(new * new, -1)])
+
+    return paths.map_with_path(fitted, params)
+
+
+class ImageClassifier(Published):
+    """Base of published models from images to logits, or to features without their head."""
+
+    def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Return the shape and type of a batch of one image."""
+        side = getattr(self, "image", 224)
+        return (jax.ShapeDtypeStruct((1, side, side, 3), "float32"),)
+
+    def outputs_of(self, params: Any) -> tuple[int | None, ...]:
+        """Return the number of classes; None without a head."""
+        return (len(params["head"]["b"]) if params.get("head") else None,)
 
 
 Find = Callable[[str], Path | None]
 
 
-def _finder(path_or_name: str | os.PathLike[str]) -> tuple[Find, Path | None]:
-    """Return what finds the files of a checkpoint by name, and the weights if they are one file."""
+def find_files(path_or_name: str | os.PathLike[str]) -> tuple[Find, Path | None]:
+    """Return a function that finds files of a checkpoint, and the weights file if it was passed.
+
+    Args:
+        path_or_name: A folder, a safetensors file, or the name of a repository.
+    """
     path_like(path_or_name, "path_or_name")
     path = Path(path_or_name)
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
@@ -230,7 +298,7 @@ def _in_folder(folder: Path) -> Find:
 
 
 def _on_hub(name: str) -> Find:
-    """Return what downloads a file of a repository; None if it has no such file."""
+    """Return a function that downloads a file of a repository, or returns None if there is none."""
     purpose = f"there is no folder {name!r}, and a model of that name is downloaded by"
     hub = required("huggingface_hub", purpose, "huggingface_hub", "hub")
     errors = required("huggingface_hub.errors", purpose, "huggingface_hub", "hub")
@@ -258,10 +326,17 @@ _PICKLED = (
 )
 
 
-def _found(find: Find, name: str, where: Any) -> Path:
+def found_file(find: Find, name: str, where: Any) -> Path:
+    """Return a file of a checkpoint, or raise FileNotFoundError.
+
+    Args:
+        find: Function that finds the files.
+        name: The name of the file.
+        where: The checkpoint, for the error.
+    """
     file = find(name)
     if file is None:
-        raise FileNotFoundError(f"{where}: has no {name}, from which the model is read")
+        raise FileNotFoundError(f"{where}: there is no {name}, which is required")
     return file
 
 
@@ -274,7 +349,7 @@ def _weight_files(find: Find, where: Any) -> list[Path]:
         shards = plain.get("weight_map") if isinstance(plain, dict) else None
         if not isinstance(shards, dict) or not all(map(_is_file_name, shards.values())):
             raise FileError(f"{index}: expected a weight_map from names of arrays to file names")
-        return [_found(find, name, where) for name in sorted(set(shards.values()))]
+        return [found_file(find, name, where) for name in sorted(set(shards.values()))]
     for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
         if find(name) is not None:
             raise FileError(f"{where}: has {name} and no {SINGLE}; {_PICKLED}")

@@ -12,6 +12,7 @@ from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import InitFn, normal
+from ..interop.torch_names import GEMMA, GPT2, LLAMA
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import EncoderLayer, GatedFeedForward
 from ..layers.checks import check_divides, dropout_rate
@@ -29,9 +30,135 @@ from ..layers.rotary import (
     scaling_rule,
 )
 from ..validation import above, flag
-from .families import GPT_FAMILIES
+from .families import Family
 from .model import Model, size
 from .pretrained import Published
+
+_LLAMA_KEYS: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("outputs", 32000),
+    "hidden_size": ("width", 4096),
+    "intermediate_size": ("hidden", 11008),
+    "num_hidden_layers": ("layers", 32),
+    "num_attention_heads": ("num_heads", 32),
+    "num_key_value_heads": ("num_kv_heads", None),
+    "max_position_embeddings": ("length", 2048),
+    "rms_norm_eps": ("eps", 1e-6),
+    "tie_word_embeddings": ("tied", False),
+}
+_HEADS: dict[str, tuple[str, Any]] = {"head_dim": ("head_dim", None)}
+_LLAMA_FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "attention_dropout": (0.0,)}
+_NO_BIAS: dict[str, tuple[Any, ...]] = {"attention_bias": (False,)}
+_LLAMA_IMPLIED = {
+    "positions": "rotary",
+    "norm": "rms",
+    "feed_forward": "swiglu",
+    "bias": False,
+}
+_QWEN_KEYS: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("outputs", 151936),
+    "intermediate_size": ("hidden", 22016),
+    "num_key_value_heads": ("num_kv_heads", 32),
+    "max_position_embeddings": ("length", 32768),
+}
+
+GPT_FAMILIES = (
+    Family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        "transformer.",
+        GPT2,
+        {
+            "vocab_size": ("outputs", 50257),
+            "n_positions": ("length", 1024),
+            "n_embd": ("width", 768),
+            "n_layer": ("layers", 12),
+            "n_head": ("num_heads", 12),
+            "n_inner": ("hidden", None),
+            "layer_norm_epsilon": ("eps", 1e-5),
+            "tie_word_embeddings": ("tied", True),
+            "resid_pdrop": ("dropout", 0.1),
+            "embd_pdrop": ("dropout", 0.1),
+            "attn_pdrop": ("dropout", 0.1),
+        },
+        {
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+            "add_cross_attention": (False,),
+        },
+        {"positions": "learned", "norm": "layer", "feed_forward": "gelu", "bias": True},
+    ),
+    Family(
+        "llama",
+        "LlamaForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS | _HEADS,
+        _LLAMA_FIXED | _NO_BIAS | {"mlp_bias": (False,)},
+        _LLAMA_IMPLIED,
+    ),
+    Family(
+        "mistral",
+        "MistralForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS
+        | _HEADS
+        | {
+            "intermediate_size": ("hidden", 14336),
+            "num_key_value_heads": ("num_kv_heads", 8),
+            "max_position_embeddings": ("length", 131072),
+            "sliding_window": ("window", 4096),
+        },
+        _LLAMA_FIXED,
+        _LLAMA_IMPLIED,
+    ),
+    Family(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS | _QWEN_KEYS,
+        _LLAMA_FIXED | {"use_sliding_window": (False,)},
+        _LLAMA_IMPLIED | {"qkv_bias": True},
+    ),
+    Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "model.",
+        LLAMA,
+        _LLAMA_KEYS | _QWEN_KEYS | {"head_dim": ("head_dim", 128)},
+        _LLAMA_FIXED | _NO_BIAS | {"use_sliding_window": (False,)},
+        _LLAMA_IMPLIED | {"query_key_norm": True},
+    ),
+    Family(
+        "gemma",
+        "GemmaForCausalLM",
+        "model.",
+        GEMMA,
+        _LLAMA_KEYS
+        | {
+            "vocab_size": ("outputs", 256000),
+            "hidden_size": ("width", 3072),
+            "intermediate_size": ("hidden", 24576),
+            "num_hidden_layers": ("layers", 28),
+            "num_attention_heads": ("num_heads", 16),
+            "num_key_value_heads": ("num_kv_heads", 16),
+            "head_dim": ("head_dim", 256),
+            "max_position_embeddings": ("length", 8192),
+            "tie_word_embeddings": ("tied", True),
+        },
+        _NO_BIAS
+        | {
+            "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+            "hidden_activation": (None, "gelu_pytorch_tanh"),
+            "attention_dropout": (0.0,),
+            "use_bidirectional_attention": (None, False),
+        },
+        _LLAMA_IMPLIED | {"feed_forward": "geglu", "scaled_embedding": True},
+    ),
+)
+"""The model types of `GPT`."""
 
 
 class Decoder(Composite):

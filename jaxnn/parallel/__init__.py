@@ -18,36 +18,21 @@ A hand-written training loop uses the same parts:
 between devices.
 """
 
-from .memory_plan import Collective, Plan, collectives, plan
-from .mesh import abstract_mesh, initialize, is_first, mesh, shard_batch
-from .placement import Placement, init
-from .rules import (
-    DATA_PARALLEL,
-    FSDP,
-    FSDP_TENSOR_PARALLEL,
-    TENSOR_PARALLEL,
-    Rules,
-    Split,
-    shardings,
-)
-
-__all__ = [
-    "DATA_PARALLEL",
-    "FSDP",
-    "FSDP_TENSOR_PARALLEL",
-    "TENSOR_PARALLEL",
-    "Collective",
-    "Placement",
-    "Plan",
-    "Rules",
-    "Split",
-    "abstract_mesh",
-    "collectives",
-    "init",
-    "initialize",
-    "is_first",
-    "mesh",
-    "plan",
-    "shard_batch",
-    "shardings",
-]
+from .memory_plan import Collective as Collective
+from .memory_plan import Plan as Plan
+from .memory_plan import collectives as collectives
+from .memory_plan import plan as plan
+from .mesh import abstract_mesh as abstract_mesh
+from .mesh import initialize as initialize
+from .mesh import is_first as is_first
+from .mesh import mesh as mesh
+from .mesh import shard_batch as shard_batch
+from .placement import Placement as Placement
+from .placement import init as init
+from .rules import DATA_PARALLEL as DATA_PARALLEL
+from .rules import FSDP as FSDP
+from .rules import FSDP_TENSOR_PARALLEL as FSDP_TENSOR_PARALLEL
+from .rules import TENSOR_PARALLEL as TENSOR_PARALLEL
+from .rules import Rules as Rules
+from .rules import Split as Split
+from .rules import shardings as shardings

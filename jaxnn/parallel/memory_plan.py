@@ -135,7 +135,7 @@ class Array:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(table.Table):
     """The memory of one device in a training step, and the communication between devices.
 
     `str` returns a text table; notebooks show an HTML table.
@@ -161,12 +161,6 @@ class Plan:
     activations: int
     total: int
     collectives: dict[str, Collective]
-
-    def __repr__(self) -> str:
-        return table.format_table(*self._table())
-
-    def _repr_html_(self) -> str:
-        return table.html(*self._table())
 
     def _table(self) -> tuple[list[table.Line], list[table.Line]]:
         lines = [("Path", "Array", "Split by", "Bytes", "Per device")]

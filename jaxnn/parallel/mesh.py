@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..data.check import saturated
+from ..data.rows import leaves_by_path
 from ..explain.text import describe
 from ..train.interruption import is_peer_lost, peer_lost
 from ..validation import Accepts, integer, is_int, positive
@@ -68,7 +69,8 @@ def mesh(**axes: int) -> Mesh:
             "contribute all of its devices: write -1 for an axis"
         )
     if problem:
-        raise ValueError(f"{_written(axes)} {problem}")
+        written = ", ".join(f"{name}={size}" for name, size in axes.items())
+        raise ValueError(f"parallel.mesh({written}) {problem}")
     types = (AxisType.Auto,) * len(sizes)
     used = jax.devices()[:count]
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=used)
@@ -114,10 +116,6 @@ def _check_axes(axes: dict[str, Any], size: Accepts) -> None:
     for name, item in axes.items():
         size(item, f"the axis {name!r} of a mesh")
     _AXES(axes, "the axes of a mesh")
-
-
-def _written(axes: dict[str, Any]) -> str:
-    return f"parallel.mesh({', '.join(f'{name}={size}' for name, size in axes.items())})"
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -167,15 +165,14 @@ def row_parts(mesh: Mesh) -> int:
 
 def check_divisible(batch: Any, mesh: Mesh, parts: int) -> None:
     """Raise ValueError if the rows of a batch cannot be split into a number of equal parts."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+    for path, leaf in leaves_by_path(batch).items():
         shape = np.shape(leaf)
         if not shape or shape[0] % parts:
-            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the batch"
             sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in batch_axes(mesh))
             raise ValueError(
-                f"{where} is {describe(leaf)}, whose rows cannot be split into the {parts} equal "
-                f"parts that {sizes} of the mesh needs; write a batch_size that is a multiple of "
-                f"{row_parts(mesh)}"
+                f"{path or 'the batch'} is {describe(leaf)}, whose rows cannot be split into the "
+                f"{parts} equal parts that {sizes} of the mesh needs; write a batch_size that is a "
+                f"multiple of {row_parts(mesh)}"
             )
 
 

@@ -21,6 +21,7 @@ from ..core.calls import INTERCEPTOR, intercepting
 from ..keys import as_key, kept_key, kept_words
 from ..random import watching
 from ..train import Minimize
+from ..train.optimizer import UNTRACEABLE
 from ..train.program import is_key, strong
 from ..validation import Accepts, check_fields
 from .gathering import Gathering
@@ -43,7 +44,6 @@ MESH = Accepts(
     TypeError,
     "write parallel.Placement(parallel.mesh(data=-1), parallel.FSDP)",
 )
-NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +300,7 @@ class Placement:
 
         try:
             return jax.eval_shape(init, key, batch), recording
-        except NOT_TRACEABLE as error:
+        except UNTRACEABLE as error:
             owner = type(program).__name__
             raise TypeError(
                 f"{owner}.init reads values of its batch or key in Python, but on a mesh it is "

@@ -30,7 +30,7 @@ from ..core import paths
 from ..random import Spec, Watch
 from ..train import TrainState
 from ..train.program import is_key
-from ..validation import Accepts
+from ..validation import Accepts, check_none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +160,12 @@ Rules: TypeAlias = tuple[Rule, ...]
 # its inputs, so that nothing is exchanged between them (Shoeybi et al., Megatron-LM, 2019). The
 # names are those of transformers and ResNet, and the positions of the layers of an MLP.
 _FIRST = (
-    ("**/query/*", "**/key/*", "**/value/*", "**/up/*", "**/gate/*", "head/*"),
+    ("**/query/*", "**/key/*", "**/value/*", "**/up/*", "**/gate/*", "**/head/*"),
     ("**/branch/first/**", "**/branch/middle/**"),
     ("0/*", "6/*", "12/*"),
 )
 _SECOND = (
-    ("**/out/w", "**/down/w", "embedding/w"),
+    ("**/out/w", "**/down/w", "**/embedding/w"),
     ("**/branch/second/conv/w", "**/branch/wide/conv/w"),
     ("3/w", "9/w", "15/w"),
 )
@@ -187,8 +187,8 @@ FSDP: Rules = (("**", Split(largest="data")),)
 when it uses them (Rajbhandari et al., ZeRO, 2020; Zhao et al., PyTorch FSDP, 2023)."""
 
 TENSOR_PARALLEL: Rules = _by_role(P())
-"""The mesh axis `model` splits pairs of layers, which are found by the names that GPT, ViT, ResNet,
-and MLP give them (Shoeybi et al., Megatron-LM, 2019)."""
+"""The mesh axis `model` splits pairs of layers, which are matched by their names in the models
+(Shoeybi et al., Megatron-LM, 2019)."""
 
 FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 """The mesh axis `model` splits layers as in `TENSOR_PARALLEL`, and `data` weights as in `FSDP`."""
@@ -291,8 +291,7 @@ def shardings_of(
             lines.setdefault((rule, path if one is None else one.path, own), wrong)
         places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
     found = [*unused(rules, list(names)), *(line for one in lines.values() for line in one)]
-    if found:
-        raise ValueError(f"the rules do not fit the {what}:\n  " + "\n  ".join(found))
+    check_none(found, f"the rules do not fit the {what}")
     return jax.tree.unflatten(jax.tree.structure(state), places)
 
 
@@ -345,8 +344,7 @@ def check_rules(rules: Rules, mesh: Mesh) -> None:
             )
         if len(axes) > len(set(axes)):
             lines.append(f"the rule {rule!r} names a mesh axis twice")
-    if lines:
-        raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
+    check_none(lines, "the rules do not fit the mesh")
 
 
 def unused(rules: Rules, texts: list[str]) -> Iterator[str]:

@@ -1,8 +1,7 @@
 """Surgery: functions that make a network from another one."""
 
-from .caching import with_cache
+from .function_preserving import stack_layers, unstack_layers, widen, with_cache
 from .replacement import add_lora, merge_lora, replace
-from .reshaping import stack_layers, unstack_layers, widen
 
 __all__ = [
     "add_lora",

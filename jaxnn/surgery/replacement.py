@@ -15,12 +15,12 @@ from ..core.declarations import Param
 from ..core.layer import Layer
 from ..core.paths import at
 from ..core.values import copy_with, fields
-from ..explain.text import check_matches, describe, suggestion
+from ..explain.text import check_matches, describe, in_short, suggestion
 from ..fields import is_array
 from ..keys import as_key
 from ..random import draw
-from ..tree import check_layer, edit_children, layers, unwrapped, validated
-from ..validation import Accepts
+from ..tree import check_found, check_layer, edit_children, layers, unwrapped, validated
+from ..validation import Accepts, check_none
 
 Net = TypeVar("Net", bound=Layer)
 
@@ -140,12 +140,8 @@ def _carried(
 
     spec = new.spec(*inputs, **named)
     old = {place: kept(place, param) for place, param in paths.walk(spec)}
-    if lines:
-        raise ValueError(
-            f"with {path!r} replaced, parameters elsewhere no longer fit:\n  "
-            + "\n  ".join(lines)
-            + "\nReplace these layers too, or write nn.widen(net, params, ...)"
-        )
+    what = f"with {path!r} replaced, parameters elsewhere no longer fit"
+    check_none(lines, what, "replace these layers too, or write nn.widen(net, params, ...)")
     return filled(spec, key, old)
 
 
@@ -169,12 +165,9 @@ def _fitting(net: Layer, path: str) -> list[paths.Path]:
         for name in _settings(one)
     ]
     fit = [place for place in dict.fromkeys(names) if paths.matches(path, paths.text(place))]
-    if not fit:
-        known = ", ".join(paths.text(place) for place in places if place) or "none"
-        raise ValueError(
-            f"no layer and no setting of a layer fits the pattern {path!r}; the paths of layers "
-            f"are: {known}"
-        )
+    known = ", ".join(paths.text(place) for place in places if place) or "none"
+    what = f"and no setting of a layer fits the pattern {path!r}"
+    check_found(fit, net, what, f"the paths of layers are: {known}")
     return fit
 
 
@@ -250,8 +243,7 @@ def _missing(segments: paths.Path, above: paths.Path, found: str, known: Iterabl
 def _brief(item: Any) -> str:
     if isinstance(item, (tuple, dict)):
         return f"a {'dict' if isinstance(item, dict) else 'tuple'} of {len(item)}"
-    shown = repr(item)
-    return shown if len(shown) <= 80 else f"{type(item).__name__}(...)"
+    return in_short(item)
 
 
 # ---- parameters, shared by the functions that edit a network and its parameters ----
@@ -369,9 +361,11 @@ def merge_lora(net: Layer, params: Any) -> tuple[Layer, Any]:
         return edit_children(edit, net, params)
 
     plain = edit(net, params)
-    if not found:
-        raise ValueError(
-            "no layer is wrapped in LoRA, so there is nothing to merge; write "
-            "net, params = nn.add_lora(net, params, key, x, rank=8) to add adapters"
-        )
+    what = "is wrapped in LoRA, so there is nothing to merge"
+    check_found(
+        found,
+        net,
+        what,
+        "write net, params = nn.add_lora(net, params, key, x, rank=8) to add adapters",
+    )
     return plain

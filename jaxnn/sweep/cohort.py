@@ -1,9 +1,13 @@
 """A cohort: trials of one structure that train together as lanes of one compiled program.
 
-A `Work` is sent to a worker, where `work` runs it, and a `WorkResult` returns. Both are plain data,
-so any executor can transfer them.
+A `Work` is sent to a worker, on which `work` runs it and returns a `WorkResult`. Both are plain
+data, so any executor can transfer them.
 
 When a lane stops early, the remaining lanes are packed into fewer calls.
+
+The states of lanes that continue, or that are kept, are one pytree whose leaves have a first axis
+of lanes. It is serialized as safetensors: named arrays without code, whose shapes and types are
+checked against the program.
 """
 
 import dataclasses
@@ -17,11 +21,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..explain.text import describe
+from ..installation import required
 from ..train import EarlyStopping
 from .compiled import By, Compiled, Way, compiled_cohort
 from .score import Keep
 from .space import Values
-from .states import join_lanes, pack, unpack
 from .structure import Structure
 from .training import FoldOfSeed
 
@@ -70,8 +75,8 @@ class WorkResult:
         compile_seconds: The part of it that traced and compiled.
         traces: Number of times that the epoch was traced, and thus compiled.
         error: The traceback, if the program raised.
-        packed: The indices of the lanes in `state`, in its order. Default: (), all lanes.
-        ended: The epochs that each lane has trained. Default: (), all of the segment.
+        packed: The indices of the lanes in `state`, in its order.
+        ended: The epochs that each lane has trained.
     """
 
     metrics: dict[str, np.ndarray]
@@ -170,8 +175,11 @@ class _Batch:
             self.end(*waiting.popleft())
         # The device has worked in the meantime; this waits for it.
         metrics = compiled.metrics(jax.device_get(found), self.count)
-        state = pack(join_lanes(jax.device_get(states), self.count)) if task.keep else None
-        return self.outcome(metrics, state, ())
+        state = None
+        if task.keep:
+            joined = jax.tree.map(lambda *each: np.concatenate(each), *jax.device_get(states))
+            state = pack(jax.tree.map(lambda leaf: leaf[: self.count], joined))
+        return self.outcome(metrics, state, (task.epochs[1],) * self.count)
 
     def stopping(self) -> WorkResult:
         """Train epoch by epoch; when lanes stop, the others are packed into fewer calls."""
@@ -239,7 +247,7 @@ class _Batch:
         self, metrics: dict[str, np.ndarray], state: bytes | None, ended: tuple[int, ...]
     ) -> WorkResult:
         """Return the outcome of the lanes."""
-        packed: tuple[int, ...] = ()
+        packed = tuple(range(self.count))
         if self.best.states:
             packed = tuple(sorted(self.best.states))
             each = [self.best.states[lane] for lane in packed]
@@ -320,3 +328,82 @@ def _moved(
         (lanes, jax.tree.map(lambda leaf, s=piece: leaf[s], whole))
         for lanes, piece in zip(after, slices, strict=True)
     ]
+
+
+# The states of lanes as bytes
+
+
+def pack(state: Any) -> bytes:
+    """Return stacked states as the bytes of a safetensors file."""
+    safetensors = _library()
+    leaves = jax.device_get(jax.tree.leaves(state))
+    return safetensors.save({f"{index:06d}": _plain(leaf) for index, leaf in enumerate(leaves)})
+
+
+def unpack(packed: bytes, lane: Any) -> Any:
+    """Return the stacked states that `pack` packed.
+
+    Args:
+        packed: The bytes.
+        lane: The shapes and types of one lane's state.
+
+    Raises:
+        ValueError: The bytes do not contain such states.
+    """
+    safetensors = _library()
+    leaves, structure = jax.tree.flatten(lane)
+    problem, arrays = "", {}
+    try:
+        arrays = safetensors.load(packed)
+    except Exception as error:  # safetensors raises several kinds
+        problem = f"the states of the lanes are damaged: {error}"
+    found = [arrays[name] for name in sorted(arrays)]
+    if len(found) == len(leaves):
+        pairs = zip(found, leaves, strict=True)
+        found = [_typed(array, leaf.dtype) for array, leaf in pairs]
+    count = len(found[0]) if found and found[0].ndim else 0
+    wanted = [describe(jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)) for leaf in leaves]
+    if not problem and [describe(leaf) for leaf in found] != wanted:
+        problem = (
+            f"the states of the lanes must be {', '.join(wanted)}, got "
+            f"{', '.join(map(describe, found))}; they belong to another program"
+        )
+    if problem:
+        raise ValueError(problem)
+    return jax.tree.unflatten(structure, found)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    """Return an array with a NumPy type: bfloat16 and float8 as their bits."""
+    array = np.ascontiguousarray(leaf)
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _typed(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return the array of this type that `_plain` converted."""
+    dtype = np.dtype(dtype)
+    bits = f"u{dtype.itemsize}"
+    return array.view(dtype) if dtype.kind == "V" and array.dtype == np.dtype(bits) else array
+
+
+def regrouped(pieces: Sequence[tuple[bytes, Sequence[int]]], order: Sequence[int]) -> bytes:
+    """Return packed lanes from several packs.
+
+    Args:
+        pieces: Packs, each with the indices of the lanes to take.
+        order: The order of the lanes taken.
+    """
+    safetensors = _library()
+    parts = [(safetensors.load(packed), np.asarray(places)) for packed, places in pieces]
+    return safetensors.save(
+        {
+            name: np.concatenate([arrays[name][places] for arrays, places in parts])[list(order)]
+            for name in parts[0][0]
+        }
+    )
+
+
+def _library() -> Any:
+    return required(
+        "safetensors.numpy", "the states of lanes are packed by", "safetensors", "sweep"
+    )

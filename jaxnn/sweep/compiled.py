@@ -83,15 +83,10 @@ class Compiled:
         bytes: Memory of a call on a device, without the data.
     """
 
-    structure: Structure
-    way: Way
-    shared: bool
-    traces: int
-    compile_seconds: float
-    bytes: int
-
     def __init__(self, structure: Structure, way: Way, shared: bool) -> None:
-        self.structure, self.way, self.shared = structure, way, shared
+        self.structure: Structure = structure
+        self.way: Way = way
+        self.shared: bool = shared
         self.traces, self.compile_seconds, self.bytes = 0, 0.0, 0
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
@@ -140,9 +135,8 @@ class Compiled:
         first = self._example = trainings[0]
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
-        rows = [
-            seed if isinstance(seed, FoldOfSeed) else 0 for seed in seeds
-        ]  # folds have different ones
+        # lanes of different folds train on different rows
+        rows = [seed if isinstance(seed, FoldOfSeed) else 0 for seed in seeds]
         by_rows = {one: first.pieces(data[0], one) for one in dict.fromkeys(rows)}
         pieces = [by_rows[one] for one in rows]
         at_once = self.steps_at_once(values[0])

@@ -19,9 +19,8 @@ from ..html.page import duration
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .known import Known
-from .objectives import Objective, constrained, violation
 from .plan import Grouped
-from .score import curve_score, mean
+from .score import Objective, constrained, lane_scores, mean, violation
 from .search import Observation
 from .settings import Settings
 from .space import Space, Values
@@ -58,6 +57,9 @@ class SweepHistory:
         objectives: All metrics that trials are compared by, the first of which is `metric`.
             Default: none, only that one.
         known_metrics: Metrics of the configuration and of its training, by trial. Default: none.
+        scores: The scores of trials that have ended, by number, added when they are first computed;
+            later histories of the same sweep may share them. Default: empty.
+        observed: The observations of the first trials, likewise. Default: empty.
     """
 
     trials: Sequence[Trial]
@@ -74,22 +76,16 @@ class SweepHistory:
     seconds: float = 0.0
     objectives: Sequence[Objective] = ()
     known_metrics: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    scores: dict[int, float | None] = dataclasses.field(default_factory=dict)
+    observed: list[Observation] = dataclasses.field(default_factory=list)
 
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
         return self.curves.get(name, {}).get(trial, {})
 
-    def since(self, trial: int, curve: Mapping[int, float], end: int) -> list[float]:
-        """Return the values of a curve up to an epoch, since the trial took the state of another.
-
-        Args:
-            trial: Number of the trial.
-            curve: Values by epoch.
-            end: The last epoch.
-        """
-        changed = [c.epoch for c in self.changes if c.trial == trial and c.epoch < end]
-        begin = max(changed, default=0)
-        return [curve[at] for at in sorted(curve) if begin < at <= end]
+    def changed(self, trial: int) -> list[int]:
+        """Return the epochs at which a trial took the state of another."""
+        return [change.epoch for change in self.changes if change.trial == trial]
 
     def values(self, trials: Iterable[int], epoch: int) -> dict[int, Values]:
         """Return the values of trials after an epoch: as asked, or as changed since."""
@@ -174,16 +170,11 @@ def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train |
             return End("")
         count = min(settings.bracket(index, None, history.epochs).count, left)
         waiting = history.known.waiting(trials)[:count]
-        scores = [_score(history, t, settings) for t in trials]
-        observations = history.known.observations(
-            trials,
-            scores,
-            [
-                _all_scores(history, t, score, settings)
-                for t, score in zip(trials, scores, strict=True)
-            ],
-            _violations(history, trials, settings),
-        )
+        new = trials[len(history.observed) :]  # all have ended, which is never undone
+        scores = [_scores(history, trial, settings) for trial in new]
+        violations = _violations(history, new, settings)
+        history.observed.extend(history.known.observations(new, scores, violations))
+        observations = [*history.known.earlier, *history.observed]
         observations += [Observation(values, None, index, own=False) for values in waiting]
         return Ask(index, waiting, count - len(waiting), observations)
     index = min(open_rounds)
@@ -237,7 +228,7 @@ def used_up(history: SweepHistory, settings: Settings) -> str:
     done = [trial for trial in history.trials if trial.status == "done"]
     far = _violations(history, done, settings)
     done = [trial for trial, violated in zip(done, far, strict=True) if not violated]
-    scores = {trial.number: _score(history, trial, settings) for trial in done}
+    scores = {trial.number: _end_score(history, trial, settings) for trial in done}
     ranked = sorted((score, number) for number, score in scores.items() if score is not None)
     if not ranked:
         return ""
@@ -298,6 +289,15 @@ def _changes(
     return found
 
 
+def _end_score(history: SweepHistory, trial: Trial, settings: Settings) -> float | None:
+    """Return the score of a trial at its end, which is computed once for a trial that has ended."""
+    if trial.status in OPEN:
+        return _score(history, trial, settings)
+    if trial.number not in history.scores:
+        history.scores[trial.number] = _score(history, trial, settings)
+    return history.scores[trial.number]
+
+
 def _score(
     history: SweepHistory, trial: Trial, settings: Settings, epochs: tuple[int, int] | None = None
 ) -> float | None:
@@ -313,12 +313,11 @@ def _score(
     curves = [curve for curve in history.curve(history.metric, number).values() if curve]
     if len(curves) < settings.repeats:
         return None
-    each = []
-    for curve in curves:
-        end = epochs[1] if epochs else max(curve)
-        values = history.since(number, curve, end)
-        whole = end in curve
-        each.append(curve_score(values, settings.score, history.maximize) if whole else math.nan)
+    end = epochs[1] if epochs else math.inf
+    if epochs and not all(end in curve for curve in curves):
+        return None
+    rule, changed = settings.score, history.changed(number)
+    each = lane_scores(curves, changed, rule, history.maximize, end)
     score = badness(mean(each), history.maximize)
     return score if math.isfinite(score) else None
 
@@ -335,19 +334,14 @@ def _value(
     return float(np.mean([curve.get(epoch or max(curve), math.nan) for curve in curves]))
 
 
-def _all_scores(
-    history: SweepHistory, trial: Trial, score: float | None, settings: Settings
-) -> tuple[float, ...] | None:
-    """Return the scores of several objectives; () for one, None if the trial lacks one."""
-    if len(history.objectives) < 2:
-        return ()
-    others = [
-        (_value(history, metric, trial.number, settings), maximize)
-        for metric, maximize in history.objectives[1:]
-    ]
-    found = [score, *(None if v is None else badness(v, up) for v, up in others)]
-    whole = all(one is not None and math.isfinite(one) for one in found)
-    return tuple(map(float, found)) if whole else None  # type: ignore[arg-type]
+def _scores(history: SweepHistory, trial: Trial, settings: Settings) -> tuple[float, ...]:
+    """Return the scores of all objectives, smaller is better; () if the trial lacks one."""
+    found = [_end_score(history, trial, settings)]
+    for metric, maximize in history.objectives[1:]:
+        value = _value(history, metric, trial.number, settings)
+        found.append(None if value is None else badness(value, maximize))
+    whole = [one for one in found if one is not None and math.isfinite(one)]
+    return tuple(whole) if len(whole) == len(found) else ()
 
 
 def _violations(
@@ -368,24 +362,42 @@ def _violations(
 def _diverged(history: SweepHistory, number: int, epochs: tuple[int, int]) -> bool:
     """Return whether a trial diverged within these epochs."""
     return any(
-        epochs[0] < at <= epochs[1] and shows_divergence(name, value, at == epochs[1])
+        epochs[0] < at <= epochs[1] and _shows_divergence(name, value, at == epochs[1])
         for name in LOSSES
         for curve in history.curve(name, number).values()
         for at, value in curve.items()
     )
 
 
-def shows_divergence(metric: str, value: float, at_end: bool) -> bool:
+def divergences(
+    results: Iterable[tuple[int, int, int, str, float]],
+    ends: Mapping[Lane, int],
+    ranking: str,
+    last: bool,
+) -> dict[int, str]:
+    """Return why trials diverged in a segment of epochs, by number.
+
+    Args:
+        results: The trial, seed, epoch, metric, and value of each result.
+        ends: The last epoch of each lane.
+        ranking: The metric that trials are compared by, which must be finite at the end.
+        last: Whether the trials end after the segment.
+    """
+    found: dict[int, str] = {}
+    for trial, seed, at, metric, value in results:
+        at_end = at == ends[Lane(trial, seed)]
+        unranked = last and at_end and metric == ranking and not math.isfinite(value)
+        if unranked or _shows_divergence(metric, value, at_end):
+            found.setdefault(trial, f"{metric} is {value} after epoch {at} with seed {seed}")
+    return found
+
+
+def _shows_divergence(metric: str, value: float, at_end: bool) -> bool:
     """Return whether a value shows that a trial diverged.
 
     A trial diverged if its training loss is not finite, or its validation loss at the end of a
     segment of epochs. Other metrics may be undefined for a while, as the precision of a class that
     is never predicted.
-
-    Args:
-        metric: Name of the metric.
-        value: Value of the metric.
-        at_end: Whether the value belongs to the last epoch of a segment.
     """
     return not math.isfinite(value) and (
         metric == "loss" or (at_end and metric == "validation_loss")

@@ -15,8 +15,8 @@ import re
 from typing import Any, ClassVar
 
 from ..validation import is_number
-from .ranges import Checked, Int, LogNormal, LogUniform, Normal, Scalar, Uniform, plain
-from .tables import frozen
+from .ranges import Checked, Int, LogNormal, LogUniform, Normal, Uniform, plain
+from .tables import Scalar, frozen
 
 Option = Any  # a Scalar, or a tuple of options
 

@@ -1,34 +1,30 @@
-"""The driver: decides what to run next, runs it, and writes the result to the ledger.
+"""The driver: executes what `decision` decides, and writes the result to the ledger.
 
-    while not (step := decide(history, settings)) is End:    # a pure function
-        run and write the step
+    while not isinstance(step := decide(history, settings), End):    # a pure function
+        run the step and write it
 
 If a driver is killed at any point, the next driver therefore continues from the last committed
 step. Cohorts of one rung do not wait for each other; as many run at a time as there are workers.
 """
 
-import contextlib
+import bisect
 import dataclasses
+import functools
 import itertools
-import math
-import signal
 import time
 import traceback
 import typing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
 import numpy as np
 
-from ..executors import TRIES, create, result_of, worker_died
-from ..experiment import sources
+from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..html.page import count as counted
-from ..train import Interrupted
-from ..train.interruption import Asked
-from .cohort import Way, Work, WorkResult, work
+from .cohort import Way, Work, WorkResult, regrouped, work
 from .compiled import By
 from .decision import (
     LOSSES,
@@ -41,23 +37,19 @@ from .decision import (
     SweepHistory,
     Train,
     decide,
-    shows_divergence,
+    divergences,
     used_up,
 )
-from .display import watched
 from .known import Known
 from .ledger import Ledger
-from .objectives import known_metrics
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .remaining import Reporter, SweepProgress, Watch
-from .search import new_trials, size_of
+from .reporter import Reporter, Watch
+from .score import Objective, known_metrics, own_values
+from .search import Observation, new_trials, size_of
 from .settings import Settings
 from .space import Values
-from .states import kept_states, regrouped
-from .storage import LedgerError, command_to_resume, damaged
+from .storage import check_undamaged
 from .tables import OPEN, Cohort, Group, Trial
-
-__all__ = ["Driver", "decide", "drive"]
 
 
 class Driver:
@@ -72,12 +64,6 @@ class Driver:
         search: The search, if it is an object. Default: None, the one that the settings name.
     """
 
-    planner: Planner
-    ledger: Ledger
-    executor: Executor
-    workers: int
-    reporter: Reporter
-
     def __init__(
         self,
         experiment: Experiment[Any],
@@ -90,22 +76,29 @@ class Driver:
         meta, folder = ledger.meta, ledger.folder
         self.settings: Settings = from_plain(Settings, meta.get("settings"), f"{folder}: settings")
         base = from_plain(experiment.config, meta["config"], f"{folder}: config")
-        self.planner = Planner(experiment, base, self.settings, meta.get("traced"), search)
+        found = meta.get("traced")
+        self.planner: Planner = Planner(experiment, base, self.settings, found, search)
         self.known: Known = Known.of(meta)
-        recorded = meta["metric"], meta["maximize"]
-        now = self.planner.metric, self.planner.maximize
+        recorded, now = Objective(meta["metric"], meta["maximize"]), self.planner.objectives[0]
         if now != recorded:
-            before, after = (
-                f"{metric} ({'more' if up else 'less'} is better)" for metric, up in (recorded, now)
-            )
             raise ValueError(
-                f"the trials in {folder} are compared by {before}, but the code now compares them "
-                f"by {after}: restore the code, or begin another sweep"
+                f"the trials in {folder} are compared by {recorded}, but the code now compares "
+                f"them by {now}: restore the code, or begin another sweep"
             )
-        self.ledger, self.executor, self.workers = ledger, executor, workers
-        self.reporter = Reporter(ledger, self.planner, watch)
+        self.ledger: Ledger = ledger
+        self.executor: Executor = executor
+        self.workers: int = workers
+        self.reporter: Reporter = Reporter(ledger, self.planner, watch, workers)
+        self._call = functools.partial(result_of, executor)
         self._members: dict[int, Member] = {}
         self._groups: dict[str, Grouped] = {}
+        # What was read of the ledger, and the first trial that had not ended then.
+        self._first_open = 0
+        self._trials: list[Trial] = []
+        self._curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        self._trained: dict[tuple[int, int], int] = {}
+        self._scores: dict[int, float | None] = {}
+        self._observed: list[Observation] = []
 
     def run(self) -> None:
         """Continue until every trial has ended, or the budget is used."""
@@ -138,20 +131,33 @@ class Driver:
         return f"the search {self.settings.search} has no further trials"
 
     def history(self) -> SweepHistory:
-        """Return the history that is committed now."""
-        planner, trials = self.planner, self.ledger.trials()
-        curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        """Return the history that is committed now.
+
+        Only what may have changed since the last call is read: the trials from the first one on
+        that had not ended.
+        """
+        planner, first = self.planner, self._first_open
+        self._trials[first:] = self.ledger.trials(first)
+        trials = [*self._trials]
         bounded = {bound.metric for bound in planner.constraints}
         for name in {*(one.metric for one in planner.objectives), *bounded, *LOSSES}:
-            by_trial = curves.setdefault(name, {})
-            for trial, seed, epoch, _, value in self.ledger.results(name):
-                by_trial.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
-        running = min((trial.round for trial in trials if trial.status in OPEN), default=None)
-        round = [trial for trial in trials if trial.round == running and trial.group is not None]
+            read: dict[int, dict[int, dict[int, float]]] = {}
+            for trial, seed, epoch, _, value in self.ledger.results(name, first):
+                read.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
+            self._curves.setdefault(name, {}).update(read)
+        self._trained.update(self.ledger.trained_epochs(first))
+        open_trials = [trial for trial in trials[first:] if trial.status in OPEN]
+        self._first_open = open_trials[0].number if open_trials else len(trials)
+        round = []
+        if open_trials:
+            running = min(trial.round for trial in open_trials)
+            begin = bisect.bisect_left(trials, running, key=lambda trial: trial.round)
+            some = itertools.takewhile(lambda trial: trial.round == running, trials[begin:])
+            round = [trial for trial in some if trial.group is not None]
         return SweepHistory(
             trials=trials,
-            curves=curves,
-            trained=self.ledger.trained_epochs(),
+            curves=self._curves,
+            trained=self._trained,
             changes=self.ledger.changes(),
             groups={trial.group: self._group(trial) for trial in round if trial.group},
             seeds={trial.number: self._member(trial).seed for trial in round},
@@ -162,6 +168,8 @@ class Driver:
             known=self.known,
             seconds=self.reporter.seconds,
             objectives=planner.objectives,
+            scores=self._scores,
+            observed=self._observed,
             known_metrics=known_metrics(trials, self.ledger.groups(), self.ledger.cohorts())
             if len(planner.objectives) > 1 or bounded
             else {},
@@ -176,15 +184,15 @@ class Driver:
         """Return how the group of a trial runs."""
         name = trial.group or ""
         if name not in self._groups:
-            group = next((group for group in self.ledger.groups() if group.name == name), None)
-            cohort = group.probe.get("cohort") if group else 0
-            numbers = (group.lanes, group.devices, cohort) if group else (0,)
+            found = {group.name: group for group in self.ledger.groups()}
+            group = found.get(name) or Group(name, {}, "", 0)
+            numbers = group.lanes, group.devices, group.probe.get("cohort")
             whole = all(type(one) is int and one > 0 for one in numbers)
-            if group is None or group.way not in typing.get_args(By) or not whole:
-                raise LedgerError(f"{damaged(self.ledger.folder)} (its group {name!r} cannot run)")
-            way = Way(group.way, group.lanes, group.devices)  # type: ignore[arg-type]
-            member = self._member(trial)
-            self._groups[name] = Grouped(member.structure, member.epochs, way, cohort or 0)
+            runs = whole and group.way in typing.get_args(By)
+            check_undamaged(self.ledger.folder, "" if runs else f"its group {name!r} cannot run")
+            way = Way(typing.cast(By, group.way), group.lanes, group.devices)
+            member, cohort = self._member(trial), group.probe["cohort"]
+            self._groups[name] = Grouped(member.structure, member.epochs, way, cohort)
         return self._groups[name]
 
     # Asking
@@ -265,10 +273,6 @@ class Driver:
         except Exception:  # whatever the program raises: its trials fail with that error
             return {}
 
-    def _call(self, function: Callable[..., Any], argument: Any) -> Any:
-        """Return the result of a call on a worker."""
-        return result_of(self.executor, function, argument)
-
     # Training
 
     def _train(self, step: Train, history: SweepHistory) -> None:
@@ -312,11 +316,12 @@ class Driver:
         begin, _ = part.epochs
         grouped = self._group(history.trials[part.lanes[0].trial])
         values = history.values({lane.trial for lane in part.lanes}, begin)
-        traced = grouped.structure.traced
+        traced, first = grouped.structure.traced, history.seeds
+        pairs = [(first[lane.trial], lane.seed - first[lane.trial]) for lane in part.lanes]
         return Work(
             grouped.structure,
             tuple({name: values[lane.trial][name] for name in traced} for lane in part.lanes),
-            tuple(self._seed(lane, history) for lane in part.lanes),
+            tuple(self.planner.seed(*pair) for pair in pairs),
             grouped.way,
             part.epochs,
             self._states(part.lanes, begin, history) if begin else None,
@@ -327,11 +332,6 @@ class Driver:
             stopping=self.planner.stopping,
         )
 
-    def _seed(self, lane: Lane, history: SweepHistory) -> Any:
-        """Return the seed of a lane, as `Work` has it."""
-        first = history.seeds[lane.trial]
-        return self.planner.seed(first, lane.seed - first)
-
     def _states(self, lanes: Sequence[Lane], epoch: int, history: SweepHistory) -> bytes:
         """Return the packed states that these lanes continue from."""
         source = {c.trial: c.source for c in history.changes if c.epoch == epoch}
@@ -341,11 +341,8 @@ class Driver:
             number = source.get(lane.trial, lane.trial)
             first = history.seeds[number]  # trials may have different seeds
             key = (number, first + lane.seed - history.seeds[lane.trial], epoch)
-            if key not in kept:
-                raise LedgerError(
-                    f"{damaged(self.ledger.folder)} (trial {number} has no state after epoch "
-                    f"{epoch})"
-                )
+            lost = "" if key in kept else f"trial {number} has no state after epoch {epoch}"
+            check_undamaged(self.ledger.folder, lost)
             cohort, at = kept[key]
             indices.setdefault(cohort, []).append((at, index))
         pieces = [(self.ledger.lanes(c), [at for at, _ in each]) for c, each in indices.items()]
@@ -371,23 +368,16 @@ class Driver:
         if outcome.way.width != sent.way.width:  # memory ran out: the next cohorts are as narrow
             self._narrow(part.group, outcome.way.width)
         begin, end = part.epochs
-        ends = outcome.ended or (end,) * len(part.lanes)
         results = [
             (lane.trial, lane.seed, begin + 1 + at, metric, float(value))
             for metric, table in outcome.metrics.items()
-            for lane, row, last in zip(part.lanes, table, ends, strict=True)
+            for lane, row, last in zip(part.lanes, table, outcome.ended, strict=True)
             for at, value in enumerate(row[: last - begin])
         ]
-        lane_ends = dict(zip(part.lanes, ends, strict=True))
-        errors: dict[int, str] = {}
-        if step.last or self.settings.halving != "population":  # where another state replaces it
-            for trial, seed, at, metric, value in results:
-                at_end = at == lane_ends[Lane(trial, seed)]
-                ranked = step.last and at_end and metric == self.planner.metric
-                bad = ranked and not math.isfinite(value)
-                if bad or shows_divergence(metric, value, at_end):
-                    text = f"{metric} is {value} after epoch {at} with seed {seed}"
-                    errors.setdefault(trial, text)
+        ends = dict(zip(part.lanes, outcome.ended, strict=True))
+        # A diverged trial of a population later takes over the state of another.
+        replaced = self.settings.halving == "population" and not step.last
+        errors = {} if replaced else divergences(results, ends, self.planner.metric, step.last)
         statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
         statuses |= dict.fromkeys(errors, "diverged")
         pairs = tuple((lane.trial, lane.seed) for lane in part.lanes)
@@ -405,20 +395,28 @@ class Driver:
     ) -> Any:
         """Return the trials that are kept after their last cohort, as `Ledger.commit` gets them."""
         assert outcome.state is not None
-        metric, (begin, end) = self.planner.metric, part.epochs
+        metric, (begin, _) = self.planner.metric, part.epochs
         places: dict[int, list[int]] = {}
-        for place, lane in enumerate(outcome.packed or range(len(part.lanes))):
+        for place, lane in enumerate(outcome.packed):
             if part.lanes[lane].trial in done:
                 places.setdefault(part.lanes[lane].trial, []).append(place)
         curves: dict[int, list[list[float]]] = {trial: [] for trial in places}
         for index, lane in enumerate(part.lanes):
             if lane.trial in places:
-                last = outcome.ended[index] if outcome.ended else end
+                last = outcome.ended[index]
                 row = outcome.metrics[metric][index].tolist()[: last - begin]
                 curve = dict(history.curve(metric, lane.trial).get(lane.seed, {}))
                 curve |= dict(enumerate(row, begin + 1))
-                curves[lane.trial].append(history.since(lane.trial, curve, last))
-        return kept_states(self.planner.keep, outcome.state, places, curves, self.ledger.kept())
+                values = own_values(curve, history.changed(lane.trial), last)
+                curves[lane.trial].append(values)
+        keep, before = self.planner.keep, self.ledger.kept()
+        new = {trial: keep.badness(curves[trial]) for trial in places}
+        return {
+            trial: (new[trial], regrouped([(outcome.state, of)], range(len(of))))
+            if (of := places.get(trial))
+            else (before[trial], None)
+            for trial in keep.best({**before, **new})
+        }
 
     def _narrow(self, name: str, width: int) -> None:
         """Record that memory ran out, and the number of lanes per call from now on."""
@@ -426,84 +424,3 @@ class Driver:
         probe = {**group.probe, "narrowed": group.lanes}
         self.ledger.add_group(dataclasses.replace(group, lanes=width, probe=probe))
         del self._groups[name]
-
-
-# Driving
-
-
-def drive(
-    experiment: Experiment[Any],
-    ledger: Ledger,
-    executor: str | Executor,
-    workers: int | None,
-    progress: bool,
-    search: Any = None,
-) -> None:
-    """Run a sweep to its end, or to the signal that stops it.
-
-    Args:
-        experiment: The experiment.
-        ledger: Ledger, open for writing.
-        executor: As for `running.run`.
-        workers: As for `running.run`.
-        progress: As for `running.run`.
-        search: As for `Driver`. Default: None.
-    """
-    pool: Any = executor
-    with contextlib.ExitStack() as stack:
-        if isinstance(executor, str):
-            pool = stack.enter_context(create(executor, workers, ledger.folder / "jobs"))
-        came = stack.enter_context(_signals())
-        watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
-
-        def show(progress: SweepProgress) -> None:
-            if came.number is not None:
-                raise KeyboardInterrupt
-            watch(progress)
-
-        def stop() -> None:
-            if isinstance(executor, str):  # one that was given belongs to the caller
-                pool.shutdown(wait=False, cancel_futures=True)
-
-        whole = "what was committed is whole"
-        count = workers or getattr(pool, "workers", 1)
-        try:
-            Driver(experiment, ledger, pool, count, show, search).run()
-        except KeyboardInterrupt:
-            stop()
-            raise Interrupted(
-                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})",
-                came.number or signal.SIGINT,
-            ) from None
-        except Exception as error:
-            if not worker_died(error):
-                raise
-            stop()
-            raise ChildProcessError(
-                f"workers of {executor} died repeatedly ({error}): {whole}; continue with "
-                f"{command_to_resume(ledger.folder, sources.module_of(experiment))}"
-            ) from error
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Asked]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield an object that records the number of the signal.
-
-    The exception alone may be lost, because Python ignores exceptions in callbacks of JAX.
-    """
-    came = Asked()
-
-    def stop(number: int, _: Any) -> None:
-        came.number = number
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, stop) for number in numbers}
-    except ValueError:  # only a main thread may
-        before = {}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,41 +13,40 @@ appears under the target's name.
 import csv
 import datetime
 import functools
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
-from .ledger import Ledger
 from .samplers import distribution, optuna_library, quiet
-from .snapshot import Sweep, read
+from .snapshot import Sweep
 from .tables import BROKEN, Trial
 
 Row = dict[str, Any]
 SCORE = "score"  # the metric of a lane, by which trials are compared
 
 
-def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
+def export_sweep(sweep: Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
-        ledger: of the sweep, or the sweep that `reading.read` returned.
+        sweep: The sweep, as `snapshot.read` returns it and `Result.sweep` holds it.
         kind: "csv", "parquet", "optuna", "tensorboard", "mlflow", or "wandb".
-        target: the file to write; for TensorBoard and W&B the folder.
+        target: The file to write; for TensorBoard and W&B, the folder.
 
     Raises:
-        ValueError: the kind is unknown.
-        FileExistsError: the target exists already.
-        ImportError: a package that writes the kind is not installed.
+        ValueError: The kind is unknown.
+        FileExistsError: The target already exists.
+        ImportError: A package that writes the kind is not installed.
     """
     one_of(*KINDS)(kind, "export.kind")
-    sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     KINDS[kind](sweep, Path(target))
     return Path(target)
 
@@ -140,17 +139,19 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
     states = optuna.trial.TrialState
     state = {"done": states.COMPLETE, "stopped": states.PRUNED, "asked": states.WAITING,
              "running": states.RUNNING}  # fmt: skip
+    spans = spans_of(sweep)
     with fresh(target) as place, quiet():
         # The file is opened by a function, since a URL reads `?` and `%` of a path differently.
         creator = functools.partial(_unsynchronized, place)
         storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": creator})
-        direction = "maximize" if sweep.maximize else "minimize"
-        study = optuna.create_study(storage=storage, study_name=sweep.name, direction=direction)
-        study.set_metric_names([sweep.metric])
+        directions = ["maximize" if one.maximize else "minimize" for one in sweep.objectives]
+        study = optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)
+        study.set_metric_names([one.metric for one in sweep.objectives])
         for trial in sweep.trials:
             score = sweep.scores.get(trial.number)
+            values = [sweep.measured(trial.number, one.metric) for one in sweep.objectives]
             now = state.get(trial.status, states.FAIL)
-            if now is states.COMPLETE and score is None:
+            if now is states.COMPLETE and None in values:
                 now = states.FAIL
             about: Row = {"status": trial.status, "group": trial.group}
             if score:
@@ -159,20 +160,27 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
                 about["error"] = trial.error[-1000:]
             made = optuna.trial.create_trial(
                 state=now,
-                value=score.mean if score and now.is_finished() else None,
+                values=values if None not in values and now.is_finished() else None,
                 params=_texts(trial.values),
                 distributions={name: kinds[name] for name in trial.values},
-                intermediate_values=sweep.means(trial.number),
+                intermediate_values=sweep.means[trial.number],
                 user_attrs=about,
+                system_attrs=_violations(sweep, trial.number),
             )
-            if spans := sweep.times.get(trial.number):
+            if ran := spans.get(trial.number):
                 # Optuna has times without a zone, which are those of the reader's clock.
-                made.datetime_start = datetime.datetime.fromtimestamp(spans[0][2])
+                made.datetime_start = datetime.datetime.fromtimestamp(ran[0].begin)
                 if made.state.is_finished():
-                    made.datetime_complete = datetime.datetime.fromtimestamp(spans[-1][3])
+                    made.datetime_complete = datetime.datetime.fromtimestamp(ran[-1].end)
             study.add_trial(made)
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _violations(sweep: Sweep, number: int) -> Row:
+    """Return how far a trial violates each constraint, as Optuna records it; {} if unknown."""
+    found = [one.violation(sweep.measured(number, one.metric)) for one in sweep.constraints]
+    return {"constraints": found} if found and max(found) < math.inf else {}
 
 
 def _texts(values: Mapping[str, Any]) -> Row:
@@ -217,21 +225,18 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
         place.mkdir()
         every = {name: v for trial in sweep.trials for name, v in _plain(trial.values).items()}
         with board.SummaryWriter(str(place)) as writer:  # all dimensions, also conditional ones
-            writer.file_writer.add_summary(hparams.hparams(every, {SCORE: 0.0})[0])
-        for trial, name, seed, records in _lanes(sweep):
-            number, score = trial.number, lane_score(sweep, trial, seed)
-            begin = (sweep.times.get(number) or [(0, 0, time.time(), 0.0)])[0][2]
-            ends = [sweep.time_of(number, epoch) or begin for epoch in records]
-            with board.SummaryWriter(str(place / name)) as writer:
-                for (epoch, numbers), at in zip(records.items(), ends, strict=True):
+            shown = dict.fromkeys((SCORE, *_known(sweep)), 0.0)
+            writer.file_writer.add_summary(hparams.hparams(every, shown)[0])
+        for lane in _lanes(sweep):
+            trial = lane.trial
+            with board.SummaryWriter(str(place / lane.name)) as writer:
+                for epoch, at, numbers in lane.scored:
                     for metric, value in numbers.items():
                         writer.add_scalar(metric, value, epoch, walltime=at)
-                if score is not None:
-                    writer.add_scalar(SCORE, score, [*records][-1], walltime=ends[-1])
                 _, start, end = hparams.hparams(_plain(trial.values), {})
-                group = {"group_name": f"trial-{number:05d}", "start_time_secs": begin}
+                group = {"group_name": f"trial-{trial.number:05d}", "start_time_secs": lane.begin}
                 status = 1 if trial.status not in BROKEN else 2  # success, failure
-                last = {"end_time_secs": ends[-1], "status": status}
+                last = {"end_time_secs": lane.end, "status": status}
                 for one in (
                     changed(start, "session_start_info", group),
                     changed(end, "session_end_info", last),
@@ -258,28 +263,24 @@ def _to_mlflow(sweep: Sweep, target: Path) -> None:
         goal = {"metric": sweep.metric, "goal": "maximize" if sweep.maximize else "minimize"}
         goal["mlflow.experimentKind"] = "custom_model_development"  # else its traces are shown
         experiment = client.create_experiment(sweep.name, tags=goal)
-        for trial, name, seed, records in _lanes(sweep):
-            number, score = trial.number, lane_score(sweep, trial, seed)
-            begin = (sweep.times.get(number) or [(0, 0, time.time(), 0.0)])[0][2]
-            times = [int(1000 * (sweep.time_of(number, epoch) or begin)) for epoch in records]
-            tags = {"trial": str(number), "seed": str(seed), "status": trial.status}
+        for lane in _lanes(sweep):
+            trial = lane.trial
+            tags = {"trial": str(trial.number), "seed": str(lane.seed), "status": trial.status}
             run = client.create_run(
-                experiment, start_time=int(1000 * begin), tags=tags, run_name=name
+                experiment, start_time=int(1000 * lane.begin), tags=tags, run_name=lane.name
             ).info.run_id
             metrics = [
-                entities.Metric(metric, float(value), at, epoch)
-                for (epoch, numbers), at in zip(records.items(), times, strict=True)
+                entities.Metric(metric, float(value), int(1000 * at), epoch)
+                for epoch, at, numbers in lane.scored
                 for metric, value in numbers.items()
             ]
-            if score is not None:
-                metrics.append(entities.Metric(SCORE, score, times[-1], [*records][-1]))
             params = [entities.Param(n, str(value)) for n, value in trial.values.items()]
             client.log_batch(run, params=params)
             for at in range(0, len(metrics), 1000):  # the most that a request may have
                 client.log_batch(run, metrics=metrics[at : at + 1000])
             status = ends.get(trial.status, "FAILED")
             if status not in ("RUNNING", "SCHEDULED"):
-                client.set_terminated(run, status, times[-1])
+                client.set_terminated(run, status, int(1000 * lane.end))
         client._tracking_client.store._dispose_engine()
         shutil.copyfile(database, place)
 
@@ -290,8 +291,8 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
     goal = "maximize" if sweep.maximize else "minimize"
     with fresh(target.absolute()) as place:
         place.mkdir()
-        for trial, name, seed, records in _lanes(sweep):
-            score = lane_score(sweep, trial, seed)
+        for lane in _lanes(sweep):
+            trial, name = lane.trial, lane.name
             run = wandb.init(
                 project=sweep.name,
                 group=f"trial-{trial.number}",
@@ -299,7 +300,7 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
                 dir=str(place),
                 config={
                     **trial.values,
-                    "seed": seed,
+                    "seed": lane.seed,
                     "status": trial.status,
                     "metric": {"name": sweep.metric, "goal": goal},
                 },
@@ -307,13 +308,9 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
                 settings=wandb.Settings(silent=True, console="off"),
             )
             run.define_metric("*", step_metric="epoch")
-            for epoch, numbers in records.items():
-                at = sweep.time_of(trial.number, epoch)
-                times = {} if at is None else {"_timestamp": at}
-                run.log({"epoch": epoch, **numbers, **times}, step=epoch)
-            spans = sweep.times.get(trial.number)
-            facts = {SCORE: score, "seconds": spans[-1][3] - spans[0][2] if spans else None}
-            run.summary.update({name: fact for name, fact in facts.items() if fact is not None})
+            for epoch, at, numbers in lane.records:
+                run.log({"epoch": epoch, **numbers, "_timestamp": at}, step=epoch)
+            run.summary.update({"seconds": lane.end - lane.begin} | lane.final)
             run.finish(exit_code=int(trial.status in BROKEN))
 
 
@@ -327,6 +324,63 @@ KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
 }
 
 
+# Lanes and their times
+
+
+class Span(NamedTuple):
+    """The training of a trial in a cohort: the epochs before and after it, and its Unix times."""
+
+    first: int
+    last: int
+    begin: float
+    end: float
+
+
+def spans_of(sweep: Sweep) -> dict[int, list[Span]]:
+    """Return the spans in which each trial trained, by number."""
+    found: dict[int, list[Span]] = {}
+    for one in sweep.cohorts:
+        if one.finished is not None:
+            begin = one.finished - max(one.seconds - one.compile_seconds, 0.0)
+            for trial in dict.fromkeys(trial for trial, _ in one.lanes):
+                span = Span(one.epoch_from, one.epoch_to, begin, one.finished)
+                found.setdefault(trial, []).append(span)
+    return found
+
+
+class LaneRecords(NamedTuple):
+    """A lane that ran.
+
+    Args:
+        trial: Its trial.
+        seed: Its seed.
+        name: Its name.
+        final: Its score, if its trial has one; and metrics of the configuration that trials are
+            compared by.
+        begin: When it began, as Unix time.
+        records: The epoch, the time, and the finite metrics of each record. A cohort records its
+            end only; its epochs are assumed to take equally long.
+    """
+
+    trial: Trial
+    seed: int
+    name: str
+    final: Row
+    begin: float
+    records: list[tuple[int, float, Row]]
+
+    @property
+    def end(self) -> float:
+        """When it ended, as Unix time."""
+        return self.records[-1][1]
+
+    @property
+    def scored(self) -> list[tuple[int, float, Row]]:
+        """The records, the last one with the final metrics."""
+        *before, (epoch, at, numbers) = self.records
+        return [*before, (epoch, at, numbers | self.final)]
+
+
 def lane_score(sweep: Sweep, trial: Trial, seed: int) -> float | None:
     """Return the score of a lane; None if its trial has none."""
     score = sweep.scores.get(trial.number)
@@ -334,8 +388,15 @@ def lane_score(sweep: Sweep, trial: Trial, seed: int) -> float | None:
     return score.each[seeds.index(seed)] if score and len(seeds) == len(score.each) else None
 
 
-def _lanes(sweep: Sweep) -> Iterator[tuple[Trial, str, int, dict[int, Row]]]:
-    """Yield each lane that ran: its trial, name, seed, and finite metrics by epoch."""
+def _known(sweep: Sweep) -> list[str]:
+    """Return the metrics that trials are compared and bounded by, and that no lane reports."""
+    names = dict.fromkeys(one.metric for one in (*sweep.objectives, *sweep.constraints))
+    return [name for name in names if name not in sweep.curves]
+
+
+def _lanes(sweep: Sweep) -> Iterator[LaneRecords]:
+    """Yield each lane that ran."""
+    spans, known = spans_of(sweep), _known(sweep)
     for trial in sweep.trials:
         found: dict[int, dict[int, Row]] = {}
         for name, trials in sweep.curves.items():
@@ -343,6 +404,19 @@ def _lanes(sweep: Sweep) -> Iterator[tuple[Trial, str, int, dict[int, Row]]]:
                 records = found.setdefault(seed, {})
                 for epoch, value in curve:
                     records.setdefault(epoch, {}).update({} if value is None else {name: value})
+        ran = spans.get(trial.number) or [Span(0, 1, time.time(), time.time())]
         for seed, records in sorted(found.items()):
             name = f"trial-{trial.number:05d}-seed-{seed}"
-            yield trial, name, seed, dict(sorted(records.items()))
+            final = {name: sweep.measured(trial.number, name) for name in known}
+            final[SCORE] = lane_score(sweep, trial, seed)
+            final = {name: value for name, value in final.items() if value is not None}
+            rows = [(epoch, _time_of(ran, epoch), row) for epoch, row in sorted(records.items())]
+            yield LaneRecords(trial, seed, name, final, ran[0].begin, rows)
+
+
+def _time_of(spans: Sequence[Span], epoch: int) -> float:
+    """Return when a trial reached an epoch, as Unix time; its beginning if that is unknown."""
+    for first, last, begin, end in spans:
+        if first <= epoch <= last:
+            return begin + (end - begin) * (epoch - first) / (last - first)
+    return spans[0].begin

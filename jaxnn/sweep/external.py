@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from ..installation import install
-from ..validation import one_of
+from ..validation import Accepts, one_of
 from .known import valued
 from .samplers import GPSearch, OptunaSampler, TPESearch, sampler_named
 from .search import (
@@ -63,6 +63,19 @@ class AskTell(Protocol):
         ...
 
 
+def _has(search: Any, *methods: str) -> bool:
+    """Return whether an object has all these methods; False for a class."""
+    named = [getattr(search, name, None) for name in methods]
+    return not isinstance(search, type) and all(map(callable, named))
+
+
+a_search_object: Accepts = Accepts(
+    "a name, an Optuna sampler, or an object with the methods ask(count) and tell(values, score)",
+    lambda search: _has(search, "sample_independent") or _has(search, "ask", "tell"),
+    TypeError,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class External(Search):
     """The search of an object with `ask` and `tell`, replayed from the history if necessary.
@@ -97,30 +110,19 @@ class External(Search):
             TypeError: It is an object of another kind.
         """
         label = search if isinstance(search, str) else f"{OBJECT}{type(search).__name__}"
-        if isinstance(search, str):
-            # a population as large as a round
-            search = (
-                sampler_named("NSGAIISampler", seed, population_size=32)
-                if search == "nsga2"
-                else sampler_named(search, seed)
+        if search == "nsga2":  # a population as large as a round
+            search = sampler_named("NSGAIISampler", seed, population_size=32)
+        elif isinstance(search, str):
+            search = sampler_named(search, seed)
+        a_search_object(search, "search")
+        found = cls(space, seed, given=search, label=label, objectives=objectives)
+        if _has(search, "sample_independent") and found.copied().ask(1) != found.copied().ask(1):
+            name = type(search).__name__
+            raise ValueError(
+                f"{name} draws other trials each time, so the sweep could not be resumed: "
+                f"write {name}(seed=0)"
             )
-        if callable(getattr(search, "sample_independent", None)):
-            found = cls(space, seed, given=search, label=label, objectives=objectives)
-            first, again = (found.copied().ask(1) for _ in range(2))
-            if first != again:
-                raise ValueError(
-                    f"{type(search).__name__} chooses other trials each time, so that the sweep "
-                    f"could not be resumed: write {type(search).__name__}(seed=0)"
-                )
-            return found
-        if isinstance(search, type) or not all(
-            callable(getattr(search, name, None)) for name in ("ask", "tell")
-        ):
-            raise TypeError(
-                "search must be a name, an Optuna sampler, or an object with the methods "
-                f"ask(count) and tell(values, score), got {search!r:.80}"
-            )
-        return cls(space, seed, given=search, label=label, objectives=objectives)
+        return found
 
     def copied(self) -> Any:
         """Return a copy of the object; an Optuna sampler is wrapped as an `OptunaSampler`."""

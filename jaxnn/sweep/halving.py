@@ -19,6 +19,7 @@ import numpy as np
 from ..validation import Accepts, integer, positive
 from .dimensions import Choice, Dimension, Grid
 from .space import Space, Values
+from .swept import SweptField
 
 FACTORS = (0.8, 1.2)
 """`perturbed` multiplies a number by one of these."""
@@ -105,7 +106,7 @@ class Bracket:
         return sum(count * (after - before) for count, before, after in parts)
 
 
-def hyperband(epochs: int, eta: int, trials: int | None = None, least: int = 1) -> list[Bracket]:
+def hyperband(epochs: int, eta: int, least: int = 1) -> list[Bracket]:
     """Return the brackets of Hyperband, from the one that halves most to the one that never does.
 
     With s + 1 rungs, a bracket starts ceil(n * eta^s / (s + 1)) trials, where n is the number of
@@ -114,8 +115,6 @@ def hyperband(epochs: int, eta: int, trials: int | None = None, least: int = 1) 
     Args:
         epochs: Epochs of a whole run.
         eta: One in `eta` trials continues from a rung to the next.
-        trials: Total number of trials: the brackets repeat until it is reached, and the last starts
-            the rest. Default: each bracket once.
         least: The smallest rung. Default: 1.
 
     Reference: Li et al., Hyperband: a novel bandit-based approach to hyperparameter optimization,
@@ -123,23 +122,12 @@ def hyperband(epochs: int, eta: int, trials: int | None = None, least: int = 1) 
 
     >>> [bracket.counts for bracket in hyperband(27, eta=3)]
     [[27, 9, 3, 1], [12, 4, 1], [6, 2], [4]]
-    >>> hyperband(27, eta=3, trials=30)[-1]
-    Bracket(count=3, rungs=(3, 9, 27), eta=3)
     """
-    (None | positive)(trials, "trials")
     all_rungs = tuple(rungs(epochs, eta, least))
     n = len(all_rungs)
-    once = [
+    return [
         Bracket(-(-n * eta**s // (s + 1)), all_rungs[n - 1 - s :], eta) for s in reversed(range(n))
     ]
-    if trials is None:
-        return once
-    found = []
-    while trials > 0:
-        bracket = once[len(found) % n]
-        found.append(dataclasses.replace(bracket, count=min(bracket.count, trials)))
-        trials -= bracket.count
-    return found
 
 
 class Population(NamedTuple):
@@ -223,16 +211,13 @@ def perturbed(
 
 
 def _moved(space: Space, values: Values, draws: Any, resample: float) -> Values:
-    found: Values = {}
-    for (name, dimension), (chance, direction, at) in zip(
-        space.dimensions.items(), draws, strict=True
-    ):
-        if space.active(name, found):
-            if name not in values or chance < resample:  # not in values: of a branch drawn again
-                found[name] = dimension.at(float(at))
-            else:
-                found[name] = _neighbor(dimension, values[name], up=bool(direction >= 0.5))
-    return found
+    def choose(swept: SweptField, draw: Any) -> Any:
+        chance, direction, at = draw
+        if swept.name not in values or chance < resample:  # absent if its branch was drawn again
+            return swept.dimension.at(float(at))
+        return _neighbor(swept.dimension, values[swept.name], up=bool(direction >= 0.5))
+
+    return space.built(choose, draws)
 
 
 def _neighbor(dimension: Dimension, value: Any, up: bool) -> Any:

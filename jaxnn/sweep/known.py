@@ -20,13 +20,18 @@ import numpy as np
 from ..explain.text import suggestion
 from ..html.page import count
 from ..train.metrics import badness
+from ..validation import Accepts
 from .ledger import Ledger
 from .ranges import Int
-from .search import Observation, distinct, trial_key
+from .search import Observation, distinct, matching, trial_key
 from .snapshot import Sweep, read
 from .space import Space, Values
 from .swept import SweptField
 from .tables import OPEN, Trial, frozen
+
+a_dict: Accepts = Accepts(
+    "a dict of values by dotted path", lambda given: isinstance(given, Mapping)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Known:
         """
         if not self.tries:
             return []
-        done = Counter(trial_key(trial.values) for trial in trials)
+        match = matching(self.tries)
+        done = Counter(match(trial.values) for trial in trials)
         found = []
         for values in self.tries:
             if done[trial_key(values)] > 0:
@@ -81,32 +87,22 @@ class Known:
     def observations(
         self,
         trials: Sequence[Trial],
-        scores: Sequence[float | None],
-        several: Sequence[tuple[float, ...] | None] = (),
-        violations: Sequence[float] = (),
+        scores: Sequence[tuple[float, ...]],
+        violations: Sequence[float],
     ) -> list[Observation]:
-        """Return what the search learns from: earlier sweeps, then the trials.
+        """Return what the search learns from these trials.
 
         Args:
             trials: The trials.
-            scores: The score of each; smaller is better.
-            several: The scores of several objectives of each; () for one, None for a trial that
-                lacks one. Default: one objective.
-            violations: How far each violates the constraints. Default: they all satisfy them.
+            scores: The scores of each by all objectives, smaller is better; () for none.
+            violations: How far each violates the constraints.
         """
-        own = [
-            trial.number >= self.begin and trial_key(trial.values) not in self.given
-            for trial in trials
-        ]
-        several, violations = several or [()] * len(own), violations or [0.0] * len(own)
-        rows = zip(trials, scores, own, several, violations, strict=True)
-        return [
-            *self.earlier,
-            *(
-                Observation(t.values, None if all_ is None else s, t.round, own, all_ or (), far)
-                for t, s, own, all_, far in rows
-            ),
-        ]
+        found, match = [], matching(self.tries)
+        for trial, each, far in zip(trials, scores, violations, strict=True):
+            own = trial.number >= self.begin and match(trial.values) is None
+            score, several = each[0] if each else None, each if len(each) > 1 else ()
+            found.append(Observation(trial.values, score, trial.round, own, several, far))
+        return found
 
 
 def _frozen(values: Mapping[str, Any]) -> Values:
@@ -136,31 +132,34 @@ def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None)
     >>> valued(space, {"momentum": 0.5}, "tries[0]", SGD(learning_rate=0.1))
     {'learning_rate': 0.1, 'momentum': 0.5}
     """
-    left, values = dict(given), {}
+    left, values, problem = dict(given), {}, ""
     for swept in space.swept:
-        if not swept.active(values):
+        if problem or not swept.active(values):
             continue
         name = swept.name if swept.name in left else ".".join(swept.path)
         if name in left:
             value = left.pop(name)
         elif base is None:
-            raise ValueError(f"{where} has no value for {swept.name}, got {dict(given)}")
+            problem = f"has no value for {swept.name}, got {dict(given)}"
+            continue
         else:
             value = functools.reduce(getattr, swept.path, space.configured(base, values))
-        values[swept.name] = _fitting(swept, value, where)
-    if left:
+        values[swept.name] = value = _converted(swept, value)
+        if not swept.dimension.has(value):
+            problem = f"sets {swept.name} to {value!r}, which is not in {swept.dimension}"
+    if left and not problem:
         name = next(iter(left))
-        raise ValueError(
-            f"{where} sets {name}, which a trial with {values} does not sweep; "
-            f"{suggestion(name, [*values])}"
-        )
-    if not (space if base is None else space.around(base)).allows(values):
-        raise ValueError(f"{where} is {values}, which the `where` of the space does not allow")
+        problem = f"sets {name}, which a trial with {values} does not sweep; "
+        problem += suggestion(name, [*values])
+    elif not problem and not (space if base is None else space.around(base)).allows(values):
+        problem = f"is {values}, which the `where` of the space does not allow"
+    if problem:
+        raise ValueError(f"{where} {problem}")
     return values
 
 
-def _fitting(swept: SweptField, value: Any, where: str) -> Any:
-    """Return a value in the type of the dimension; raise ValueError if it does not contain it."""
+def _converted(swept: SweptField, value: Any) -> Any:
+    """Return a value in the type of the dimension, even if it is outside of the dimension."""
     dimension = swept.dimension
     if swept.classes:
         kind = value if isinstance(value, type) else type(value)
@@ -169,9 +168,7 @@ def _fitting(swept: SweptField, value: Any, where: str) -> Any:
     value = value.item() if isinstance(value, np.generic) else frozen(value)
     found = _as_option(value, dimension.options) if hasattr(dimension, "options") else value  # type: ignore[union-attr]
     if type(found) is int and not hasattr(dimension, "options") and not isinstance(dimension, Int):
-        found = float(found)
-    if not dimension.has(found):
-        raise ValueError(f"{where} sets {swept.name} to {value!r}, which is not in {dimension}")
+        return float(found)
     return found
 
 
@@ -243,8 +240,7 @@ def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False
     for number, one in enumerate(tries):
         text = isinstance(one, str)
         given, where = (parsed(space, one), f"--try {one}") if text else (one, f"tries[{number}]")
-        if not isinstance(given, Mapping):
-            raise ValueError(f"{where} must be a dict of values by dotted path, got {one!r:.80}")
+        a_dict(given, where)
         found.append(valued(space, given, where, base))
     return found if repeat else distinct(found, set())
 
@@ -301,10 +297,9 @@ def warm_start(
         problems: Counter[str] = Counter()
         used = 0
         for trial in ended:
-            try:
-                values = _translated(space, sweep, trial)
-            except ValueError as error:
-                problems[str(error)] += 1
+            values, problem = _translated(space, sweep, trial)
+            if problem:
+                problems[problem] += 1
                 continue
             score = sweep.scores.get(trial.number)
             trials.append([values, None if score is None else badness(score.mean, maximize)])
@@ -321,8 +316,8 @@ def _path(name: str) -> str:
     return re.sub(r":[^.]+", "", name)
 
 
-def _translated(space: Space, sweep: Sweep, trial: Trial) -> Values:
-    """Return the values of an earlier trial in this space; raise ValueError if it does not fit."""
+def _translated(space: Space, sweep: Sweep, trial: Trial) -> tuple[Values, str]:
+    """Return the values of an earlier trial in this space, and why they do not fit, or ""."""
     by_path = {_path(name): value for name, value in trial.values.items()}
     values: Values = {}
     for swept in space.swept:
@@ -331,15 +326,13 @@ def _translated(space: Space, sweep: Sweep, trial: Trial) -> Values:
         path = ".".join(swept.path)
         value = trial.values.get(swept.name, by_path.get(path, _constant(sweep.config, path)))
         if value is _constant:
-            raise ValueError(f"because they have no {path}")
+            return values, f"because they have no {path}"
         if isinstance(value, dict):  # a class, of which the configuration has an instance
             value = value.get("type")
-        try:
-            values[swept.name] = _fitting(swept, value, "")
-        except ValueError as error:
-            why = f"because {swept.name} is not in {swept.dimension}"
-            raise ValueError(why) from error
-    return values
+        values[swept.name] = value = _converted(swept, value)
+        if not swept.dimension.has(value):
+            return values, f"because {swept.name} is not in {swept.dimension}"
+    return values, ""
 
 
 def _constant(config: Mapping[str, Any], path: str) -> Any:

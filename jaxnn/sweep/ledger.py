@@ -14,85 +14,46 @@ at the same time. Only the standard library is imported.
 """
 
 import contextlib
-import hashlib
-import json
-import math
-import operator
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from ..files.reading import parse_json
-from . import storage, tables
+from . import storage
 from .storage import LedgerError, command_to_resume, explained
-from .tables import BROKEN, STATUSES, Change, Cohort, EpochResult, Group, Trial
+from .tables import BROKEN, Change, Cohort, EpochResult, Group, Tables, Trial, Values, to_text
 
 __all__ = ["Change", "Cohort", "EpochResult", "Group", "Ledger", "LedgerError", "Trial"]
 
-MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
-_UNCHANGED = "Nothing was changed"
+# Cohorts whose checkpoint is no longer needed: no open trial continues from it, and no open trial
+# takes over a state from it at its epoch.
+SPARE = """
+    SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (
+            EXISTS (
+                SELECT 1 FROM trials WHERE number = here.trial AND status IN ('asked', 'running')
+                AND NOT EXISTS (SELECT 1 FROM lanes AS later WHERE later.trial = here.trial
+                    AND later.seed = here.seed AND later.epoch > here.epoch))
+            OR EXISTS (
+                SELECT 1 FROM changes JOIN trials ON number = changes.trial
+                WHERE changes.source = here.trial AND changes.epoch = here.epoch
+                AND status IN ('asked', 'running')
+                AND NOT EXISTS (SELECT 1 FROM lanes AS later WHERE later.trial = changes.trial
+                    AND later.seed = here.seed AND later.epoch > here.epoch))))"""
+
+ADD_GROUP = """
+    INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+    static = excluded.static, way = excluded.way, lanes = excluded.lanes, probe = excluded.probe,
+    devices = excluded.devices, compile_seconds = excluded.compile_seconds"""
 
 
-class _Content(NamedTuple):
-    """A check of a part of a ledger that does not use `Accepts`, which imports JAX."""
+class Ledger(Tables):
+    """The ledger in a folder: opened by `Ledger.create` or `Ledger.open`, closed by `with`.
 
-    what: str
-    test: Callable[[Any], bool]
-
-    def __call__(self, value: Any, where: str) -> Any:
-        """Return `value` if it passes the test, otherwise raise ValueError."""
-        if not self.test(value):
-            raise ValueError(f"{where} must be {self.what}, got {value!r:.40}")
-        return value
-
-
-# Types of the values in a column, by letter; a capital also accepts NULL.
-_KINDS = {
-    letter: _Content(what, lambda types, kinds=frozenset(kinds): types <= kinds)
-    for letter, what, kinds in (
-        ("i", "whole numbers", {int}),
-        ("I", "whole numbers or NULL", {int, type(None)}),
-        ("r", "numbers", {int, float}),
-        ("R", "numbers or NULL", {int, float, type(None)}),
-        ("t", "texts", {str}),
-        ("T", "texts or NULL", {str, type(None)}),
-    )
-}
-_NUMBERS = _Content("0, 1, 2, ..., without a gap", lambda v: v == list(range(len(v))))
-_STATUSES = _Content(f"among {', '.join(STATUSES)}", lambda v: v <= set(STATUSES))
-_ANY = _Content("anything", lambda plain: True)
-_DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
-_VALUES = _Content(
-    "a dict of values",
-    lambda plain: isinstance(plain, dict) and all(map(tables.is_stored, plain.values())),
-)
-_KEPT = _Content(
-    "scores and SHA-256 of states by trial",
-    lambda plain: (
-        isinstance(plain, dict)
-        and all(number.isdecimal() for number in plain)
-        and all(
-            isinstance(one, list) and [*map(type, one)] == [float, str] for one in plain.values()
-        )
-    ),
-)
-_LANES = _Content(
-    "a list of lanes",
-    lambda plain: (
-        isinstance(plain, list)
-        and all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in plain)
-    ),
-)
-
-
-class Ledger:
-    """The ledger in a folder: created by `Ledger.create` or `Ledger.open`, closed by `with`.
-
-    Each read sees the data that were committed when it began; `snapshot` makes several reads see
-    the same data. Writing methods raise ValueError unless the ledger is open for its driver. Errors
-    of SQLite or the disk are raised as LedgerError, in one line; committed data are not lost.
+    The methods that read are in `Tables`. Methods that write raise ValueError unless the ledger is
+    open for its driver. Errors of SQLite or the disk are raised as LedgerError, in one line;
+    committed data are not lost.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -104,21 +65,20 @@ class Ledger:
     ...     ledger.commit(cohort, [EpochResult(0, 0, 1, "loss", 0.5)], {0: "done"})
     0
     >>> with Ledger.open(path) as ledger:
-    ...     ledger.trials()[0].status, ledger.curves(0, "loss")
-    ('done', {0: [(1, 0.5)]})
+    ...     ledger.trials()[0].status, ledger.results("loss")[0].value
+    ('done', 0.5)
     >>> folder.cleanup()
     """
 
     def __init__(self, folder: Path, write: bool, held: contextlib.ExitStack) -> None:
-        with contextlib.ExitStack() as stack, explained(folder, _UNCHANGED):
+        with contextlib.ExitStack() as stack, explained(folder):
             stack.push(held.pop_all())
-            self.folder = folder
-            self._connection = storage.connect(folder, write)
+            super().__init__(folder, storage.connect(folder, write))
             stack.callback(self._connection.close)
             self._writes = write
             resume = command_to_resume(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
-                "Nothing was lost, what was committed is whole: remove the cause, then write "
+                "Nothing was lost; committed results are intact: remove the cause, then write "
                 f"{resume}"
             )
             self._held = stack.pop_all()
@@ -137,7 +97,7 @@ class Ledger:
                 the experiment.
         """
         folder = Path(folder)
-        texts = {name: tables.to_text(plain) for name, plain in meta.items()}
+        texts = {name: to_text(plain) for name, plain in meta.items()}
         with (
             contextlib.ExitStack() as held,
             explained(folder, "Nothing was run; write --folder with another path"),
@@ -158,7 +118,7 @@ class Ledger:
             write: Whether to open it as its driver. Default: False, to read.
         """
         folder = Path(folder)
-        with contextlib.ExitStack() as held, explained(folder, _UNCHANGED):
+        with contextlib.ExitStack() as held, explained(folder):
             if write:
                 storage.connect(folder, False).close()  # no lock in a folder without a ledger
                 held.enter_context(storage.DriverLock(folder))
@@ -174,195 +134,13 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Reading
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """The data that all trials share."""
-        return {name: self._plain(text) for name, text in self._rows("meta", "tt")}
-
-    def groups(self) -> list[Group]:
-        """Return the groups, in the order in which they were added."""
-        rows = self._rows("groups", "tttiitr", "ORDER BY rowid")
-        return [
-            Group(
-                name, self._plain(static, _DICT), way, lanes, devices, self._plain(probe, _DICT), s
-            )
-            for name, static, way, lanes, devices, probe, s in rows
-        ]
-
-    def trials(self) -> list[Trial]:
-        """Return all trials, in the order of their numbers."""
-        rows = self._rows("trials", "iiitTtIT", "ORDER BY number")
-        with storage.undamaged(self.folder):
-            _NUMBERS([row[0] for row in rows], "the numbers of trials")
-            _STATUSES({row[5] for row in rows}, "the statuses of trials")
-        return [
-            Trial(number, round, bracket, self._values(values), *rest)
-            for number, round, bracket, values, *rest in rows
-        ]
-
-    def results(self, name: str | None = None) -> list[EpochResult]:
-        """Return the results in the order of trial, seed, epoch, and name.
-
-        Args:
-            name: Name of a metric. Default: all metrics.
-        """
-        which, values = ("", ()) if name is None else ("WHERE name = ?", (name,))
-        return self._results(f"{which} ORDER BY trial, seed, epoch, name", *values)
-
-    def curves(self, trial: int, name: str) -> dict[int, list[tuple[int, float]]]:
-        """Return a metric of a trial as (epoch, value) pairs by seed.
-
-        Args:
-            trial: Number of the trial.
-            name: Name of the metric.
-        """
-        found: dict[int, list[tuple[int, float]]] = {}
-        which = "WHERE trial = ? AND name = ? ORDER BY seed, epoch"
-        for result in self._results(which, trial, name):
-            found.setdefault(result.seed, []).append((result.epoch, result.value))
-        return found
-
-    def cohorts(self) -> list[Cohort]:
-        """Return the cohorts that ran, in the order of their commits."""
-        cohorts = []
-        for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id"):
-            key, group, rung, begin, end, text, *times, sha256, finished = row
-            file = None if sha256 is None else storage.states_file(key)
-            pairs = tuple((trial, seed) for trial, seed in self._plain(text, _LANES))
-            run = (group, rung, begin, end, pairs, times[0], times[1])
-            cohorts.append(Cohort(*run, key, file, finished))
-        return cohorts
-
-    def changes(self) -> list[Change]:
-        """Return the changes of population-based training, by epoch and trial."""
-        rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
-        return [Change(trial, at, self._values(text), source) for trial, at, text, source in rows]
-
-    def trained_epochs(self) -> dict[tuple[int, int], int]:
-        """Return how many epochs each (trial, seed) has trained."""
-        rows = self._typed("iii", "SELECT trial, seed, max(epoch) FROM lanes GROUP BY trial, seed")
-        return {(trial, seed): epoch for trial, seed, epoch in rows}
-
-    def states(self) -> dict[tuple[int, int, int], tuple[int, int]]:
-        """Return where states are: the cohort and the index of a lane by (trial, seed, epoch)."""
-        rows = self._typed(
-            "iiiii",
-            "SELECT trial, seed, epoch, cohort, place FROM lanes JOIN cohorts ON cohort = id "
-            "WHERE checkpoint IS NOT NULL",
-        )
-        return {(trial, seed, epoch): (key, index) for trial, seed, epoch, key, index in rows}
-
-    def lanes(self, cohort: int) -> bytes:
-        """Return the states that `commit` received for a cohort.
-
-        Args:
-            cohort: Number of the cohort.
-
-        Raises:
-            LedgerError: The file with the states is missing or damaged.
-        """
-        rows = self._typed("T", "SELECT checkpoint FROM cohorts WHERE id = ?", cohort)
-        if not rows or rows[0][0] is None:
-            problem = "has no states: none of its lanes continues" if rows else "is not there"
-            raise ValueError(f"cohort {cohort!r} of the ledger {problem}")
-        return storage.read_states(self.folder, cohort, rows[0][0])
-
-    def kept(self) -> dict[int, float]:
-        """Return the scores of the trials whose final states are kept, smaller for better."""
-        return {trial: score for trial, (score, _) in self._kept().items()}
-
-    def kept_states(self, trial: int) -> bytes:
-        """Return the final states of the lanes of a kept trial.
-
-        Args:
-            trial: Number of the trial; KeyError if it is not kept.
-
-        Raises:
-            LedgerError: The file with the states is missing or damaged.
-        """
-        return storage.read_states(self.folder, trial, self._kept()[trial][1], storage.KEPT)
-
-    def _kept(self) -> dict[int, tuple[float, str]]:
-        rows = self._rows("meta", "tt", "WHERE key = 'kept'")
-        found = self._plain(rows[0][1], _KEPT) if rows else {}
-        return {int(number): (score, sha256) for number, (score, sha256) in found.items()}
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all trials and results, without times.
-
-        Two ledgers have the same digest if and only if their trials (number, values, status),
-        results, changes, and kept states are the same.
-        """
-        sha256 = hashlib.sha256()
-        with self.snapshot():
-            trials = [(trial.number, trial.values, trial.status) for trial in self.trials()]
-            changes = [(c.trial, c.epoch, c.values, c.source) for c in self.changes()]
-            kept = sorted((trial, text) for trial, (_, text) in self._kept().items())
-            sha256.update(json.dumps([trials, changes, kept], sort_keys=True).encode())
-            rows = self._rows("results", "iiitR", "ORDER BY trial, seed, epoch, name")
-            for begin in range(0, len(rows), 10_000):
-                sha256.update(json.dumps(rows[begin : begin + 10_000]).encode())
-        return sha256.hexdigest()
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Make all reads inside see the same data, even if a driver commits meanwhile."""
-        if self._connection.in_transaction:  # inside another snapshot
-            yield
-            return
-        self._query("BEGIN")
-        try:
-            yield
-        finally:
-            self._query("ROLLBACK")  # nothing was written
-
-    def _query(self, query: str, *values: Any) -> list[Any]:
-        with explained(self.folder, _UNCHANGED), storage.time_limit(self._connection):
-            return self._connection.execute(query, values).fetchall()
-
-    def _rows(self, table: str, kinds: str, rest: str = "", *values: Any) -> list[Any]:
-        """Return whole rows of a table, whose columns have these kinds."""
-        return self._typed(kinds, f"SELECT * FROM {table} {rest}", *values)
-
-    def _typed(self, kinds: str, query: str, *values: Any) -> list[Any]:
-        """Return the rows of a query; raise LedgerError if a column has a value of another kind.
-
-        SQLite accepts a value of any type in any column. `_KINDS` explains the letters of kinds.
-        """
-        rows = self._query(query, *values)
-        with storage.undamaged(self.folder):
-            for column, kind in enumerate(kinds):
-                types = set(map(type, map(operator.itemgetter(column), rows)))
-                _KINDS[kind](types, f"column {column}")
-        return rows
-
-    def _results(self, rest: str, *values: Any) -> list[EpochResult]:
-        rows = self._rows("results", "iiitR", rest, *values)
-        return [
-            EpochResult(trial, seed, at, name, math.nan if value is None else value)
-            for trial, seed, at, name, value in rows
-        ]
-
-    def _plain(self, text: str, content: _Content = _ANY) -> Any:
-        """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
-        with storage.undamaged(self.folder):
-            return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")
-
-    def _values(self, text: str) -> tables.Values:
-        """Return the values of a trial."""
-        return {name: tables.frozen(one) for name, one in self._plain(text, _VALUES).items()}
-
-    # Writing
-
     def set_meta(self, meta: Mapping[str, Any]) -> None:
         """Add entries to the meta data, or replace them.
 
         Args:
             meta: Plain data by name.
         """
-        rows = [(name, tables.to_text(plain)) for name, plain in meta.items()]
+        rows = [(name, to_text(plain)) for name, plain in meta.items()]
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
@@ -372,13 +150,13 @@ class Ledger:
         Args:
             group: The group.
         """
-        static, probe = tables.to_text(dict(group.static)), tables.to_text(dict(group.probe))
+        static, probe = to_text(dict(group.static)), to_text(dict(group.probe))
         numbers = group.lanes, group.devices, probe, float(group.compile_seconds)
         with self._transaction() as db:
-            db.execute(tables.ADD_GROUP, (group.name, static, group.way, *numbers))
+            db.execute(ADD_GROUP, (group.name, static, group.way, *numbers))
 
     def ask(
-        self, round: int, bracket: int, asked: Iterable[tuple[tables.Values, str | None]]
+        self, round: int, bracket: int, asked: Iterable[tuple[Values, str | None]]
     ) -> list[int]:
         """Add the trials of a round, and return their numbers.
 
@@ -388,7 +166,7 @@ class Ledger:
             asked: The values of each trial and the name of its group; None if no program could be
                 built for it.
         """
-        texts = [(tables.to_text(values), group) for values, group in asked]
+        texts = [(to_text(values), group) for values, group in asked]
         with self._transaction() as db:
             first = db.execute("SELECT coalesce(max(number) + 1, 0) FROM trials").fetchone()[0]
             rows = [
@@ -454,13 +232,13 @@ class Ledger:
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, *run, tables.to_text(pairs), *times, sha256, time.time()),
+                (key, *run, to_text(pairs), *times, sha256, time.time()),
             )
             db.executemany("INSERT INTO lanes VALUES (?, ?, ?, ?, ?)", places)
             db.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?)", rows)
-            unused = tables.settle(db, statuses, errors, cohort.rung)
+            unused = settle(db, statuses, errors, cohort.rung)
             if after != before:
-                text = tables.to_text({str(trial): after[trial] for trial in sorted(after)})
+                text = to_text({str(trial): after[trial] for trial in sorted(after)})
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('kept', ?)", (text,))
         storage.remove_states(self.folder, unused)
         storage.remove_states(self.folder, before.keys() - after.keys(), storage.KEPT)
@@ -497,10 +275,10 @@ class Ledger:
             changes: The changes of population-based training. The states of their sources are kept
                 until each changed trial has continued.
         """
-        rows = [(c.trial, c.epoch, tables.to_text(c.values), c.source) for c in changes]
+        rows = [(c.trial, c.epoch, to_text(c.values), c.source) for c in changes]
         with self._transaction() as db:
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", rows)
-            unused = tables.settle(db, statuses, errors, rung)
+            unused = settle(db, statuses, errors, rung)
         storage.remove_states(self.folder, unused)
 
     def retry(self, numbers: Collection[int]) -> None:
@@ -527,7 +305,7 @@ class Ledger:
                 keys,
             )
             db.execute("DELETE FROM meta WHERE key = 'ended'")
-            unused = tables.release(db)
+            unused = release(db)
         storage.remove_states(self.folder, unused)
 
     def restart(self, meta: Mapping[str, Any]) -> None:
@@ -538,7 +316,7 @@ class Ledger:
         Args:
             meta: Entries to replace, plain data by name.
         """
-        rows = [(name, tables.to_text(plain)) for name, plain in meta.items()]
+        rows = [(name, to_text(plain)) for name, plain in meta.items()]
         with self._transaction() as db:
             for table in ("results", "lanes", "changes", "cohorts"):
                 db.execute(f"DELETE FROM {table}")
@@ -589,3 +367,41 @@ def check_free(folder: Path) -> None:
     else:
         return
     raise LedgerError(f"{folder} holds {problem}")
+
+
+def settle(
+    db: sqlite3.Connection,
+    statuses: Mapping[int, str],
+    errors: Mapping[int, str] | None,
+    rung: int | None = None,
+) -> list[int]:
+    """Record the status of trials, their errors, and the rung that the unbroken ones reached.
+
+    It returns the cohorts whose checkpoints are no longer needed, and records them as removed.
+
+    Args:
+        db: the connection.
+        statuses: by trial.
+        errors: by trial, or None.
+        rung: that trials reached. Default: None, unchanged.
+    """
+    whole = [] if rung is None else [n for n, status in statuses.items() if status not in BROKEN]
+    # A traceback may quote a file name that is not valid Unicode.
+    texts = {n: e.encode("utf-8", "backslashreplace").decode() for n, e in (errors or {}).items()}
+    for column, values in (
+        ("status", statuses),
+        ("error", texts),
+        ("rung", dict.fromkeys(whole, rung)),
+    ):
+        rows = [(value, number) for number, value in values.items()]
+        change = db.executemany(f"UPDATE trials SET {column} = ? WHERE number = ?", rows)
+        if rows and change.rowcount != len(rows):
+            raise ValueError(f"no trial {rows[0][1]} in the ledger: ask for it first")
+    return release(db)
+
+
+def release(db: sqlite3.Connection) -> list[int]:
+    """Record that checkpoints that are no longer needed are removed; return their cohorts."""
+    spare = [key for (key,) in db.execute(SPARE)]
+    db.executemany("UPDATE cohorts SET checkpoint = NULL WHERE id = ?", [(key,) for key in spare])
+    return spare

@@ -17,10 +17,10 @@ import jax
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, loaded
-from ..experiment.training_run import versions
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html.page import count
+from ..train.checkpoint import versions
 from .known import Known, default_try, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
@@ -74,7 +74,7 @@ def planned(
         raise ValueError(problem)
     planner = Planner(experiment, base, chosen, search=search)
     warm = warm_start(space, folders, planner.metric, planner.maximize)
-    left_out = planner.left_out_after(known)
+    left_out = planner.left_out(known)
     notes = [*filter(None, [left_out, note]), *warm["notes"]]
     facts: dict[str, Any] = {"tries": known, "searches": [[chosen.search, 0]], "notes": notes}
     facts |= {"left_out": left_out} if left_out else {}
@@ -173,7 +173,6 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
         "sources": _sources(experiment, planner.base),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
-        **({"left_out": planner.left_out} if planner.left_out else {}),
     }
 
 
@@ -233,18 +232,21 @@ def _check_resumable(
     old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
     current = _sources(experiment, old)
     changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
+    problem = ""
     if differ:
-        raise ValueError(
+        problem = (
             f"{folder} contains another sweep: {'; '.join(differ)}. The trials that it has were "
             "chosen, trained, and compared by these, which cannot change: write another folder, or "
             "leave out these arguments to continue that sweep"
         )
-    if changed and not force:
-        raise ValueError(
+    elif changed and not force:
+        problem = (
             f"the experiment changed since this sweep began, so that its trials would not "
             f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
             f"{quoted(folder)} --force, in Python force=True"
         )
+    if problem:
+        raise ValueError(problem)
     if changed:
         after = sum(trial.status not in OPEN for trial in ledger.trials())
         forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]

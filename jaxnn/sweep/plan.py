@@ -15,17 +15,17 @@ import jax
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
+from ..html.page import count
 from ..train import EarlyStopping
 from .cohort import Way, Work
 from .external import searcher
-from .objectives import CONFIGURED, Constraint, Objective
 from .probe import Probe, Timing, probe
-from .score import Keep
+from .score import CONFIGURED, Constraint, Keep, Objective
 from .search import Search, trial_key
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
-from .training import FoldOfSeed, Training, training_of
+from .training import FoldOfSeed, training_of
 
 # Seconds of training that a worker gets, and the ledger commits, at a time.
 AIM = 4.0
@@ -80,20 +80,6 @@ class Planner:
         ImportError: A library of the search is not installed.
     """
 
-    experiment: Experiment[Any]
-    base: Any
-    settings: Settings
-    space: Space
-    epochs: int
-    metrics: list[str]
-    metric: str
-    maximize: bool
-    objectives: list[Objective]
-    constraints: tuple[Constraint, ...]
-    search: Search
-    stopping: EarlyStopping | None
-    found: dict[str, str]
-
     def __init__(
         self,
         experiment: Experiment[Any],
@@ -102,39 +88,49 @@ class Planner:
         found: Mapping[str, str] | None = None,
         search: Any = None,
     ) -> None:
-        self.experiment, self.base, self.settings = experiment, base, settings
-        self.space = space_of(experiment).around(base)
+        self.experiment: Experiment[Any] = experiment
+        self.base: Any = base
+        self.settings: Settings = settings
+        self.space: Space = space_of(experiment).around(base)
         training = training_of(experiment, base, base, settings.folds)
-        self.epochs = training.epochs
-        self.metrics = training.names()
-        self.objectives = self._objectives(training)
-        self.metric, self.maximize = self.objectives[0]
-        self.constraints = settings.bounds
-        ranking = self.metric, self.maximize
-        self.stopping = stopping_of(experiment, settings, self.metrics, ranking)
-        chosen = settings.search if search is None else search
-        self.search = searcher(
-            chosen,
+        self.epochs: int = training.epochs
+        self.metrics: list[str] = training.names()
+        usual = experiment.maximize or experiment.minimize or ""
+        self.objectives: list[Objective] = settings.objectives(
+            self.metrics, training.maximized, usual
+        )
+        self.constraints: tuple[Constraint, ...] = settings.bounds
+        self.stopping: EarlyStopping | None = stopping_of(
+            experiment, settings, self.metrics, self.objectives[0]
+        )
+        self.search: Search = searcher(
+            settings.search if search is None else search,
             self.space,
             seed=settings.search_seed,
             points=settings.points,
             objectives=len(self.objectives),
         )
-        self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
+        found = found or traced_or_static(experiment, base, exact=settings.exact)
+        self.found: dict[str, str] = dict(found)
         settings.rounds(self.epochs)  # raises for rungs that are longer than a run
         if problem := self._problem():
             raise ValueError(problem)
 
     @property
-    def left_out(self) -> str:
-        """A description of the grid points that are not tried; "" if all are."""
-        return self.left_out_after([])
+    def metric(self) -> str:
+        """The metric that trials are compared by; with several, the first of them."""
+        return self.objectives[0].metric
 
-    def left_out_after(self, tries: Sequence[Values]) -> str:
+    @property
+    def maximize(self) -> bool:
+        """Whether a larger value of the metric is better."""
+        return self.objectives[0].maximize
+
+    def left_out(self, tries: Sequence[Values] = ()) -> str:
         """Return a description of the grid points that are not tried; "" if all are.
 
         Args:
-            tries: The configurations that are tried first.
+            tries: The configurations that are tried first. Default: none.
         """
         settings = self.settings
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
@@ -223,47 +219,6 @@ class Planner:
         example = Work(member.structure, tuple(values), seeds, Way("loop", 1), (0, 1))
         return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
 
-    def _objectives(self, training: Training) -> list[Objective]:
-        """Return the metrics for comparing trials; the first is one that the program reports."""
-        names, experiment = self.metrics, self.experiment
-        held = [name for name in names if name.startswith("validation_")]
-        directed = [name for name in held or names if training.maximized(name) is not None]
-        usual = [name for name in ("validation_accuracy", "validation_loss") if name in names]
-        chosen = self.settings.chosen
-        if not chosen:
-            metric = experiment.maximize or experiment.minimize
-            chosen = {metric or (usual or (directed if len(directed) == 1 else [""]))[0]: None}
-        found = [Objective(*self._directed(training, *one)) for one in chosen.items()]
-        if reported := [one for one in found if one.metric in names]:
-            return [*reported, *(one for one in found if one not in reported)]
-        raise ValueError(
-            f"{found[0].metric} is known before training: add a metric that the program reports, "
-            f"of {', '.join(names)}, such as --metric {names[-1]}"
-        )
-
-    def _directed(self, training: Training, metric: str, maximize: bool | None) -> tuple[str, bool]:
-        """Return a metric, and whether a larger value is better."""
-        names = self.metrics
-        if maximize is None and metric in names:
-            maximize = training.maximized(metric)
-        if not metric:
-            problem = (
-                f"trials are compared by one metric of {', '.join(names)}; write --maximize "
-                f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
-            )
-        elif metric not in names and metric not in CONFIGURED:
-            known = suggestion(metric, [*names, *CONFIGURED])
-            problem = f"the program reports no metric {metric!r}; {known}"
-        elif maximize is None:
-            problem = (
-                f"the direction of {metric!r} is unknown: write --maximize {metric} or --minimize "
-                f"{metric}, or declare it in the metric by train.Mean(value, maximize=True) or "
-                "train.Ratio(sum, count, maximize=True)"
-            )
-        else:
-            return metric, maximize
-        raise ValueError(problem)
-
     def seed(self, first: int, repeat: int) -> int | FoldOfSeed:
         """Return the seed of a lane of a trial.
 
@@ -349,10 +304,9 @@ def stopping_of(
     """
     if settings.patience is None:
         return None
-    monitored = experiment.ranked
-    if settings.chosen or monitored[0] not in metrics:
-        monitored = ranking
-    return EarlyStopping(monitored[0], settings.patience, maximize=monitored[1])
+    own = not settings.chosen and experiment.ranked[0] in metrics
+    metric, maximize = experiment.ranked if own else ranking
+    return EarlyStopping(metric, settings.patience, maximize=maximize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,10 +332,10 @@ class SweepPlan:
             lines.append(f"  {name.ljust(width)}  {planner.space.dimensions[name]}  {what}")
         lines += ["", "Groups, one program each:"]
         seconds = compiling = 0.0
-        for grouped, count in self.groups:
+        for grouped, many in self.groups:
             lines.append(
-                f"  {grouped.structure.name}: {_trials(count)}, {grouped.way}, {grouped.cohort} "
-                "lanes at a time"
+                f"  {grouped.structure.name}: {count(many, 'trial')}, {grouped.way}, "
+                f"{grouped.cohort} lanes at a time"
             )
             if grouped.error:
                 lines.append(f"    cannot run: {grouped.error}")
@@ -392,33 +346,29 @@ class SweepPlan:
                 )
             if grouped.timings:
                 epochs = self._mean_epochs(grouped.epochs)
-                seconds += grouped.timings[0].seconds * count * epochs * settings.repeats
+                seconds += grouped.timings[0].seconds * many * epochs * settings.repeats
                 compiling += grouped.timings[0].compile_seconds
-        lines += [f"  no program for {_trials(n)}: {text}" for text, n in self.failed.items()]
+        lines += [
+            f"  no program for {count(n, 'trial')}: {text}" for text, n in self.failed.items()
+        ]
+        bounds = ", ".join(map(str, planner.constraints))
+        bounds = f", with {bounds}" if bounds else ""
         lines += [
             "",
-            f"{settings.trials} trials of {settings.repeats} lane{'s' * (settings.repeats > 1)} by "
-            f"{settings.search} search, compared by {self._compared()}; rungs at epochs "
+            f"{settings.trials} trials of {count(settings.repeats, 'lane')} by {settings.search} "
+            f"search, compared by {' and '.join(map(str, planner.objectives))}{bounds}; rungs at "
+            "epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}.",
         ]
-        if planner.left_out:
-            lines.append(f"Note: {planner.left_out}.")
+        if left_out := planner.left_out():
+            lines.append(f"Note: {left_out}.")
         if seconds:
-            first = sum(count for _, count in self.groups) + sum(self.failed.values())
+            first = sum(many for _, many in self.groups) + sum(self.failed.values())
             lines.append(
                 f"{len(self.groups)} programs to compile in about {compiling:.1f} s, then about "
                 f"{seconds * settings.trials / first:.3g} s of training on one worker."
             )
         return "\n".join(lines)
-
-    def _compared(self) -> str:
-        """Return a description of what trials are compared by."""
-        by = [
-            f"{one.metric} ({'more' if one.maximize else 'less'} is better)"
-            for one in self.planner.objectives
-        ]
-        bounds = self.planner.constraints
-        return " and ".join(by) + (f", with {', '.join(map(str, bounds))}" if bounds else "")
 
     def _mean_epochs(self, epochs: int) -> float:
         """Return the mean epochs of a trial, including those that stop early."""
@@ -426,10 +376,6 @@ class SweepPlan:
             return epochs
         brackets = self.planner.settings.rounds(self.planner.epochs)
         return sum(b.epochs for b in brackets) / sum(b.count for b in brackets)
-
-
-def _trials(count: int) -> str:
-    return f"{count} trial{'s' * (count > 1)}"
 
 
 def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> SweepPlan:

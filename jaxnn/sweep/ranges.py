@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..validation import is_int, is_number
-
-Scalar = float | int | str | bool | None
+from .tables import Scalar
 
 
 def plain(value: Any) -> Any:
@@ -38,7 +37,18 @@ class Checked(abc.ABC):
         """Return a description of what is wrong; "" if nothing is."""
 
 
-class _Range(Checked):
+class _Numeric(Checked):
+    """A dimension of numbers, which are floats unless it is an `Int`."""
+
+    def __post_init__(self) -> None:
+        for name in {field.name for field in dataclasses.fields(self)} - {"log"}:  # type: ignore[arg-type]
+            value = plain(getattr(self, name))
+            is_float = is_number(value) and not isinstance(self, Int)
+            object.__setattr__(self, name, float(value) if is_float else value)
+        self._check()
+
+
+class _Range(_Numeric):
     """A range: two ends, a position between them, and evenly spaced points.
 
     With a step its values are low, low + step, low + 2 * step, ..., up to `high`.
@@ -48,14 +58,6 @@ class _Range(Checked):
     high: Any
     log: bool
     step: Any
-
-    def __post_init__(self) -> None:
-        whole = isinstance(self, Int)
-        for name in {field.name for field in dataclasses.fields(self)} - {"log"}:  # type: ignore[arg-type]
-            value = plain(getattr(self, name))
-            is_float = is_number(value) and not whole
-            object.__setattr__(self, name, float(value) if is_float else value)
-        self._check()
 
     def _problem(self) -> str:
         name, whole = type(self).__name__, isinstance(self, Int)
@@ -263,7 +265,7 @@ class Int(_Range):
         return f"{self.low} .. {self.high}, whole numbers{log}{steps}"
 
 
-class _Prior(Checked):
+class _Prior(_Numeric):
     """A normal distribution of a number, or of its logarithm; every number is possible."""
 
     mean: float
@@ -271,12 +273,6 @@ class _Prior(Checked):
     log: bool
     step: ClassVar[None] = None
     MOST: ClassVar[float] = 1 - 2.0**-53  # the largest coordinate of the unit line
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            value = plain(getattr(self, name))
-            object.__setattr__(self, name, float(value) if is_number(value) else value)
-        self._check()
 
     def _problem(self) -> str:
         mean, std = self.mean, self.std

@@ -15,18 +15,17 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
 from ..experiment.prediction import scores_of
-from ..train import Hook
 from ..train.program import with_keys, without_keys
 from ..validation import integer
+from .cohort import unpack
 from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
-from .objectives import CONFIGURED
 from .plan import stopping_of
 from .report import write_report
+from .score import CONFIGURED
 from .settings import Settings
 from .snapshot import Sweep, mean, read
-from .states import unpack
 from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
 from .training import Training, folded
@@ -71,13 +70,10 @@ class Result:
         metric: The name of the metric that trials are compared by.
         maximize: Whether larger is better.
         front: The trials of the Pareto front of all objectives, the most balanced first; with one
-            objective, the best trial. `jaxnn.sweep.objectives` describes the order.
+            objective, the best trial. `jaxnn.sweep.score` describes the order.
     """
 
     def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
-        self.front: list[TrialResult] = [
-            TrialResult(sweep, trial, experiment) for trial in sweep.front
-        ]
         self.folder: Path = sweep.folder
         self.sweep: Sweep = sweep
         self.experiment: Experiment[Any] | None = experiment
@@ -87,6 +83,7 @@ class Result:
             TrialResult(sweep, trial, experiment) for trial in sweep.trials
         ]
         self.ranking: list[TrialResult] = [self.trials[trial.number] for trial in sweep.ranking]
+        self.front: list[TrialResult] = [self.trials[trial.number] for trial in sweep.front]
 
     @property
     def best(self) -> "TrialResult":
@@ -262,7 +259,9 @@ class TrialResult:
             seed: Which of the seeds or folds of the trial, from 0. Default: 0.
         """
         one = self.configured(seed)
-        state, _ = one.fit(hooks=self._hooks(), progress=False)
+        ranking = self._sweep.metric, self._sweep.maximize
+        stopping = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
+        state, _ = one.fit(hooks=[] if stopping is None else [stopping], progress=False)
         return TrainedRun(one.config, one.data.data, one.program, state)
 
     def configured(self, seed: int = 0) -> Configured:
@@ -279,12 +278,6 @@ class TrialResult:
         if seed:
             config = dataclasses.replace(config, seed=config.seed + seed)
         return configured(self._known(), config)
-
-    def _hooks(self) -> list[Hook]:
-        """Return the hooks that stop a trial early in a sweep with `patience`."""
-        ranking = self._sweep.metric, self._sweep.maximize
-        found = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
-        return [] if found is None else [found]
 
     @property
     def _settings(self) -> Settings:

@@ -13,29 +13,35 @@ The first argument is an `Experiment`, or a function that returns the program of
     sweep.run(program, config=Config, space={"rate": LogUniform(1e-4, 1e-1)}, data=digits)
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from ..executors import check_name
+from ..executors import check_name, create, worker_died
+from ..experiment import sources
 from ..experiment.experiment import Experiment, Loaded
 from ..explain.text import suggestion
 from ..explain.tracebacks import entry
-from ..train import Program
-from ..validation import function
-from .driver import drive
+from ..train import Interrupted, Program
+from ..train.interruption import Asked
+from ..validation import function, require
+from .display import watched
+from .driver import Driver
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
+from .reporter import SweepProgress
 from .results import Result, with_test_scores
 from .settings import OBJECT, Settings
 from .snapshot import read
-from .storage import FILE
+from .storage import FILE, command_to_resume
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
@@ -84,8 +90,8 @@ def run(
         executor: Where cohorts train: a name that `executors.create` accepts, or any
             `concurrent.futures.Executor`. Default: "local", this process.
         workers: The number of cohorts that run at the same time; with several, "local" starts
-            worker processes that divide the cores. Default: None, the number of workers of the
-            executor, or 1 if that is unknown.
+            worker processes that divide the cores and GPUs. Default: None, the number of workers of
+            the executor, or 1 if that is unknown.
         force: Whether to continue even if the code or the data have changed since the sweep began;
             the sweep records this. Default: False.
         progress: Whether to show progress: a live display in a terminal or a notebook, otherwise
@@ -104,8 +110,8 @@ def run(
               `ask(count)` and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Number of seeds per configuration; its score is their mean. Default: 1.
             - `folds`: Number of folds for cross-validation over the training and validation rows;
-              the score of a configuration is the mean over the folds. Default: 1, no
-              cross-validation.
+              the score of a configuration is the mean over the folds. With whole numbers as
+              targets, each fold has its share of every class. Default: 1, no cross-validation.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, otherwise the validation accuracy, otherwise the validation
               loss.
@@ -191,15 +197,83 @@ def run(
     if (folder / FILE).exists():
         with Ledger.open(folder, write=True) as ledger:
             resumed(made, ledger, base, settings, force, tries, folders)
-            drive(made, ledger, executor, workers, progress, search)
-            return with_test_scores(Result(read(ledger), made), ledger)
+            return _drive(made, ledger, executor, workers, progress, search)
     begin = made.config() if base is None else base
     planner, known = planned(made, begin, settings, search, tries, folders)
     for note in known["notes"] if progress else ():
         print(f"note: {note}", file=sys.stderr)
     with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
-        drive(made, ledger, executor, workers, progress, search)
-        return with_test_scores(Result(read(ledger), made), ledger)
+        return _drive(made, ledger, executor, workers, progress, search)
+
+
+def _drive(
+    experiment: Experiment[Any],
+    ledger: Ledger,
+    executor: str | Executor,
+    workers: int | None,
+    progress: bool,
+    search: Any,
+) -> Result:
+    """Run a sweep to its end, or to the signal that stops it; the arguments are those of `run`."""
+    pool: Any = executor
+    with contextlib.ExitStack() as stack:
+        if isinstance(executor, str):
+            pool = stack.enter_context(create(executor, workers, ledger.folder / "jobs"))
+        came = stack.enter_context(_signals())
+        watch = stack.enter_context(watched(ledger)) if progress else lambda progress: None
+
+        def show(progress: SweepProgress) -> None:
+            if came.number is not None:
+                raise KeyboardInterrupt
+            watch(progress)
+
+        def stop() -> None:
+            if isinstance(executor, str):  # one that was given belongs to the caller
+                pool.shutdown(wait=False, cancel_futures=True)
+
+        whole = "committed results are intact"
+        count = workers or getattr(pool, "workers", 1)
+        try:
+            Driver(experiment, ledger, pool, count, show, search).run()
+        except KeyboardInterrupt:
+            stop()
+            raise Interrupted(
+                f"{whole}: continue by sweep.run(..., folder={str(ledger.folder)!r})",
+                came.number or signal.SIGINT,
+            ) from None
+        except Exception as error:
+            if not worker_died(error):
+                raise
+            stop()
+            raise ChildProcessError(
+                f"workers of {executor} died repeatedly ({error}): {whole}; continue with "
+                f"{command_to_resume(ledger.folder, sources.module_of(experiment))}"
+            ) from error
+    return with_test_scores(Result(read(ledger), experiment), ledger)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Asked]:
+    """End a sweep on SIGTERM as on Ctrl-C; yield an object that records the number of the signal.
+
+    The exception alone may be lost, because Python ignores exceptions in callbacks of JAX.
+    """
+    came = Asked()
+
+    def stop(number: int, _: Any) -> None:
+        came.number = number
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, stop) for number in numbers}
+    except ValueError:  # only a main thread may
+        before = {}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # The experiment of a function
@@ -252,11 +326,10 @@ def _as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Expe
         program = given if _takes_data(given) else _WithoutData(given)
         kind = config if isinstance(config, type) else type(config)
         given = Experiment(name, kind, program=program)
-    elif config is not None and (config if base is None else type(base)) is not given.config:
-        raise TypeError(
-            f"config must be {given.config.__name__}, the configuration of {given.name}, or an "
-            f"instance of it, got {config!r:.80}"
-        )
+    elif config is not None:
+        what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
+        own = (config if base is None else type(base)) is given.config
+        require(own, "config", what, config, error=TypeError)
     changes: dict[str, Any] = {} if space is None else {"space": space}
     if data is not None:
         changes["data"] = data if callable(data) else _GivenData(data)

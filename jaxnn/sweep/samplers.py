@@ -16,10 +16,11 @@ import numpy as np
 from ..explain.text import suggestion
 from ..installation import required
 from .dimensions import Choice, Dimension, Grid
-from .objectives import ranked
 from .ranges import Int, LogNormal, Normal
+from .score import ranked
 from .search import PROPOSALS, STARTUP, Observation, SobolSearch, trial_key
 from .space import Space, Values
+from .swept import SweptField
 
 TPE_HISTORY = 1000
 """Number of values, over all dimensions, that TPE gets: its time per trial grows with it.
@@ -32,10 +33,7 @@ GP_HISTORY = 100
 
 
 class _OptunaSearch(SobolSearch):
-    """A sampler of Optuna on a new study in memory; a Sobol sequence until there are scores.
-
-    A trial without a score yet is passed to the sampler as running.
-    """
+    """A sampler of Optuna on a new study in memory; a Sobol sequence until there are scores."""
 
     @abc.abstractmethod
     def sampler(self, seed: int, bounded: bool) -> Any:
@@ -57,29 +55,15 @@ class _OptunaSearch(SobolSearch):
             directions = ["minimize"] * max(1, len(scored[0].scores))
             study = optuna.create_study(sampler=sampler, directions=directions)
             for one in best_and_newest(scored, self.most()):
-                params = {name: kinds[name].there(value) for name, value in one.values.items()}
-                used = {name: kinds[name].distribution for name in params}
-                trial = optuna.trial.create_trial(
-                    values=one.scores or (one.score,),
-                    params=params,
-                    distributions=used,
-                    system_attrs={"constraints": [one.violation]},
-                )
-                study.add_trial(trial)
+                scores = one.scores or (one.score,)
+                study.add_trial(completed(kinds, one.values, scores, one.violation))
             instead = self._instead(round)
             return [
                 self.space.allowed_or(
-                    lambda: self._suggested(study.ask(), kinds), PROPOSALS, instead
+                    lambda: suggested(self.space, study.ask(), kinds), PROPOSALS, instead
                 )
                 for _ in range(count)
             ]
-
-    def _suggested(self, trial: Any, kinds: Mapping[str, "Parameter"]) -> Values:
-        values: Values = {}
-        for name, (distribution, _, back) in kinds.items():
-            if self.space.active(name, values):
-                values[name] = back(suggest(trial, name, distribution))
-        return values
 
 
 class TPESearch(_OptunaSearch):
@@ -158,10 +142,8 @@ class OptunaSampler:
 
     def _proposed(self) -> Values:
         """Return the next trial of the study; one that `where` forbids is completed as failed."""
-        trial, values = self._study.ask(), {}
-        for name, (distribution, _, back) in self._kinds.items():
-            if self.space.active(name, values):
-                values[name] = back(suggest(trial, name, distribution))
+        trial = self._study.ask()
+        values = suggested(self.space, trial, self._kinds)
         if self.space.allows(values):
             self._asked.setdefault(trial_key(values), []).append(trial)
         else:
@@ -181,26 +163,18 @@ class OptunaSampler:
             violation: How far the trial violates the constraints. A sampler that knows no
                 constraints gets the trial as failed. Default: 0.
         """
-        library, asked = optuna_library(), self._asked.get(trial_key(values))
+        asked = self._asked.get(trial_key(values))
         if violation and not self._bounded:
             score = None
         scores = None if score is None else score if isinstance(score, tuple) else (score,)
-        state = library.trial.TrialState.FAIL if scores is None else None
         with quiet():
             if asked:
                 trial = asked.pop(0)
                 trial.set_user_attr("violation", violation)
-                self._study.tell(trial, scores, state=state)
-                return
-            params = {name: self._kinds[name].there(value) for name, value in values.items()}
-            added = library.trial.create_trial(
-                values=scores,
-                state=state or library.trial.TrialState.COMPLETE,
-                params=params,
-                distributions={name: self._kinds[name].distribution for name in params},
-                system_attrs={"constraints": [violation]} if self._bounded else {},
-            )
-            self._study.add_trial(added)
+                failed = optuna_library().trial.TrialState.FAIL if scores is None else None
+                self._study.tell(trial, scores, state=failed)
+            else:
+                self._study.add_trial(completed(self._kinds, values, scores, violation))
 
 
 def violation_of(trial: Any) -> tuple[float]:
@@ -309,14 +283,30 @@ def parameter(dimension: Dimension) -> Parameter:
     return Parameter(distribution(dimension), lambda value: value, dimension.nearest)
 
 
-def suggest(trial: Any, name: str, distribution: Any) -> Any:
-    """Return the value that a trial of Optuna suggests for a parameter with a distribution."""
-    if hasattr(distribution, "choices"):
-        return trial.suggest_categorical(name, distribution.choices)
-    whole = isinstance(distribution, optuna_library().distributions.IntDistribution)
-    suggested = trial.suggest_int if whole else trial.suggest_float
-    ends = distribution.low, distribution.high
-    return suggested(name, *ends, step=distribution.step, log=distribution.log)
+def completed(kinds: Mapping[str, Parameter], values: Values, scores: Any, violation: float) -> Any:
+    """Return a trial of Optuna that has ended; without scores, it failed."""
+    trials = optuna_library().trial
+    return trials.create_trial(
+        values=scores,
+        state=trials.TrialState.FAIL if scores is None else trials.TrialState.COMPLETE,
+        params={name: kinds[name].there(value) for name, value in values.items()},
+        distributions={name: kinds[name].distribution for name in values},
+        system_attrs={"constraints": [violation]},
+    )
+
+
+def suggested(space: Space, trial: Any, kinds: Mapping[str, Parameter]) -> Values:
+    """Return the values that a trial of Optuna suggests for the parameters of a space."""
+    integers = optuna_library().distributions.IntDistribution
+
+    def choose(swept: SweptField) -> Any:
+        name, (kind, _, back) = swept.name, kinds[swept.name]
+        if hasattr(kind, "choices"):
+            return back(trial.suggest_categorical(name, kind.choices))
+        suggest = trial.suggest_int if isinstance(kind, integers) else trial.suggest_float
+        return back(suggest(name, kind.low, kind.high, step=kind.step, log=kind.log))
+
+    return space.built(choose)
 
 
 def distribution(dimension: Dimension) -> Any:

@@ -3,9 +3,10 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
+from ..explain.text import suggestion
 from ..validation import (
     Accepts,
     above,
@@ -19,8 +20,7 @@ from ..validation import (
 )
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
-from .objectives import Constraint, a_constraint
-from .score import rule_of_score
+from .score import CONFIGURED, Constraint, Objective, a_constraint, rule_of_score
 
 # Searches that ignore the results of earlier trials; all others learn from one round for the next.
 BLIND = ("random", "grid", "sobol", "none")
@@ -118,7 +118,8 @@ class Settings:
     seeds: Annotated[int, positive] = 1
     """Number of seeds per configuration; the score is the mean over them."""
     folds: Annotated[int, positive] = 1
-    """Number of folds for cross-validation; the score is the mean over them."""
+    """Number of folds for cross-validation, stratified by class; the score is the mean over
+    them."""
     metric: str = ""
     """The metric for comparing trials, in the direction that it or the task declares. By default
     that of the experiment, otherwise the validation accuracy or loss."""
@@ -206,6 +207,39 @@ class Settings:
         found: dict[str, bool | None] = {self.metric: None} if self.metric else {}
         return found | dict.fromkeys(self.maximize, True) | dict.fromkeys(self.minimize, False)
 
+    def objectives(
+        self, names: Sequence[str], maximized: Callable[[str], bool | None], usual: str
+    ) -> list[Objective]:
+        """Return the metrics that trials are compared by, those that the program reports first.
+
+        Args:
+            names: The metrics that the program reports.
+            maximized: Function of a name that returns whether the metric is maximized; None if that
+                is not declared.
+            usual: The metric of the experiment; "" for none.
+
+        Raises:
+            ValueError: No metric is reported, one of them is unknown, or its direction is.
+        """
+        held = [name for name in names if name.startswith("validation_")]
+        known = [name for name in ("validation_accuracy", "validation_loss") if name in names]
+        directed = [name for name in held or names if maximized(name) is not None]
+        by_default = [usual] if usual else known or (directed if len(directed) == 1 else [""])
+        found, problem = [], ""
+        for metric, larger in (self.chosen or {by_default[0]: None}).items():
+            if larger is None and metric in names:
+                larger = maximized(metric)
+            problem = problem or _undirected(metric, larger, names)
+            found.append(Objective(metric, bool(larger)))
+        reported = [one for one in found if one.metric in names]
+        if problem or not reported:
+            raise ValueError(
+                problem
+                or f"{found[0].metric} is known before training: add a metric that the "
+                f"program reports, one of {', '.join(names)}, such as --metric {names[-1]}"
+            )
+        return [*reported, *(one for one in found if one not in reported)]
+
     @property
     def repeats(self) -> int:
         """Lanes per trial: its seeds, or its folds."""
@@ -256,7 +290,7 @@ class Settings:
             epochs: Epochs of a whole run.
         """
         if self.halving == "hyperband":
-            once = hyperband(epochs, self.eta, least=self.least)
+            once = hyperband(epochs, self.eta, self.least)  # rounds cycle through these brackets
             bracket = once[index % len(once)]
             return bracket if count is None else dataclasses.replace(bracket, count=count)
         size = self.batch or (32 if self.learns else self.trials)
@@ -282,3 +316,22 @@ class Settings:
             found.append(dataclasses.replace(bracket, count=min(bracket.count, left)))
             left -= bracket.count
         return found
+
+
+def _undirected(metric: str, maximize: bool | None, names: Sequence[str]) -> str:
+    """Return why trials cannot be compared by a metric; "" if they can."""
+    if not metric:
+        return (
+            f"trials are compared by one metric of {', '.join(names)}; write --maximize "
+            f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
+        )
+    if metric not in names and metric not in CONFIGURED:
+        known = suggestion(metric, [*names, *CONFIGURED])
+        return f"the program reports no metric {metric!r}; {known}"
+    if maximize is None:
+        return (
+            f"the direction of {metric!r} is unknown: write --maximize {metric} or --minimize "
+            f"{metric}, or declare it in the metric by train.Mean(value, maximize=True) or "
+            "train.Ratio(sum, count, maximize=True)"
+        )
+    return ""

@@ -19,14 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError, listed
-from ..html.page import count, flat
+from ..html.page import count
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger
-from .objectives import Constraint, Objective, fronts, known_metrics, ranked, violation
-from .score import curve_score, mean, rule_of_score
-from .storage import LedgerError, damaged
-from .tables import BROKEN, Cohort, Group, Trial
+from .score import (
+    Constraint,
+    Objective,
+    finite,
+    fronts,
+    known_metrics,
+    lane_scores,
+    mean,
+    ranked,
+    rule_of_score,
+    violation,
+)
+from .storage import check_undamaged
+from .tables import BROKEN, Cohort, Group, Trial, is_list
 
 # By metric, trial, and seed: (epoch, value) in order; None for a value that is not finite.
 Curves = Mapping[str, Mapping[int, Mapping[int, Sequence[tuple[int, float | None]]]]]
@@ -98,22 +108,30 @@ class Sweep:
         """The score of each trial that has one, by its number."""
         found = {}
         for trial in self.trials:
-            seeds = self.curves.get(self.metric, {}).get(trial.number, {})
-            curves = [dict(curve) for _, curve in sorted(seeds.items()) if curve]
+            curves = self._lanes(trial.number, self.metric)
             if trial.status not in BROKEN and curves:
-                epoch = max(max(curve) for curve in curves)  # seeds may stop early
-                each = tuple(self._score(trial.number, curve, max(curve)) for curve in curves)
+                each = self.each(trial.number)
                 if math.isfinite(mean(each)):
+                    epoch = max(max(curve) for curve in curves)  # seeds may stop early
                     found[trial.number] = Score(epoch, each)
         return found
 
-    def _score(self, number: int, curve: Mapping[int, float | None], end: int) -> float:
-        """Return the score of a curve up to an epoch, since the trial took another's state."""
+    def _lanes(self, number: int, metric: str) -> list[dict[int, float | None]]:
+        """Return a metric of the lanes of a trial by epoch."""
+        seeds = self.curves.get(metric, {}).get(number, {})
+        return [dict(curve) for _, curve in sorted(seeds.items()) if curve]
+
+    def each(self, number: int, end: float = math.inf) -> tuple[float, ...]:
+        """Return the scores of the lanes of a trial.
+
+        Args:
+            number: Number of the trial.
+            end: The last epoch that counts; lanes may end before. Default: all count.
+        """
+        curves = self._lanes(number, self.metric)
         rule = self.facts.get("settings", {}).get("score", "last")
-        changed = self.changed.get(number, 0)
-        begin = changed if changed < end else 0
-        values = [_finite(curve[at]) for at in sorted(curve) if begin < at <= end]
-        return curve_score(values, rule, self.maximize) if end in curve else math.nan
+        changed = [self.changed[number]] if number in self.changed else []
+        return tuple(lane_scores(curves, changed, rule, self.maximize, end))
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:
@@ -127,14 +145,21 @@ class Sweep:
         found = sorted((trial for trial in self.trials if trial.number in self.scores), key=rank)
         if len(self.objectives) == 1 and not self.constraints:
             return found
-        done = [t for t in found if t.status == "done" and None not in self._points(t.number)]
-        points = [
-            [badness(value, one.maximize) for value, one in zip(each, self.objectives, strict=True)]
-            for each in (self._points(trial.number) for trial in done)
-        ]
+        done, points = self._complete(found)
         first = [done[i] for i in ranked(points, [self.violation(t.number) for t in done])]
         numbers = {trial.number for trial in first}
         return [*first, *(trial for trial in found if trial.number not in numbers)]
+
+    def _complete(self, trials: Sequence[Trial]) -> tuple[list[Trial], list[list[float]]]:
+        """Return the complete trials with all objectives, and their values; smaller is better."""
+        done, points = [], []
+        for trial in trials:
+            pairs = [(self.measured(trial.number, o.metric), o.maximize) for o in self.objectives]
+            values = [badness(value, up) for value, up in pairs if value is not None]
+            if trial.status == "done" and len(values) == len(pairs):
+                done.append(trial)
+                points.append(values)
+        return done, points
 
     @functools.cached_property
     def objectives(self) -> list[Objective]:
@@ -154,14 +179,8 @@ class Sweep:
         No trial that satisfies the constraints is as good as one of them in all objectives and
         better in one. With one objective it is the best trial; empty if none satisfies the bounds.
         """
-        done = [
-            t for t in self.ranking if t.status == "done" and None not in self._points(t.number)
-        ]
-        done = [trial for trial in done if self.violation(trial.number) == 0]
-        points = [
-            [badness(value, one.maximize) for value, one in zip(each, self.objectives, strict=True)]
-            for each in (self._points(trial.number) for trial in done)
-        ]
+        allowed = [trial for trial in self.ranking if self.violation(trial.number) == 0]
+        done, points = self._complete(allowed)
         found = fronts(points) if points else ()
         return [trial for trial, number in zip(done, found, strict=True) if number == 0]
 
@@ -174,10 +193,10 @@ class Sweep:
         """
         if metric == self.metric:
             return self.scores[number].mean if number in self.scores else None
-        curves = [dict(curve) for curve in self.curves.get(metric, {}).get(number, {}).values()]
-        if not any(curves):
+        curves = self._lanes(number, metric)
+        if not curves:
             return self._known.get(number, {}).get(metric)
-        value = mean([_finite(curve[max(curve)]) for curve in curves if curve])
+        value = mean([finite(curve[max(curve)]) for curve in curves])
         return value if math.isfinite(value) else None
 
     def violation(self, number: int) -> float:
@@ -188,10 +207,6 @@ class Sweep:
         """
         values = {bound.metric: self.measured(number, bound.metric) for bound in self.constraints}
         return violation(self.constraints, values)
-
-    def _points(self, number: int) -> list[Any]:
-        """Return the value of each objective of a trial."""
-        return [self.measured(number, one.metric) for one in self.objectives]
 
     @functools.cached_property
     def _known(self) -> dict[int, dict[str, float]]:
@@ -234,15 +249,6 @@ class Sweep:
         """The names of the dimensions: those that all trials have, then the conditional ones."""
         return sorted(self.dimensions, key=self.conditional.__contains__)
 
-    @functools.cached_property
-    def defaults(self) -> Trial | None:
-        """The first trial whose values are those of the configuration; None if there is none."""
-        plain, missing = dict(flat(self.config)), object()
-        start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in self.dimensions}
-        return next(
-            (t for t in self.trials if all(v == start[name] for name, v in t.values.items())), None
-        )
-
     @property
     def forced(self) -> list[str]:
         """A sentence for each time the sweep was resumed although its code or data had changed."""
@@ -252,32 +258,6 @@ class Sweep:
             "not comparable."
             for one in self.facts.get("forced", [])
         ]
-
-    @functools.cached_property
-    def times(self) -> dict[int, list[tuple[int, int, float, float]]]:
-        """When each trial trained: (epoch from, epoch to, begin, end), seconds since 1970."""
-        found: dict[int, list[tuple[int, int, float, float]]] = {}
-        for one in self.cohorts:
-            if one.finished is not None:
-                begin = one.finished - max(one.seconds - one.compile_seconds, 0.0)
-                for trial in dict.fromkeys(trial for trial, _ in one.lanes):
-                    span = (one.epoch_from, one.epoch_to, begin, one.finished)
-                    found.setdefault(trial, []).append(span)
-        return found
-
-    def time_of(self, number: int, epoch: int) -> float | None:
-        """Return when a trial reached an epoch, in seconds since 1970; None if it is unknown.
-
-        A cohort records its end only; its epochs are assumed to take equally long.
-
-        Args:
-            number: Number of the trial.
-            epoch: The epoch; 0 for the beginning.
-        """
-        for first, last, begin, end in self.times.get(number, ()):
-            if first <= epoch <= last:
-                return begin + (end - begin) * (epoch - first) / (last - first)
-        return None
 
     @functools.cached_property
     def causes(self) -> list[tuple[str, str, list[int]]]:
@@ -294,56 +274,16 @@ class Sweep:
         """Return whether the metric `a` is better than `b`; one that is not finite never is."""
         return badness(a, self.maximize) < badness(b, self.maximize)
 
-    def at(self, number: int, epoch: int) -> float | None:
-        """Return the metric of a trial after an epoch, the mean over its seeds; None without one.
-
-        Args:
-            number: Number of the trial.
-            epoch: The epoch.
-        """
-        return self.means(number).get(epoch)
-
-    def means(self, number: int) -> dict[int, float]:
-        """Return the metric of a trial by epoch: the mean over its seeds if each has a value.
-
-        Args:
-            number: Number of the trial.
-        """
-        return self._means.get(number, {})
-
     @functools.cached_property
-    def common(self) -> tuple[int | None, dict[int, float]]:
-        """How to compare all trials with a score: an epoch, and the metric there by number.
-
-        If all of them ran to their end, it is None and their scores, even if their numbers of
-        epochs differ. Otherwise, the epoch is the last one that all of them reached; (0, {}) if
-        there is no score.
-        """
-        if self.scores and all(trial.status == "done" for trial in self.ranking):
-            return None, {number: score.mean for number, score in self.scores.items()}
-        epoch = min((score.epoch for score in self.scores.values()), default=0)
-        found = {}
-        for number in self.scores:
-            curves = [dict(curve) for curve in self.curves[self.metric][number].values() if curve]
-            each = [self._score(number, curve, min(epoch, max(curve))) for curve in curves]
-            found[number] = mean(each)
-        return epoch, {number: score for number, score in found.items() if math.isfinite(score)}
-
-    @functools.cached_property
-    def _means(self) -> dict[int, dict[int, float]]:
-        """The metric by trial and epoch."""
-        found = {}
+    def means(self) -> dict[int, dict[int, float]]:
+        """The metric by trial and epoch: the mean over its seeds if each has a finite value."""
+        found: dict[int, dict[int, float]] = {trial.number: {} for trial in self.trials}
         for number, seeds in self.curves.get(self.metric, {}).items():
             curves = [dict(curve) for curve in seeds.values()]
             epochs = sorted(set.intersection(*map(set, curves))) if curves else []
-            means = {at: mean([_finite(curve[at]) for curve in curves]) for at in epochs}
+            means = {at: mean([finite(curve[at]) for curve in curves]) for at in epochs}
             found[number] = {at: value for at, value in means.items() if math.isfinite(value)}
         return found
-
-
-def _finite(value: float | None) -> float:
-    """Return a value of a curve; NaN if it is not finite, so that no mean over it is."""
-    return math.nan if value is None or not math.isfinite(value) else value
 
 
 def _cause(error: str) -> str:
@@ -388,8 +328,7 @@ def read(ledger: Ledger) -> Sweep:
     )
     if not all(0 <= result.trial < len(trials) for result in results):
         problem = "a result belongs to no trial"
-    if problem:
-        raise LedgerError(f"{damaged(ledger.folder)} ({problem})")
+    check_undamaged(ledger.folder, problem)
     curves: dict[str, dict[int, dict[int, list[tuple[int, float | None]]]]] = {}
     for trial, seed, epoch, name, value in results:
         curve = curves.setdefault(name, {}).setdefault(trial, {}).setdefault(seed, [])
@@ -407,58 +346,52 @@ def read(ledger: Ledger) -> Sweep:
     )
 
 
-NEEDED: dict[str, type[Any]] = {
-    "experiment": str,
-    "config": dict,
-    "space": list,
-    "metric": str,
-    "maximize": bool,
-}
-NEEDED |= {"seeds": int, "epochs": int, "rungs": list}
-# Further meta data of a report and a driver.
-FURTHER: dict[str, type[Any]] = {
-    "settings": dict,
-    "traced": dict,
-    "versions": dict,
-    "sources": dict,
-    "search": str,
-    "kept": dict,
-    "test": dict,
-}
-FURTHER |= {
-    "objectives": list,
-    "forced": list,
-    "ended": str,
-    "tries": list,
-    "searches": list,
-    "warm_start": dict,
-}
+NEEDED = ("experiment", "config", "space", "metric", "maximize", "seeds", "epochs", "rungs")
 TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
-FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
-# Tests of some of them, besides their types.
-VALID: dict[str, Callable[[Any], Any]] = {
-    "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy
-    "seeds": lambda count: count > 0,
-    "settings": lambda plain: rule_of_score.test(plain.get("score", "last")),
-    "test": lambda found: (
-        {name: type(one) for name, one in found.items()} == TEST
-        and all(isinstance(each, list) and each for each in found["scores"].values())
-        and all(isinstance(x, int | float) for each in found["scores"].values() for x in each)
+
+
+def _any(kind: type[Any], *names: str) -> dict[str, tuple[type[Any], Callable[[Any], Any]]]:
+    """Return entries that accept any value of a type."""
+    return dict.fromkeys(names, (kind, lambda _: True))
+
+
+# The type of each entry of the metadata, and a test of its value.
+ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    **_any(dict, "config", "traced", "versions", "sources", "kept"),
+    **_any(list, "space"),
+    **_any(str, "metric", "search", "ended"),
+    **_any(bool, "maximize"),
+    "experiment": (str, re.compile(r"\w[\w.-]*").fullmatch),  # users copy it in commands
+    "seeds": (int, lambda count: count > 0),
+    "epochs": (int, lambda count: count > 0),
+    "rungs": (list, lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs)),
+    "settings": (dict, lambda plain: rule_of_score.test(plain.get("score", "last"))),
+    "objectives": (list, lambda rows: all(is_list(row, str, bool) for row in rows)),
+    "tries": (list, lambda all_: all(isinstance(one, dict) for one in all_)),
+    "searches": (list, lambda rows: rows and all(is_list(row, str, int) for row in rows)),
+    "warm_start": (
+        dict,
+        lambda one: all(
+            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], dict)
+            for pair in one.get("trials", [])
+        ),
     ),
-    "epochs": lambda count: count > 0,
-    "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
-    "tries": lambda all_: all(isinstance(one, dict) for one in all_),
-    "searches": lambda all_: all_ and all([*map(type, one)] == [str, int] for one in all_),
-    "warm_start": lambda one: all(
-        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], dict)
-        for pair in one.get("trials", [])
+    "forced": (
+        list,
+        lambda all_: all(
+            isinstance(one, dict)
+            and isinstance(one.get("after trials"), int)
+            and isinstance(one.get("changes"), list)
+            for one in all_
+        ),
     ),
-    "objectives": lambda rows: all(
-        isinstance(row, list) and [*map(type, row)] == [str, bool] for row in rows
-    ),
-    "forced": lambda all_: all(
-        isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())
-        for one in all_
+    "test": (
+        dict,
+        lambda found: (
+            {name: type(one) for name, one in found.items()} == TEST
+            and all(isinstance(each, list) and each for each in found["scores"].values())
+            and all(isinstance(x, int | float) for each in found["scores"].values() for x in each)
+        ),
     ),
 }
 
@@ -483,9 +416,8 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
     try:
         wrong = [
             f"{name!r} is {meta[name]!r:.80}"
-            for name, kind in (NEEDED | FURTHER).items()
-            if name in meta
-            and (type(meta[name]) is not kind or not VALID.get(name, lambda _: True)(meta[name]))
+            for name, (kind, test) in ENTRIES.items()
+            if name in meta and (type(meta[name]) is not kind or not test(meta[name]))
         ]
         problem = wrong[0] if wrong else ""
         if not wrong:
@@ -494,6 +426,5 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
                 problem = "'traced' lacks a parameter"
     except (KeyError, TypeError, ValueError) as error:
         problem = f"the space is not one: {error}"
-    if problem:
-        raise LedgerError(f"{damaged(folder)} ({problem})")
+    check_undamaged(folder, problem)
     return {name: meta[name] for name in NEEDED}, dimensions

@@ -24,8 +24,8 @@ from ..explain.text import suggestion
 from ..validation import Accepts, check_fields, instance, positive
 from .dimensions import Dimension, to_row
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
+from .tables import Values
 
-Values = dict[str, Any]  # of scalars, by dimension
 EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
 a_dataclass: Accepts = Accepts(
     "a dataclass", lambda v: dataclasses.is_dataclass(v) and isinstance(v, type), hint=EXAMPLE
@@ -54,6 +54,9 @@ class Space:
             of any trace, so a number that they read can still be traced. Default: (), all are
             allowed.
 
+    Attributes:
+        swept: The swept fields in the order of `dimensions`, each with its path and conditions.
+
     Raises:
         ValueError: The class lacks a path, a path is swept twice, a field does not accept a value,
             only some classes of a union have the path, or a condition cannot hold.
@@ -80,7 +83,7 @@ class Space:
         compare=False
     )
     where: Annotated[Any, functions] = ()
-    _swept: tuple[SweptField, ...] = dataclasses.field(init=False, repr=False)
+    swept: tuple[SweptField, ...] = dataclasses.field(init=False, repr=False)
     _base: Any = dataclasses.field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -88,7 +91,7 @@ class Space:
             object.__setattr__(self, "where", (self.where,))
         check_fields(self)
         object.__setattr__(self, "paths", dict(self.paths))
-        object.__setattr__(self, "_swept", tuple(swept_fields(self.config, self.paths)))
+        object.__setattr__(self, "swept", tuple(swept_fields(self.config, self.paths)))
 
     @classmethod
     def from_plain(cls, config: type, rows: Iterable[Mapping[str, Any]], where: Any = ()) -> Self:
@@ -168,17 +171,12 @@ class Space:
     @property
     def dimensions(self) -> dict[str, Dimension]:
         """All dimensions by name. The choice of a branch precedes the dimensions inside it."""
-        return {swept.name: swept.dimension for swept in self._swept}
+        return {swept.name: swept.dimension for swept in self.swept}
 
     @property
     def fields(self) -> set[str]:
         """The dotted paths of all swept fields, without the names of the classes of branches."""
-        return {".".join(swept.path) for swept in self._swept}
-
-    @property
-    def swept(self) -> tuple[SweptField, ...]:
-        """The swept fields in the order of `dimensions`, each with its path and conditions."""
-        return self._swept
+        return {".".join(swept.path) for swept in self.swept}
 
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Return whether a trial has a dimension: whether all its conditions hold.
@@ -198,7 +196,7 @@ class Space:
         Args:
             rng: The random generator.
         """
-        draws = (self.from_unit(rng.random(len(self._swept))) for _ in itertools.count())
+        draws = (self.from_unit(rng.random(len(self.swept))) for _ in itertools.count())
         return next(self.allowed(draws))
 
     def from_unit(self, u: Any) -> Values:
@@ -211,12 +209,21 @@ class Space:
         Raises:
             ValueError: The point has the wrong number of coordinates.
         """
-        n = len(self._swept)
+        n = len(self.swept)
         Accepts(f"{n} numbers, one for each dimension", lambda u: len(u) == n)(u, "from_unit.u")
+        return self.built(lambda swept, at: swept.dimension.at(float(at)), u)
+
+    def built(self, choose: Callable[..., Any], *each: Iterable[Any]) -> Values:
+        """Return a trial whose values a function chooses, one dimension after the other.
+
+        Args:
+            choose: Returns the value of a swept field, called for those that the trial has.
+            *each: Further arguments of `choose`, one for each dimension, active or not.
+        """
         values: Values = {}
-        for swept, at in zip(self._swept, u, strict=True):
+        for swept, *arguments in zip(self.swept, *each, strict=True):
             if swept.active(values):
-                values[swept.name] = swept.dimension.at(float(at))
+                values[swept.name] = choose(swept, *arguments)
         return values
 
     def to_unit(self, values: Values, rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -229,11 +236,11 @@ class Space:
             values: Values of the trial.
             rng: The random generator.
         """
-        within = 0.001 + 0.998 * rng.random(len(self._swept))  # off the edges, because of rounding
+        within = 0.001 + 0.998 * rng.random(len(self.swept))  # off the edges, because of rounding
         return np.array(
             [
                 swept.dimension.unit(values[swept.name], share) if swept.name in values else share
-                for swept, share in zip(self._swept, within, strict=True)
+                for swept, share in zip(self.swept, within, strict=True)
             ]
         )
 
@@ -246,7 +253,7 @@ class Space:
             points: Maximum number of points of each range; a `Choice` contributes all its options.
         """
         positive(points, "points")
-        return filter(self.allows, self._product({}, self._swept, points))
+        return filter(self.allows, self._product({}, self.swept, points))
 
     def _product(
         self, values: Values, fields: Sequence[SweptField], points: int
@@ -274,7 +281,7 @@ class Space:
         >>> Space(SGD, space).grid_size(5), Space(SGD, space).grid_size(5, ["learning_rate"])
         (10, 2)
         """
-        fields = [swept for swept in self._swept if names is None or swept.name in names]
+        fields = [swept for swept in self.swept if names is None or swept.name in names]
         return self._size({}, fields, points)
 
     def _size(self, values: Values, fields: Sequence[SweptField], points: int) -> int:
@@ -304,14 +311,14 @@ class Space:
             config: The base configuration, which is not modified.
             values: Values by dimension.
         """
-        choices = {swept.name for swept in self._swept if swept.classes}
+        choices = {swept.name for swept in self.swept if swept.classes}
         for swept in map(self._named, values):
             # the base of a trial has no traced values, on which others may depend
             stated = (one for one in swept.when if one[0] in values or one[0] in choices)
             if not hold(stated, values):
                 needed = " and ".join(f"{name} is {among}" for name, among in swept.when)
                 raise ValueError(f"{swept.name} is swept only if {needed}; got {dict(values)}")
-        pairs = [(s.path, s.converted(values[s.name])) for s in self._swept if s.name in values]
+        pairs = [(s.path, s.converted(values[s.name])) for s in self.swept if s.name in values]
         return _changed(config, pairs)
 
     def to_plain(self) -> list[dict[str, Any]]:
@@ -324,15 +331,15 @@ class Space:
         """
         return [
             {"name": swept.name, **to_row(swept.dimension), "when": swept.conditions()}
-            for swept in self._swept
+            for swept in self.swept
         ]
 
     def __str__(self) -> str:
-        width = max(len(swept.name) for swept in self._swept)
-        return "\n".join(f"{swept.name:{width}}  {swept.dimension}" for swept in self._swept)
+        width = max(len(swept.name) for swept in self.swept)
+        return "\n".join(f"{swept.name:{width}}  {swept.dimension}" for swept in self.swept)
 
     def _named(self, name: str) -> SweptField:
-        for swept in self._swept:
+        for swept in self.swept:
             if swept.name == name:
                 return swept
         raise ValueError(

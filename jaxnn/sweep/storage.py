@@ -32,7 +32,6 @@ from ..files.reading import (
 )
 from ..files.writing import Lock, Locked, NoLock, replace_file, sqlite_code
 from ..installation import upgrade
-from .tables import TABLES
 
 FILE, LOCK, LANES, KEPT, NEW = "ledger.sqlite", "driver.lock", "lanes", "kept", ".new"
 APPLICATION = 0x6A786E6E  # "jxnn", in the header of the file
@@ -47,6 +46,40 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_COLUMN: 100,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
 }
+
+TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE groups (
+        name TEXT PRIMARY KEY, static TEXT NOT NULL, way TEXT NOT NULL, lanes INTEGER NOT NULL,
+        devices INTEGER NOT NULL, probe TEXT NOT NULL, compile_seconds REAL NOT NULL)""",
+    """CREATE TABLE trials (
+        number INTEGER PRIMARY KEY, round INTEGER NOT NULL, bracket INTEGER NOT NULL,
+        "values" TEXT NOT NULL, "group" TEXT REFERENCES groups, status TEXT NOT NULL
+        CHECK (status IN ('asked', 'running', 'done', 'stopped', 'diverged', 'failed')),
+        rung INTEGER, error TEXT)""",
+    # SQLite stores NaN as NULL, and infinities as they are.
+    """CREATE TABLE results (
+        trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
+        name TEXT NOT NULL, value REAL,
+        PRIMARY KEY (trial, seed, epoch, name)) WITHOUT ROWID""",
+    # What ran. `lanes` is [[trial, seed], ...], `checkpoint` the SHA-256 of its lane checkpoint.
+    """CREATE TABLE cohorts (
+        id INTEGER PRIMARY KEY, "group" TEXT NOT NULL REFERENCES groups, rung INTEGER NOT NULL,
+        epoch_from INTEGER NOT NULL, epoch_to INTEGER NOT NULL, lanes TEXT NOT NULL,
+        seconds REAL NOT NULL, compile_seconds REAL NOT NULL, checkpoint TEXT,
+        finished REAL NOT NULL, CHECK (epoch_from < epoch_to))""",
+    # After `epoch`, the state of a lane was the `place`-th of its cohort.
+    """CREATE TABLE lanes (
+        trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
+        cohort INTEGER NOT NULL REFERENCES cohorts, place INTEGER NOT NULL,
+        PRIMARY KEY (trial, seed, epoch)) WITHOUT ROWID""",
+    "CREATE INDEX lanes_of_a_cohort ON lanes (cohort)",
+    """CREATE TABLE changes (
+        trial INTEGER NOT NULL REFERENCES trials, epoch INTEGER NOT NULL, "values" TEXT NOT NULL,
+        source INTEGER NOT NULL REFERENCES trials,
+        PRIMARY KEY (trial, epoch)) WITHOUT ROWID""",
+    "CREATE INDEX changes_from ON changes (source, epoch)",
+)
 
 
 class LedgerError(OSError):
@@ -70,22 +103,35 @@ def damaged(folder: Path) -> str:
     return f"the ledger in {folder} is damaged, put back a copy of ledger.sqlite"
 
 
+def check_undamaged(folder: Path, problem: object) -> None:
+    """Raise LedgerError if there is a problem with the contents of a ledger.
+
+    Args:
+        folder: Folder of the sweep.
+        problem: The problem; "" for none.
+    """
+    if problem:
+        raise LedgerError(f"{damaged(folder)} ({problem})")
+
+
 @contextlib.contextmanager
 def undamaged(folder: Path) -> Iterator[None]:
-    """Raise a ValueError from a check of the ledger's contents as `LedgerError`."""
+    """Raise a ValueError from reading the ledger's contents as `LedgerError`."""
+    problem: object = ""
     try:
         yield
     except ValueError as error:
-        raise LedgerError(f"{damaged(folder)} ({error})") from None
+        problem = error
+    check_undamaged(folder, problem)
 
 
 @contextlib.contextmanager
-def explained(folder: Path, consequence: str) -> Iterator[None]:
+def explained(folder: Path, consequence: str = "Nothing was changed") -> Iterator[None]:
     """Raise errors of SQLite and the system inside as `LedgerError`.
 
     Args:
         folder: Folder of the sweep.
-        consequence: The consequence, and the command to write.
+        consequence: The consequence, and the command to write. Default: nothing was changed.
     """
     try:
         yield
@@ -194,11 +240,9 @@ def _checked_connection(file: Path, mode: str) -> sqlite3.Connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
         with time_limit(connection):
-            problem = _header_problem(connection, file)
-            if not problem and (wrong := _problem(connection)):
-                problem = f"{damaged(file.parent)} ({wrong})"
-            if problem:
+            if problem := _header_problem(connection, file):
                 raise LedgerError(problem)
+            check_undamaged(file.parent, _problem(connection))
     except BaseException:
         connection.close()
         raise

@@ -183,12 +183,8 @@ def traced_value(dimension: Dimension, value: Any) -> Any:
         dimension: The dimension.
         value: The value.
     """
-    return float(value) if _is_float(dimension) else value
-
-
-def _is_float(dimension: Dimension) -> bool:
     options = getattr(dimension, "options", (0 if isinstance(dimension, Int) else 0.0,))
-    return any(isinstance(option, float) for option in options)
+    return float(value) if any(isinstance(option, float) for option in options) else value
 
 
 def _tried(
@@ -206,15 +202,14 @@ def _tried(
         jax.eval_shape(
             lambda numbers: structure.training(jax.tree.map(as_written, numbers)).tried(), numbers
         )
-        if exact and name:
-            _check_leaf(structure, numbers, name)
+        if exact and name and not _is_leaf(structure, numbers, name):
+            return (
+                "it is not a leaf of the program: a solo run compiles it as a constant, and "
+                "--exact lanes are bitwise equal to solo runs"
+            )
     except Exception as error:  # whatever a user's code raises on a tracer
         return reason(error)
     return TRACED
-
-
-class _Static(Exception):
-    """The reason why a number is static, as a sentence."""
 
 
 def _data_reason(
@@ -240,30 +235,37 @@ def _data_reason(
     for names in (set(plain), {name}):
         structure = structure_of(experiment, base, _as_traced(values, names), values)
         try:
-            _check_read(experiment, structure.configured, {n: scalar(plain[n]) for n in names})
+            why = _read_reason(
+                experiment, structure.configured, {n: scalar(plain[n]) for n in names}
+            )
         except Exception as error:  # whatever a user's code raises on a tracer
             why = reason(error)
-        else:
+        if why is None:
             independent |= names
             return None
     return why
 
 
-def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:
-    """Raise an error if the data depend on the numbers of a configuration."""
+def _read_reason(experiment: Experiment[Any], configured: Any, numbers: Any) -> str | None:
+    """Return why the data depend on the numbers of a configuration; None if they do not.
+
+    Errors that loading the data raises for a traced number are not caught.
+    """
     load = experiment.data
     if load is None:
-        return
+        return None
+    traced: list[bool] = []
 
     def read(numbers: Any) -> None:
         config = configured(jax.tree.map(as_written, numbers))
         with jax.ensure_compile_time_eval():  # what does not depend on the numbers is concrete
             data = load(config)
         parts = Loaded(data)
-        if any(map(is_traced, jax.tree.leaves((parts.arrays, parts.validation)))):
-            raise _Static("the data depend on it, and all lanes of a program share their data")
+        traced.extend(map(is_traced, jax.tree.leaves((parts.arrays, parts.validation))))
 
     jax.eval_shape(read, numbers)
+    why = "the data depend on it, and all lanes of a program share their data"
+    return why if any(traced) else None
 
 
 def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
@@ -284,17 +286,16 @@ def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
 
     try:
         seed = scalar(base.seed)
-        _check_read(experiment, configured, seed)
-        jaxpr = jax.make_jaxpr(tried)
-        if any(dependent(jaxpr(seed).jaxpr)):
-            raise _Static(f"its program depends on {type(base).__name__}.seed")
+        why = _read_reason(experiment, configured, seed)
+        if why is None and any(dependent(jax.make_jaxpr(tried)(seed).jaxpr)):
+            why = f"its program depends on {type(base).__name__}.seed"
     except Exception as error:  # whatever a user's code raises on a tracer
-        return reason(error)
-    return None
+        why = reason(error)
+    return why
 
 
-def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> None:
-    """Raise an error unless a number acts only through leaves of the program."""
+def _is_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> bool:
+    """Return whether a number acts only through leaves of the program."""
     plain = {n: number.item() for n, number in numbers.items()}
     known = {n: array(leaf) for n, leaf in structure.training(plain).leaves().items()}
 
@@ -303,11 +304,7 @@ def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> 
         return training.with_leaves(known).tried()
 
     others = {n: number for n, number in numbers.items() if n != name}
-    if any(dependent(jax.make_jaxpr(results)(numbers[name], others).jaxpr, count=1)):
-        raise _Static(
-            "it is not a leaf of the program: a solo run compiles it as a constant, and --exact "
-            "lanes are bitwise equal to solo runs"
-        )
+    return not any(dependent(jax.make_jaxpr(results)(numbers[name], others).jaxpr, count=1))
 
 
 def reason(error: Exception) -> str:
@@ -329,8 +326,6 @@ def reason(error: Exception) -> str:
     text = re.sub(
         r" is the traced number .*?, but (must be .*?, known before tracing).*", r" \1", text
     )
-    if isinstance(error, _Static):
-        return text
     by_jax = bool(raised) and raised[-1].filename.startswith(INNER[0])
     if isinstance(
         error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError

@@ -161,7 +161,8 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     found = {swept.name: swept for swept in _inside(owner, paths)}
     for swept in found.values():
         for name, among in swept.when:
-            _check_condition(swept, name, among, found)
+            if problem := _condition_problem(swept, name, among, found):
+                raise ValueError(f"{swept.name} {problem}")
     ordered: dict[str, SweptField] = {}
     while rest := [swept for name, swept in found.items() if name not in ordered]:
         ready = [one for one in rest if all(name in ordered for name, _ in one.when)]
@@ -173,14 +174,13 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     return list(ordered.values())
 
 
-def _check_condition(
+def _condition_problem(
     swept: SweptField, name: str, among: Dimension, found: Mapping[str, SweptField]
-) -> None:
-    """Raise ValueError unless a condition names a dimension that can have one of its values."""
+) -> str:
+    """Return why a condition cannot hold; "" if a dimension has one of its values."""
     if name not in found:
         known = suggestion(name, (one for one in found if one != swept.name))
-        raise ValueError(f"{swept.name} is swept when {name!r} has some value, but the space has "
-                         f"no {name!r}; {known}")  # fmt: skip
+        return f"is swept when {name!r} has some value, but the space has no {name!r}; {known}"
     other = found[name].dimension
     if [one for one, _ in swept.when].count(name) > 1:
         problem = f"has two conditions on {name}; write one"
@@ -192,8 +192,7 @@ def _check_condition(
         options = other.options if isinstance(other, Choice | Grid) else other.grid(1024)
         never = not any(among.has(option) for option in options)
         problem = f"is swept when {name} is {among}, which it never is" * never
-    if problem:
-        raise ValueError(f"{swept.name} {problem}: it is {other}")
+    return f"{problem}: it is {other}" if problem else ""
 
 
 def _inside(
@@ -377,20 +376,24 @@ def paths_of(owner: type, named: Mapping[str, Any], above: str = "") -> dict[str
         options = given.options if isinstance(given, Choice) else ()
         within = inside.get(field, {})
         chosen = {option.lower() for option in options if isinstance(option, str)}
+        branches = set(classes) - {"None"} and options and set(options) <= set(classes)
+        problem = ""
         if missing := [option for option in within if option not in chosen]:
             names = ",".join(classes) or "A,B"
             name = f"{whole}:{missing[0]}.{next(iter(within[missing[0]]))}"
-            raise ValueError(
+            problem = (
                 f"{name} is swept, but not the class {missing[0]} of {whole}: sweep "
                 f"{whole}={names}, too"
             )
-        if set(classes) - {"None"} and options and set(options) <= set(classes):
-            if getattr(given, "weights", None) is not None:
-                raise ValueError(f"the classes of {whole} are equally likely: leave out weights")
+        elif branches and getattr(given, "weights", None) is not None:
+            problem = f"the classes of {whole} are equally likely: leave out weights"
+        if problem:
+            raise ValueError(problem)
+        if branches:
+            inner = {option: (option.lower(), classes[option]) for option in options}
             swept: Any = Branch(**{
-                option: paths_of(classes[option], within.get(option.lower(), {}),
-                                 f"{whole}:{option.lower()}.")
-                for option in options
+                option: paths_of(cls, within.get(low, {}), f"{whole}:{low}.")
+                for option, (low, cls) in inner.items()
             })  # fmt: skip
             for one in reversed(conditions):
                 swept = When(one.name, one.among, swept)

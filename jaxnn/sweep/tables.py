@@ -1,15 +1,22 @@
-"""The rows of a ledger as frozen dataclasses, its tables, and statements that change them.
+"""The tables of a ledger: their rows as frozen dataclasses, and how they are read.
 
 A search asks for trials; each belongs to a group of equal structure. Lanes of a group run
 together as cohorts, from one epoch to another, and report results after each epoch.
-Population-based training changes the values of a trial during training.
+Population-based training changes the values of a trial during training. `ledger` writes the tables.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
+import operator
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..files.reading import parse_json
+from . import storage
 
 Scalar = float | int | str | bool | None
 Values = dict[str, Any]  # of Scalars, and of tuples of them
@@ -54,12 +61,12 @@ class Trial:
 
     Args:
         number: 0, 1, ... in the order in which trials were asked.
-        round: the request that it came from.
-        bracket: its bracket of Hyperband; 0 without Hyperband.
+        round: the number of the round that asked for it.
+        bracket: the number of its bracket; the driver starts one in each round.
         values: its point of the space, as asked.
         group: the name of its group; None if its structure is unknown.
         status: one of `STATUSES`. Default: "asked".
-        rung: the last rung that it reached, from 0; None before the first.
+        rung: the last rung that it reached, from 0. Default: None, before the first.
         error: why it failed or diverged. Default: None.
     """
 
@@ -92,12 +99,10 @@ class Cohort:
         rung: the rung at the end of the segment, from 0.
         epoch_from: epochs that the lanes had completed before.
         epoch_to: epochs that they have completed now.
-        lanes: the (trial, seed) of each, in the order of their states in the checkpoint.
+        lanes: the (trial, seed) of each, in the order of their states.
         seconds: wall time, including compiling. Default: 0.
         compile_seconds: the part of it spent on compiling. Default: 0.
         id: 0, 1, ...; set by the ledger.
-        checkpoint: the file with the states of the lanes, in the folder of the sweep; set by the
-            ledger. None if there is none, or no lane needs it.
         finished: when it was committed, in seconds since 1970; set by the ledger.
     """
 
@@ -109,7 +114,6 @@ class Cohort:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     id: int | None = None
-    checkpoint: str | None = None
     finished: float | None = None
 
 
@@ -130,61 +134,6 @@ class Change:
     source: int
 
 
-TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    """CREATE TABLE groups (
-        name TEXT PRIMARY KEY, static TEXT NOT NULL, way TEXT NOT NULL, lanes INTEGER NOT NULL,
-        devices INTEGER NOT NULL, probe TEXT NOT NULL, compile_seconds REAL NOT NULL)""",
-    f"""CREATE TABLE trials (
-        number INTEGER PRIMARY KEY, round INTEGER NOT NULL, bracket INTEGER NOT NULL,
-        "values" TEXT NOT NULL, "group" TEXT REFERENCES groups,
-        status TEXT NOT NULL CHECK (status IN {STATUSES}), rung INTEGER, error TEXT)""",
-    # SQLite stores NaN as NULL, and infinities as they are.
-    """CREATE TABLE results (
-        trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
-        name TEXT NOT NULL, value REAL,
-        PRIMARY KEY (trial, seed, epoch, name)) WITHOUT ROWID""",
-    # What ran. `lanes` is [[trial, seed], ...], `checkpoint` the SHA-256 of its lane checkpoint.
-    """CREATE TABLE cohorts (
-        id INTEGER PRIMARY KEY, "group" TEXT NOT NULL REFERENCES groups, rung INTEGER NOT NULL,
-        epoch_from INTEGER NOT NULL, epoch_to INTEGER NOT NULL, lanes TEXT NOT NULL,
-        seconds REAL NOT NULL, compile_seconds REAL NOT NULL, checkpoint TEXT,
-        finished REAL NOT NULL, CHECK (epoch_from < epoch_to))""",
-    # After `epoch`, the state of a lane was the `place`-th of its cohort.
-    """CREATE TABLE lanes (
-        trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
-        cohort INTEGER NOT NULL REFERENCES cohorts, place INTEGER NOT NULL,
-        PRIMARY KEY (trial, seed, epoch)) WITHOUT ROWID""",
-    "CREATE INDEX lanes_of_a_cohort ON lanes (cohort)",
-    """CREATE TABLE changes (
-        trial INTEGER NOT NULL REFERENCES trials, epoch INTEGER NOT NULL, "values" TEXT NOT NULL,
-        source INTEGER NOT NULL REFERENCES trials,
-        PRIMARY KEY (trial, epoch)) WITHOUT ROWID""",
-    "CREATE INDEX changes_from ON changes (source, epoch)",
-)
-
-# Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial
-# takes a state of it at its epoch.
-SPARE = """
-    SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
-        SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (
-            EXISTS (
-                SELECT 1 FROM trials WHERE number = here.trial AND status IN ('asked', 'running')
-                AND NOT EXISTS (SELECT 1 FROM lanes AS later WHERE later.trial = here.trial
-                    AND later.seed = here.seed AND later.epoch > here.epoch))
-            OR EXISTS (
-                SELECT 1 FROM changes JOIN trials ON number = changes.trial
-                WHERE changes.source = here.trial AND changes.epoch = here.epoch
-                AND status IN ('asked', 'running')
-                AND NOT EXISTS (SELECT 1 FROM lanes AS later WHERE later.trial = changes.trial
-                    AND later.seed = here.seed AND later.epoch > here.epoch))))"""
-
-ADD_GROUP = """
-    INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
-    static = excluded.static, way = excluded.way, lanes = excluded.lanes, probe = excluded.probe,
-    devices = excluded.devices, compile_seconds = excluded.compile_seconds"""
-
-
 def frozen(plain: Any) -> Any:
     """Return a value as it was before it was written: JSON has lists instead of tuples."""
     return tuple(map(frozen, plain)) if isinstance(plain, list) else plain
@@ -200,39 +149,222 @@ def to_text(plain: Any) -> str:
     return json.dumps(plain, separators=(",", ":"))
 
 
-def settle(
-    db: sqlite3.Connection,
-    statuses: Mapping[int, str],
-    errors: Mapping[int, str] | None,
-    rung: int | None = None,
-) -> list[int]:
-    """Record the status of trials, their errors, and the rung that the unbroken ones reached.
+# Reading
 
-    It returns the cohorts whose checkpoints are no longer needed, and records them as removed.
+MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
+
+
+class _Content(NamedTuple):
+    """A check of a part of a ledger that does not use `Accepts`, which imports JAX."""
+
+    what: str
+    test: Callable[[Any], bool]
+
+    def __call__(self, value: Any, where: str) -> Any:
+        """Return `value` if it passes the test, otherwise raise ValueError."""
+        if not self.test(value):
+            raise ValueError(f"{where} must be {self.what}, got {value!r:.40}")
+        return value
+
+
+def is_list(plain: Any, *types: type) -> bool:
+    """Return whether JSON is a list of values of these types."""
+    return isinstance(plain, list) and [*map(type, plain)] == [*types]
+
+
+# Types of the values in a column, by letter; a capital also accepts NULL.
+_KINDS = {"i": ("whole numbers", {int}), "r": ("numbers", {int, float}), "t": ("texts", {str})}
+_NUMBERS = _Content("0, 1, 2, ..., without a gap", lambda v: v == list(range(len(v))))
+_STATUSES = _Content(f"among {', '.join(STATUSES)}", lambda v: v <= set(STATUSES))
+_ANY = _Content("anything", lambda plain: True)
+_DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
+_VALUES = _Content(
+    "a dict of values",
+    lambda plain: isinstance(plain, dict) and all(map(is_stored, plain.values())),
+)
+_KEPT = _Content(
+    "scores and SHA-256 of states by trial",
+    lambda plain: (
+        isinstance(plain, dict)
+        and all(n.isdecimal() and is_list(one, float, str) for n, one in plain.items())
+    ),
+)
+_LANES = _Content(
+    "a list of lanes",
+    lambda plain: isinstance(plain, list) and all(is_list(one, int, int) for one in plain),
+)
+
+
+class Tables:
+    """Reads the tables of a ledger; the base of `Ledger`.
+
+    Each read sees the data that were committed when it began; `snapshot` makes several reads see
+    the same data. A value whose type is not that of its column raises LedgerError.
 
     Args:
-        db: the connection.
-        statuses: by trial.
-        errors: by trial, or None.
-        rung: that trials reached. Default: None, unchanged.
+        folder: Folder of the sweep.
+        connection: Connection to its database.
     """
-    whole = [] if rung is None else [n for n, status in statuses.items() if status not in BROKEN]
-    # A traceback may quote a file name that is not valid Unicode.
-    texts = {n: e.encode("utf-8", "backslashreplace").decode() for n, e in (errors or {}).items()}
-    for column, values in (
-        ("status", statuses),
-        ("error", texts),
-        ("rung", dict.fromkeys(whole, rung)),
-    ):
-        rows = [(value, number) for number, value in values.items()]
-        change = db.executemany(f"UPDATE trials SET {column} = ? WHERE number = ?", rows)
-        if rows and change.rowcount != len(rows):
-            raise ValueError(f"no trial {rows[0][1]} in the ledger: ask for it first")
-    return release(db)
 
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder: Path = folder
+        self._connection = connection
 
-def release(db: sqlite3.Connection) -> list[int]:
-    """Record that checkpoints that are no longer needed are removed; return their cohorts."""
-    spare = [key for (key,) in db.execute(SPARE)]
-    db.executemany("UPDATE cohorts SET checkpoint = NULL WHERE id = ?", [(key,) for key in spare])
-    return spare
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The data that all trials share."""
+        return {name: self._plain(text) for name, text in self._rows("meta", "tt")}
+
+    def groups(self) -> list[Group]:
+        """Return the groups, in the order in which they were added."""
+        rows = self._rows("groups", "tttiitr", "ORDER BY rowid")
+        return [
+            Group(
+                name, self._plain(static, _DICT), way, lanes, devices, self._plain(probe, _DICT), s
+            )
+            for name, static, way, lanes, devices, probe, s in rows
+        ]
+
+    def trials(self, first: int = 0) -> list[Trial]:
+        """Return the trials, in the order of their numbers.
+
+        Args:
+            first: Number of the first one. Default: 0, all.
+        """
+        rows = self._rows("trials", "iiitTtIT", "WHERE number >= ? ORDER BY number", first)
+        with storage.undamaged(self.folder):
+            _NUMBERS([row[0] - first for row in rows], "the numbers of trials")
+            _STATUSES({row[5] for row in rows}, "the statuses of trials")
+        return [
+            Trial(number, round, bracket, self._values(values), *rest)
+            for number, round, bracket, values, *rest in rows
+        ]
+
+    def results(self, name: str | None = None, first: int = 0) -> list[EpochResult]:
+        """Return the results in the order of trial, seed, epoch, and name.
+
+        Args:
+            name: Name of a metric. Default: all metrics.
+            first: Number of the first trial. Default: 0, all.
+        """
+        which, values = ("", ()) if name is None else ("AND name = ?", (name,))
+        order = "ORDER BY trial, seed, epoch, name"
+        return [
+            EpochResult(trial, seed, at, name, math.nan if value is None else value)
+            for trial, seed, at, name, value in self._rows(
+                "results", "iiitR", f"WHERE trial >= ? {which} {order}", first, *values
+            )
+        ]
+
+    def cohorts(self) -> list[Cohort]:
+        """Return the cohorts that ran, in the order of their commits."""
+        cohorts = []
+        for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id"):
+            key, group, rung, begin, end, text, seconds, compiling, _, finished = row
+            pairs = tuple((trial, seed) for trial, seed in self._plain(text, _LANES))
+            run = (group, rung, begin, end, pairs, seconds, compiling)
+            cohorts.append(Cohort(*run, key, finished))
+        return cohorts
+
+    def changes(self) -> list[Change]:
+        """Return the changes of population-based training, by epoch and trial."""
+        rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
+        return [Change(trial, at, self._values(text), source) for trial, at, text, source in rows]
+
+    def trained_epochs(self, first: int = 0) -> dict[tuple[int, int], int]:
+        """Return how many epochs each (trial, seed) has trained.
+
+        Args:
+            first: Number of the first trial. Default: 0, all.
+        """
+        query = "SELECT trial, seed, max(epoch) FROM lanes WHERE trial >= ? GROUP BY trial, seed"
+        rows = self._typed("iii", query, first)
+        return {(trial, seed): epoch for trial, seed, epoch in rows}
+
+    def states(self) -> dict[tuple[int, int, int], tuple[int, int]]:
+        """Return where states are: the cohort and the index of a lane by (trial, seed, epoch)."""
+        rows = self._typed(
+            "iiiii",
+            "SELECT trial, seed, epoch, cohort, place FROM lanes JOIN cohorts ON cohort = id "
+            "WHERE checkpoint IS NOT NULL",
+        )
+        return {(trial, seed, epoch): (key, index) for trial, seed, epoch, key, index in rows}
+
+    def lanes(self, cohort: int) -> bytes:
+        """Return the states that `commit` received for a cohort.
+
+        Args:
+            cohort: Number of the cohort.
+
+        Raises:
+            LedgerError: The file with the states is missing or damaged.
+        """
+        rows = self._typed("T", "SELECT checkpoint FROM cohorts WHERE id = ?", cohort)
+        if not rows or rows[0][0] is None:
+            problem = "has no states: none of its lanes continues" if rows else "is not there"
+            raise ValueError(f"cohort {cohort!r} of the ledger {problem}")
+        return storage.read_states(self.folder, cohort, rows[0][0])
+
+    def kept(self) -> dict[int, float]:
+        """Return the scores of the trials whose final states are kept, smaller for better."""
+        return {trial: score for trial, (score, _) in self._kept().items()}
+
+    def kept_states(self, trial: int) -> bytes:
+        """Return the final states of the lanes of a kept trial.
+
+        Args:
+            trial: Number of the trial; KeyError if it is not kept.
+
+        Raises:
+            LedgerError: The file with the states is missing or damaged.
+        """
+        return storage.read_states(self.folder, trial, self._kept()[trial][1], storage.KEPT)
+
+    def _kept(self) -> dict[int, tuple[float, str]]:
+        rows = self._rows("meta", "tt", "WHERE key = 'kept'")
+        found = self._plain(rows[0][1], _KEPT) if rows else {}
+        return {int(number): (score, sha256) for number, (score, sha256) in found.items()}
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Make all reads inside see the same data, even if a driver commits meanwhile."""
+        if self._connection.in_transaction:  # inside another snapshot
+            yield
+            return
+        self._query("BEGIN")
+        try:
+            yield
+        finally:
+            self._query("ROLLBACK")  # nothing was written
+
+    def _query(self, query: str, *values: Any) -> list[Any]:
+        with storage.explained(self.folder), storage.time_limit(self._connection):
+            return self._connection.execute(query, values).fetchall()
+
+    def _rows(self, table: str, kinds: str, rest: str = "", *values: Any) -> list[Any]:
+        """Return whole rows of a table, whose columns have these kinds."""
+        return self._typed(kinds, f"SELECT * FROM {table} {rest}", *values)
+
+    def _typed(self, kinds: str, query: str, *values: Any) -> list[Any]:
+        """Return the rows of a query; raise LedgerError if a column has a value of another kind.
+
+        SQLite accepts a value of any type in any column. `_KINDS` explains the letters of kinds.
+        """
+        rows = self._query(query, *values)
+        with storage.undamaged(self.folder):
+            for column, kind in enumerate(kinds):
+                what, accepted = _KINDS[kind.lower()]
+                if kind.isupper():
+                    what, accepted = f"{what} or NULL", accepted | {type(None)}
+                types = set(map(type, map(operator.itemgetter(column), rows)))
+                _Content(what, accepted.issuperset)(types, f"column {column}")
+        return rows
+
+    def _plain(self, text: str, content: _Content = _ANY) -> Any:
+        """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
+        with storage.undamaged(self.folder):
+            return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")
+
+    def _values(self, text: str) -> Values:
+        """Return the values of a trial."""
+        return {name: frozen(one) for name, one in self._plain(text, _VALUES).items()}

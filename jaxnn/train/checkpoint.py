@@ -35,14 +35,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..data.accept import as_source, fingerprint_of
+from ..data.rows import leaves_by_path
 from ..explain.text import describe
 from ..files.reading import MEGABYTE, FileError, listed, plain_path, printable, read_json
 from ..files.writing import replace_file
 from ..fingerprint import CODE, checksum, fingerprint, fingerprint_differences
 from ..version import __version__
-from .program import by_path
 
 SCHEMA = 4
 SEAL = "seal.json"
@@ -93,22 +94,27 @@ def run_identity(run: Any) -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that the results of a run depend on, by name."""
+    libraries = {name: version(name) for name in ("jax", "optax")}
+    return {"python": platform.python_version(), "jaxnn": __version__, **libraries}
+
+
 def environment() -> dict[str, str]:
     """Return the versions and the device, which affect the results of a run by rounding."""
-    libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
-    own = {"jaxnn": __version__, "device": jax.devices()[0].device_kind}
-    return {"python": platform.python_version(), **libraries, **own}
+    libraries = {name: version(name) for name in ("jaxlib", "numpy")}
+    return versions() | libraries | {"device": jax.devices()[0].device_kind}
 
 
 def changes(
-    recorded: Mapping[str, Any], now: Mapping[str, Any], versions: Mapping[str, str]
+    recorded: Mapping[str, Any], now: Mapping[str, Any], before: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
     """Return what differs from the recorded identity and from the recorded versions, as lines."""
     here = environment()
-    before, after = (str(one.get("python")).split(".")[:2] for one in (versions, here))
-    if before != after:  # its bytecode differs, whatever the source
+    one, other = (str(each.get("python")).split(".")[:2] for each in (before, here))
+    if one != other:  # the bytecode of equal source differs between versions of Python
         recorded, now = _without_code(recorded), _without_code(now)
-    pairs = (recorded, now), (versions, here)
+    pairs = (recorded, now), (before, here)
     lines, others = ([printable(line) for line in fingerprint_differences(*pair)] for pair in pairs)
     return lines, others
 
@@ -145,7 +151,7 @@ def write_checkpoint(
     """
     import orbax.checkpoint as ocp
 
-    arrays = dict(by_path(tree))
+    arrays = leaves_by_path(tree)
     about = {
         "schema": SCHEMA,
         "arrays": {path: describe(leaf) for path, leaf in arrays.items()},
@@ -227,7 +233,7 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     import orbax.checkpoint as ocp
     from etils import epath
 
-    declared, arrays = dict(by_path(like)), dict(about["arrays"])
+    declared, arrays = leaves_by_path(like), dict(about["arrays"])
     # The memories of hooks that the run no longer has are read, but not returned.
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
@@ -254,7 +260,11 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in declared])
 
 
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+def _target(leaf: Any) -> Any:
+    """Return how an array is read: on the host if JAX would shorten it to 32 bits."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if not is_key and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        return np.empty(leaf.shape, leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, jax.sharding.Sharding):  # none, or what orbax stored of one
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

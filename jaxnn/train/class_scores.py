@@ -13,9 +13,10 @@ The functions of this file accept these outputs:
     the shape of the targets         floats are logits of yes, with several labels per example
                                      along the last axis; integers and booleans are predictions
 
-Examples with the label `ignore`, or the weight 0, are left out. Weights have one number per
-example or per position: their shape is a prefix of that of the targets. A label out of range gives
-NaN.
+`classes=` sets the number of classes of labels and predictions; each target is then the label of
+one example or position. Examples with the label `ignore` or with weight 0 are excluded. Weights
+have one number per example or per position: their shape is a prefix of that of the targets. A label
+out of range gives NaN.
 """
 
 import functools
@@ -27,11 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import Accepts, one_of, require
+from ..validation import one_of, require
 from .examples import WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
-
-average_kind: Accepts = one_of("binary", "macro", "micro")
 
 
 class _Decisions(NamedTuple):
@@ -91,7 +90,8 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
         classes: int | None = None,
     ) -> Ratio | Derived:
         name = score.__name__
-        average_kind(average, f"{name}: average", hint="write average='macro'")
+        kinds = one_of("binary", "macro", "micro")
+        kinds(average, f"{name}: average", hint="write average='macro'")
         made = _decisions(name, outputs, targets, weights, ignore, threshold, classes)
         require(
             average != "binary" or made.classes == 2,
@@ -258,18 +258,17 @@ def _decisions(
     fits = shape, (*shape, 1), (*shape, "classes")
     hint = "write logits (..., classes) or predictions (...) for targets (...)"
     fit = check_shapes(owner, outputs, targets, *fits, hint=hint)
-    several, size, right = fit == shape and len(shape) > 1, 2, None
+    size, is_made = 2, fit == shape and not jnp.issubdtype(outputs.dtype, jnp.floating)
     if fit == (*shape, "classes"):
-        size = outputs.shape[-1]
-        predicted = jnp.argmax(outputs, -1).astype(jnp.int32)
-    elif fit == shape and not jnp.issubdtype(outputs.dtype, jnp.floating):
-        several, size = several and classes is None, 2 if classes is None else classes
-        found = WeightedTargets.of_labels(owner, outputs, classes=size, ignore=None)
-        predicted, right = found.targets, ~jnp.isnan(found.counts)
+        size, predicted = outputs.shape[-1], jnp.argmax(outputs, -1).astype(jnp.int32)
     else:
-        predicted = (outputs.reshape(shape) > threshold).astype(jnp.int32)
+        predicted = outputs if is_made else (outputs.reshape(shape) > threshold).astype(jnp.int32)
+    size = size if classes is None else classes
+    several = fit == shape and len(shape) > 1 and classes is None
     labels = WeightedTargets.of_labels(owner, targets, weights, classes=size, ignore=ignore)
-    labels = labels if right is None else labels.valid_where(right)
+    if is_made or classes is not None:  # predictions may be out of range, too
+        found = WeightedTargets.of_labels(owner, predicted, classes=size, ignore=None)
+        predicted, labels = found.targets, labels.valid_where(~jnp.isnan(found.counts))
     return _Decisions(predicted, labels, size, several)
 
 

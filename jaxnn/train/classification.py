@@ -1,8 +1,7 @@
 """Tasks whose targets are labels: classes, tokens, one yes or no, or several per example."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ import optax
 
 from ..fields import is_traced
 from ..validation import Accepts, fraction, integer, number, tuple_of
-from .examples import WeightedTargets, cross_entropy, focal, wide
-from .metrics import Direction, Ratio
+from .examples import WeightedTargets, cross_entropy, focal
+from .metrics import Ratio
 from .task import Task
 
 SEVERAL = (
@@ -28,20 +27,30 @@ factors: Accepts = None | Accepts(
 )
 
 
-class _OneOfSeveral(Task):
-    """Base of the tasks whose outputs are a logit for each of several classes."""
+class LabelTask(Task):
+    """Base of the tasks with labels: outputs are one logit per class, or a single logit for yes.
+
+    The number of outputs is the field `number`, unless a subclass overrides `outputs`.
+    """
+
+    @property
+    def outputs(self: Any) -> int:
+        """One output per class, or a single one for yes or no."""
+        return self.number
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
-        return self.outputs
+        """Number of classes of the labels."""
+        return max(self.outputs, 2)
 
     def predict(self, outputs: Any) -> jax.Array:
-        """Softmax: a probability for each class."""
-        return jax.nn.softmax(wide(outputs))
+        """Return probabilities: of each class by softmax, or of yes by sigmoid."""
+        logits = self._squeezed(outputs)
+        is_yes = self.outputs == 1 or self._axis is not None
+        return jax.nn.sigmoid(logits) if is_yes else jax.nn.softmax(logits)
 
 
-class Classification(_OneOfSeveral):
+class Classification(LabelTask):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
     Outputs are logits (..., number). Targets are integer labels (...) in [0, number), or
@@ -54,20 +63,20 @@ class Classification(_OneOfSeveral):
 
     Args:
         number: Number of classes, at least 2.
-        ignore: Label of examples that are excluded from loss and metrics; None excludes none.
-            Without any other example the loss is 0 (torch gives NaN). Default: -100, as in
+        ignore: Label of examples that are excluded from loss and metrics; None excludes none. If
+            all examples are excluded, the loss is 0 (NaN in torch). Default: -100, as in
             torch.nn.CrossEntropyLoss.
         label_smoothing: Fraction s in [0, 1] of each label that is spread over all classes. The
             target probability is 1 - s + s / number for the label and s / number for the other
             classes. Default: 0.
         class_weights: Tuple of `number` weights. As in torch.nn.CrossEntropyLoss, the loss of
-            integer labels divides by the sum of the weights of the labels, and that of
+            integer labels is divided by the sum of the weights of the labels, and that of
             probabilities by the number of examples. Metrics do not use them. Default: None, 1 each.
-        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy.
+        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by
+            `(1 - p)**g`. Default: 0, cross entropy.
 
     Raises:
-        ValueError: `number` is less than 2, or differs from the number of weights.
+        ValueError: `number` is less than 2, or `class_weights` does not have `number` weights.
 
     References: Szegedy et al., Rethinking the inception architecture, 2016 (label smoothing); Lin
     et al., Focal loss for dense object detection, 2017.
@@ -91,22 +100,15 @@ class Classification(_OneOfSeveral):
     label_smoothing: Annotated[float, fraction] = 0.0
     class_weights: Annotated[tuple[float, ...] | None, factors] = None
     focal_gamma: Annotated[float, exponent] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = f"{SEVERAL}, or targets.astype('float32') for one-hot targets"
 
     def __post_init__(self) -> None:
         """Check the number of weights."""
         if self.class_weights is not None:
-            _check_length(self, "class_weights", self.class_weights, self.number)
-
-    @property
-    def outputs(self) -> int:
-        """One logit per class."""
-        return self.number
+            _check_length(self, "class_weights", self.class_weights)
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean of -log softmax(outputs)[target], or of its mean by the targets'
-        probabilities, and the accuracy."""
+        """Return the mean cross entropy of labels or probabilities, and the accuracy."""
         soft, ignore = None, self.ignore
         if targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating):
             soft, targets, ignore = targets, jnp.argmax(targets, -1), None
@@ -122,12 +124,12 @@ class Classification(_OneOfSeveral):
         return {"loss": loss, "accuracy": labels.accuracy(jnp.argmax(outputs, -1))}
 
 
-class NextToken(_OneOfSeveral):
+class NextToken(LabelTask):
     """The next token: softmax cross entropy at every position of a sequence.
 
-    Outputs are logits (..., T, vocabulary). Targets are integer tokens (..., T) in [0, vocabulary),
-    the token that follows each position. Predictions are probabilities (..., T, vocabulary). The
-    metrics are `accuracy`, the fraction of tokens with the largest output, and `bits`, the cross
+    Outputs are logits (..., T, vocabulary). Targets are integers (..., T) in [0, vocabulary), the
+    token that follows each position. Predictions are probabilities (..., T, vocabulary). The
+    metrics are `accuracy`, the fraction of targets with the largest logit, and `bits`, the cross
     entropy in bits per token without smoothing. Loss and metrics are means over the positions whose
     target is not `ignore`. Targets outside of the vocabulary are handled as in `Classification`.
 
@@ -152,7 +154,6 @@ class NextToken(_OneOfSeveral):
     vocabulary: Annotated[int, integer(2).such(hint="write train.NextToken(len(text.vocabulary))")]
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize", "bits": "minimize"}
     _more_classes = "train.NextToken(n)"
 
     @property
@@ -171,8 +172,8 @@ class NextToken(_OneOfSeveral):
         }
 
 
-class _YesOrNo(Task):
-    """Base of the tasks whose outputs are logits of yes; subclasses have a `pos_weight`."""
+class _YesOrNo(LabelTask):
+    """Base of the tasks whose outputs are logits of yes, with `pos_weight` and `focal_gamma`."""
 
     @property
     def classes(self) -> int:
@@ -180,11 +181,11 @@ class _YesOrNo(Task):
         return 2
 
     def measure(self: Any, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
+        """Return the mean sigmoid cross entropy of the logits, and the accuracy."""
         logits = self._wide(outputs, targets)
-        if self._per_output and jnp.issubdtype(targets.dtype, jnp.floating):
+        if self._axis is not None and jnp.issubdtype(targets.dtype, jnp.floating):
             known = (targets >= 0) & (targets <= 1)
-            labels = WeightedTargets.of_numbers(repr(self), targets, weights).valid_where(known)
+            labels = self._numbers(targets, weights).valid_where(known)
         else:
             labels = self._labels(targets, weights)
         logits = labels.select(logits)
@@ -200,10 +201,6 @@ class _YesOrNo(Task):
         accuracy = labels._replace(targets=yes > 0.5).accuracy(logits > 0)
         return {"loss": labels.ratio(losses), "accuracy": accuracy}
 
-    def predict(self, outputs: Any) -> jax.Array:
-        """Sigmoid: the probability of yes."""
-        return jax.nn.sigmoid(self._squeezed(wide(outputs)))
-
 
 class BinaryClassification(_YesOrNo):
     """Yes or no: sigmoid cross entropy of one output.
@@ -215,12 +212,12 @@ class BinaryClassification(_YesOrNo):
     Args:
         ignore: Target of examples that are excluded from loss and metrics; None excludes none.
             Default: -100.
-        pos_weight: Factor on the loss of examples with target 1, as in
-            torch.nn.BCEWithLogitsLoss. The loss divides by the number of examples. Default: None,
-            1.
-        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy. The factors alpha and 1 - alpha of torchvision's focal loss
-            correspond to pos_weight=alpha / (1 - alpha) and a factor 1 - alpha of the whole loss.
+        pos_weight: Factor of the loss of examples with target 1, as in torch.nn.BCEWithLogitsLoss.
+            The loss is divided by the number of examples. Default: None, 1.
+        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by
+            `(1 - p)**g`. The factors alpha and 1 - alpha of torchvision's focal loss correspond to
+            pos_weight=alpha / (1 - alpha) and a factor 1 - alpha of the whole loss. Default: 0,
+            cross entropy.
 
     >>> import jax.numpy as jnp
     >>> BinaryClassification().predict(jnp.zeros((1, 1))).tolist()
@@ -230,7 +227,6 @@ class BinaryClassification(_YesOrNo):
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
     focal_gamma: Annotated[float, exponent] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = SEVERAL
 
     @property
@@ -252,10 +248,10 @@ class MultiLabelClassification(_YesOrNo):
         number: Number of labels per example, at least 1.
         ignore: Target of labels that are excluded, such as unknown labels; None excludes none. It
             does not apply to floating-point targets; use example weights instead. Default: -100.
-        pos_weight: Factor on the loss of labels with target 1, or a tuple of `number` factors, as
+        pos_weight: Factor of the loss of labels with target 1, or a tuple of `number` factors, as
             in torch.nn.BCEWithLogitsLoss. Default: None, 1.
-        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy.
+        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by
+            `(1 - p)**g`. Default: 0, cross entropy.
 
     >>> import jax.numpy as jnp
     >>> task = MultiLabelClassification(3)
@@ -270,22 +266,20 @@ class MultiLabelClassification(_YesOrNo):
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
     focal_gamma: Annotated[float, exponent] = 0.0
-    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = "train.MultiLabelClassification(targets.shape[-1])"
-    _per_output = True
 
     def __post_init__(self) -> None:
         """Check the number of weights."""
         if isinstance(self.pos_weight, tuple):
-            _check_length(self, "pos_weight", self.pos_weight, self.number)
+            _check_length(self, "pos_weight", self.pos_weight)
 
     @property
-    def outputs(self) -> int:
-        """One logit per label."""
+    def _axis(self) -> int:  # type: ignore[override]
         return self.number
 
 
-def _check_length(task: Task, name: str, weights: Any, count: int) -> None:
-    """Raise ValueError for anything but a tuple of `count` weights."""
+def _check_length(task: Task, name: str, weights: Any) -> None:
+    """Raise ValueError unless `weights` is a tuple with one number per output."""
+    count = task.outputs
     several = tuple_of(number(), f"a tuple of {count} numbers", (count,))
     several(weights, f"{type(task).__name__}.{name}", f"write {name}=(1.0,) * {count}")

@@ -11,12 +11,22 @@ import numpy as np
 import optax
 from jax import lax
 
+from ..arrays import widened
 from ..core import paths
 from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
-from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
+from .metric_checks import check_free
+from .metrics import (
+    Derived,
+    Ratio,
+    Sum,
+    merged,
+    terms_of,
+    value_of,
+    without_collected,
+)
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
 from .program import TrainState
 from .task import Metrics
@@ -33,8 +43,6 @@ class SkipState(NamedTuple):
 
 class SkipNonfinite:
     """The optimizer that `apply_if_finite` makes."""
-
-    skips = True
 
     def __init__(self, optimizer: Any) -> None:
         self.inner: Any = as_pytree(optimizer)
@@ -94,8 +102,6 @@ class LossScaleState(NamedTuple):
 
 class LossScaled:
     """The optimizer that `dynamic_loss_scale` makes."""
-
-    skips = True
 
     def __init__(self, optimizer: Any, initial: Any, period: Any, factor: Any) -> None:
         self.inner: SkipNonfinite = SkipNonfinite(optimizer)
@@ -178,19 +184,13 @@ def choose_tree(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def was_applied(opt_state: Any) -> jax.Array | None:
-    """Return whether the last step was applied; None for an optimizer that skips none."""
-    states = states_of(opt_state, SkipState)
-    return jnp.all(jnp.stack([state.finite for state in states])) if states else None
-
-
 def _skips(optimizer: Any) -> bool:
     """Return whether an optimizer skips steps."""
     if not isinstance(optimizer, Optimizer):
         return False
     if optimizer.factory is ForNetwork:
         return _skips(optimizer.parts[0])
-    return getattr(optimizer.factory, "skips", False)
+    return optimizer.factory in (SkipNonfinite, LossScaled)
 
 
 _at_least_1 = Accepts(
@@ -242,16 +242,14 @@ def gradient_step(
     def whole(trained: Any) -> Any:
         return trained if layout is None else layout.join(trained, still)
 
-    counts = None
-    if accumulate > 1:
-        counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
+    counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
 
     def objective(trained: Any, *rest: Any) -> tuple[jax.Array, Any]:
         params = whole(without_gradient(optimizer, trained))
         (loss, metrics), state = loss_of(params, *rest)
-        if (
-            counts is not None
-        ):  # micro-batches are averaged: divide by the counts of the whole batch
+        if counts is not None:
+            # The gradients of micro-batches are averaged: multiply by the number of micro-batches,
+            # and divide by the counts of the whole batch.
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
         loss = value_of(loss)
@@ -264,12 +262,7 @@ def gradient_step(
             grads = jax.tree.map(lambda grad, s=scale: grad / s.astype(grad.dtype), grads)
         return grads, metrics, state
 
-    def of_batch(function: Gradients, *arguments: Any) -> Any:
-        if accumulate == 1:
-            return function(*arguments)
-        return accumulated(function, accumulate, *arguments)
-
-    grads, metrics, state = of_batch(gradients, *arguments)
+    grads, metrics, state = accumulated(gradients, accumulate, *arguments)
 
     def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
         # optax's line searches reject arguments that this function does not declare.
@@ -279,7 +272,7 @@ def gradient_step(
             _, (metrics, state) = objective(*arguments)
             return {}, {"loss": metrics["loss"]}, state
 
-        _, metrics, _ = of_batch(loss_only, trained, *arguments[1:])
+        _, metrics, _ = accumulated(loss_only, accumulate, trained, *arguments[1:])
         return value_of(metrics["loss"])
 
     updates, opt_state = first_updated(
@@ -295,9 +288,11 @@ def gradient_step(
     )
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
-        metrics |= norms_by_path(log_norms, grads, updates)
-    applied = was_applied(opt_state)
-    if applied is not None:
+        norms = norms_by_path(log_norms, grads, updates)
+        check_free(metrics, norms, "the objective")
+        metrics |= norms
+    if skipping := states_of(opt_state, SkipState):
+        applied = jnp.all(jnp.stack([one.finite for one in skipping]))
         state = choose_tree(applied, state, ts.state)
         metrics["skipped"] = 1 - applied.astype(jnp.float32)
     if scale is not None:
@@ -325,8 +320,7 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
     found: Metrics = {}
     for name, tree in (("gradient_norm", gradients), ("update_norm", updates)):
         leaves = {paths.text(path): leaf for path, leaf in paths.walk(tree) if leaf is not None}
-        wide = {path: leaf.astype(_wide(leaf)) for path, leaf in leaves.items()}
-        squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in wide.items()}
+        squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in widened(leaves).items()}
         matching = [path for path in squares if paths.matches(pattern, path)]
         if not matching:
             raise ValueError(
@@ -353,9 +347,11 @@ def accumulated(
         count: The number of micro-batches. Raises ValueError if it does not divide the rows.
         params, state, batch, key: The arguments of `gradients`, of the whole batch.
     """
+    if count == 1:
+        return gradients(params, state, batch, key)
     batches, first = _micro_batches(batch, count)
     shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
-    wide = jax.tree.map(lambda like: jnp.zeros(like.shape, _wide(like)), (shapes, metrics))
+    wide = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, metrics)))
 
     def one(carry: Any, micro: Any) -> tuple[Any, None]:
         state, sums = carry
@@ -385,14 +381,16 @@ def total_counts(
 ) -> list[jax.Array] | None:
     """Return the counts of a loss's ratios, summed over micro-batches; None for a plain scalar.
 
-    The loss of a whole batch divides by these, so they are computed before the gradients. They
-    rarely depend on the network, which XLA then removes from this pass.
+    The loss of a whole batch is divided by these, so they are computed before the gradients. They
+    rarely depend on the network; if they do not, XLA removes the network from this pass.
 
     Args:
         loss_of: As for `gradient_step`.
-        count: The number of micro-batches.
-        params, state, batch, key: The arguments of `loss_of`, of the whole batch.
+        count: The number of micro-batches; if it is 1, the result is None.
+        params, state, batch, key: The arguments of `loss_of`, for the whole batch.
     """
+    if count == 1:
+        return None
     batches, first = _micro_batches(batch, count)
     (loss, _), _ = jax.eval_shape(loss_of, params, state, first, key)
     if not isinstance(loss, Ratio | Sum):
@@ -425,9 +423,3 @@ def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
 
     batches = jax.tree.map(cut, batch)
     return batches, jax.tree.map(lambda rows: rows[0], batches)
-
-
-def _wide(leaf: Any) -> Any:
-    """Return the type to sum in: at least float32 for inexact numbers."""
-    inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return jnp.promote_types(leaf.dtype, jnp.float32) if inexact else leaf.dtype

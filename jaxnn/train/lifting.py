@@ -1,5 +1,8 @@
 """Lift an optimizer of single blocks to stacks of blocks.
 
+`Blocks` stand for the blocks of a stacked array in a tree, and `Form` compares such a tree with one
+of stacked arrays.
+
 Most operations of an optimizer apply to one array at a time, and the others are totals over all
 arrays, such as a global norm. `Expressions` evaluates a jaxpr symbolically: an equation about block
 i of a parameter is block i of one expression, which is the same for each block, and a sum of an
@@ -160,10 +163,11 @@ class Expressions:
         number = self._number(node, functools.partial(_applied, eqn, [n[1] for n in operands]))
         if not eqn.primitive.multiple_results:
             return [(number, block)]
-        return [
-            (self._number(Node(leaf, ("result", i), ((number, None),)), _item(i)), block)
-            for i in range(len(eqn.outvars))
-        ]
+        several = []
+        for i in range(len(eqn.outvars)):
+            one = Node(leaf, ("result", i), ((number, None),))
+            several.append((self._number(one, lambda stack, results, i=i: results[i]), block))
+        return several
 
     def _blocks(self, values: Sequence[Value]) -> set[Any]:
         """Return which blocks the values belong to, as pairs of a parameter and a number."""
@@ -242,11 +246,6 @@ def _is_scalar(eqn: Any) -> bool:
     return aval.shape == () and (not logical or aval.dtype == bool)
 
 
-def _item(index: int) -> Callable[..., Any]:
-    """Return a function that takes one of several results."""
-    return lambda stack, results: results[index]
-
-
 def _applied(eqn: Any, blocks: Sequence[Any], stack: tuple[int, ...], *operands: Any) -> Any:
     """Return the results of an equation for each block of a stack."""
     function = _bound(eqn)
@@ -268,3 +267,89 @@ def _bound(eqn: Any) -> Callable[..., list[Any]]:
         return list(results) if eqn.primitive.multiple_results else [results]
 
     return function
+
+
+class _Key(jax.tree_util.DictKey):
+    """The key of a block in a dict. It equals the parameter's, and `keystr` shows only that one."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+class _Index(jax.tree_util.SequenceKey):
+    """The key of a block in a tuple. It equals the parameter's, and `keystr` shows only that."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Blocks:
+    """The blocks of a parameter, in its place in a tree.
+
+    Args:
+        items: The blocks.
+        leaf: The number of the parameter.
+        key: The last key of its path, which its blocks have too, so that masks find them.
+    """
+
+    items: tuple[Any, ...]
+    leaf: int
+    key: Any
+
+    def __init__(self, items: Sequence[Any], leaf: int, key: Any) -> None:
+        self.items, self.leaf, self.key = tuple(items), leaf, key
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """Return the blocks with the parameter's key, and which parameter they belong to."""
+        is_name = isinstance(self.key, jax.tree_util.DictKey)
+        key = _Key(self.key.key) if is_name else _Index(self.key.idx)
+        return [(key, item) for item in self.items], (self.leaf, self.key)
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """Return the blocks, and which parameter they belong to."""
+        return self.items, (self.leaf, self.key)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, items: Any) -> "Blocks":
+        """Return other blocks of the same parameter."""
+        return cls(items, *aux)
+
+
+class Form:
+    """How the leaves of a tree with `Blocks` correspond to those of a tree of stacked arrays.
+
+    `plain` is the structure of the latter. `entries` has, for each leaf of it, the number of the
+    parameter that it belongs to, or None, and the positions of its blocks among `leaves`.
+    """
+
+    leaves: list[Any]
+    structure: Any
+    plain: Any
+
+    def __init__(self, tree: Any) -> None:
+        self.leaves, self.structure = jax.tree.flatten(tree)
+        positions = jax.tree.unflatten(self.structure, range(len(self.leaves)))
+        nodes, outer = jax.tree.flatten(positions, is_leaf=lambda node: isinstance(node, Blocks))
+        self.entries: list[tuple[int | None, tuple[int, ...]]] = []
+        plain = []
+        for node in nodes:
+            items = node.items if isinstance(node, Blocks) else (node,)
+            leaf = node.leaf if isinstance(node, Blocks) else None
+            several, structures = zip(*map(jax.tree.flatten, items), strict=True)
+            if len(set(structures)) > 1:
+                raise ValueError(
+                    "the optimizer's state has another structure for each block of a parameter; "
+                    "train nn.unstack_layers(net, params)"
+                )
+            self.entries += [(leaf, blocks) for blocks in zip(*several, strict=True)]
+            plain.append(jax.tree.unflatten(structures[0], [0] * structures[0].num_leaves))
+        self.plain = jax.tree.structure(jax.tree.unflatten(outer, plain))
+
+    def positions(self) -> list[tuple[int, ...]]:
+        """Return the positions of the blocks of each entry."""
+        return [positions for _, positions in self.entries]
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of a block of each entry."""
+        return [self.leaves[positions[0]].shape for _, positions in self.entries]

@@ -231,11 +231,7 @@ class TensorBoard(_Tracker):
     """
 
     folder: str | os.PathLike[str]
-    library: ClassVar[tuple[str, str, str]] = (
-        "tensorboardX",
-        "TensorBoard's files",
-        "tensorboardX",
-    )
+    library = ("tensorboardX", "TensorBoard's files", "tensorboardX")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from tensorboardX import SummaryWriter
@@ -276,7 +272,7 @@ class WandB(_Tracker):
     run: str | None = None
     folder: str | os.PathLike[str] = "."
     mode: Literal["online", "offline"] = "online"
-    library: ClassVar[tuple[str, str, str]] = ("wandb", "Weights & Biases' files", "wandb")
+    library = ("wandb", "Weights & Biases' files", "wandb")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         import wandb  # pyright: ignore[reportMissingImports]
@@ -336,7 +332,7 @@ class MLflow(_Tracker):
     uri: str
     experiment: str
     run: str | None = None
-    library: ClassVar[tuple[str, str, str]] = ("mlflow", "MLflow's runs", "mlflow-skinny")
+    library = ("mlflow", "MLflow's runs", "mlflow-skinny")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from mlflow import MlflowClient  # pyright: ignore

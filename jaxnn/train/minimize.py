@@ -19,18 +19,19 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.call_errors import check_named
+from ..explain.layer_errors import check_named
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
 from ..tree import map_children
-from ..validation import Accepts, instance, positive, require
+from ..validation import Accepts, check_none, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
-from .metrics import check_loss, check_metrics
-from .optimizer import as_pytree, optimizer_like
+from .metric_checks import check_free, check_loss, check_metrics
+from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
+from .record import EVERY_STEP
 from .step import remembered
 from .task import Loss, Task, loss_function, measured, name_of
 from .weights import Weights
@@ -133,12 +134,6 @@ def _without_hidden(batch: Any) -> Any:
         return jnp.where(expand_like(kept, leaf) | jnp.isfinite(leaf), leaf, 0)
 
     return (jax.tree.map(cleaned, batch[0]), *batch[1:])
-
-
-def check_parts(net: Any, task: Any) -> None:
-    """Raise TypeError for anything but a network and a task, or a loss function in its place."""
-    network(net, "Supervised.net")
-    loss_function(task, "Supervised.task")
 
 
 _objective = instance(
@@ -259,6 +254,7 @@ class Minimize(Program):
         loss, metrics = found if pair else (found, {})
         check_loss(loss, owner)
         check_metrics(metrics, owner)
+        check_free(metrics, ("loss", *EVERY_STEP), owner)
         return (loss, {"loss": loss, **metrics}), state
 
     def step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -368,7 +364,8 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     >>> sorted(metrics), program.predict(state, x).shape
     (['accuracy', 'loss'], (4, 2))
     """
-    check_parts(net, task)
+    network(net, "Supervised.net")
+    loss_function(task, "Supervised.task")
     return Minimize(SupervisedLoss(net, task), optimizer, **options)
 
 
@@ -377,13 +374,6 @@ A_STATE = instance(
     "a train.TrainState",
     "write state = program.init(key, batch), and for parameters initial=train.Weights(params, "
     "net.init_state(x)) in the program",
-)
-
-
-UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
 )
 
 
@@ -436,8 +426,6 @@ def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     def shapes(tree: Any) -> Any:  # without types, which are converted
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
 
-    if lines := tree_differences(shapes(drawn), shapes(given), where):
-        raise ValueError(
-            f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
-        )
+    lines = tree_differences(shapes(drawn), shapes(given), where)
+    check_none(lines[:5], f"initial has other {kind} than the objective at {where}")
     return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), drawn, given)

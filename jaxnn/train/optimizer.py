@@ -8,7 +8,7 @@ may wrap other ones. Everything else that training keeps (moments, averages, a l
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ class _Number:
 
 
 NUMBER = _Number()
+# Errors of JAX for code that needs the values of traced numbers or arrays.
+UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 optimizer_like: Accepts = Accepts(
     "an optimizer, which has init and update",
@@ -63,6 +65,9 @@ class Optimizer:
         *parts: Positional arguments of `factory`.
         **arguments: Named arguments of `factory`.
 
+    Raises:
+        TypeError: `factory` is not a function, or does not take these arguments.
+
     >>> import jax, optax
     >>> slow = Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)
     >>> slow
@@ -81,6 +86,7 @@ class Optimizer:
     def __init__(self, factory: Callable[..., Any], /, *parts: Any, **arguments: Any) -> None:
         hint = "write Optimizer(optax.adam, learning_rate=1e-3)"
         function(factory, "Optimizer.factory", hint)
+        _check_call(factory, parts, arguments)
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
 
     @property
@@ -112,7 +118,9 @@ class Optimizer:
     def tree_unflatten(cls, aux: Any, numbers: Any) -> "Optimizer":
         """Return an optimizer with other hyperparameters."""
         factory, names, structure, static = aux
-        parts, items = structure.unflatten(with_numbers(static, numbers))
+        left = iter(numbers)
+        leaves = [next(left) if leaf is NUMBER else leaf for leaf in static]
+        parts, items = structure.unflatten(leaves)
         self = object.__new__(cls)
         arguments = dict(zip(names, items, strict=True))
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
@@ -141,6 +149,23 @@ class Optimizer:
         return f"Optimizer({', '.join([whole, *map(repr, self.parts), *items])})"
 
 
+def _check_call(factory: Any, parts: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that a factory does not take."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some builtins have none
+        return
+    try:
+        signature.bind(*parts, **arguments)
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        name = getattr(factory, "__name__", repr(factory))
+        raise TypeError(
+            f"Optimizer({name}, ...): {error}; write Optimizer({name}, ...) with arguments of "
+            f"{name}, which are {names}"
+        ) from None
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Fixed:
@@ -155,12 +180,6 @@ class Fixed:
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         """Return updates and the new state, as in optax; unknown names in `extra` are ignored."""
         return updated(self.optimizer, updates, state, params, **extra)
-
-
-def with_numbers(static: Sequence[Any], numbers: Iterable[Any]) -> list[Any]:
-    """Return leaves, with numbers in place of `NUMBER`."""
-    left = iter(numbers)
-    return [next(left) if leaf is NUMBER else leaf for leaf in static]
 
 
 def as_pytree(optimizer: Any) -> Any:
@@ -207,7 +226,7 @@ def _explained(error: Exception, extra: Any) -> Exception:
         f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
         f"argument=3), ...): {error}"
     )
-    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+    if isinstance(error, UNTRACEABLE):
         error.args = (untraceable,)  # of its type, which sweeps recognize
         return error
     if "Tracer' object" in str(error):

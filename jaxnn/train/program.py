@@ -11,7 +11,7 @@ change, in one pytree.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import inspect
 from typing import Any, ClassVar, NamedTuple, Protocol, dataclass_transform
 
 import jax
@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import State
+from ..data.rows import leaves_by_path
 from ..explain import folded_tree
 from ..explain.text import brief
 from ..fields import is_traced
@@ -106,12 +107,6 @@ def owned(tree: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
 def tree_differences(before: Any, after: Any, whole: str) -> list[str]:
     """Return where two trees differ in structure, shapes, or types, as lines.
 
@@ -123,7 +118,7 @@ def tree_differences(before: Any, after: Any, whole: str) -> list[str]:
     one, other = jax.tree.structure(before), jax.tree.structure(after)
     if one == other and all(map(_are_alike, jax.tree.leaves(before), jax.tree.leaves(after))):
         return []
-    given, found = dict(by_path(before)), dict(by_path(after))
+    given, found = leaves_by_path(before), leaves_by_path(after)
 
     def text(leaves: dict[str, Any], path: str, absent: str) -> str:
         leaf = leaves.get(path, absent)
@@ -159,7 +154,17 @@ def strong(leaf: Any) -> Any:
     """Return the leaf as an array that is not weakly typed, as a step would return it."""
     if hasattr(leaf, "dtype") and is_key(leaf):
         return leaf
+    _state_leaf(leaf, "a leaf of the state that init returns")
     return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
+_state_leaf = Accepts(
+    "an array or a number",
+    lambda leaf: isinstance(leaf, bool | int | float | complex) or hasattr(leaf, "dtype"),
+    TypeError,
+    "write it as a field of the program, and return a pytree of arrays",
+    abstract=True,
+)
 
 
 def without_keys(tree: Any) -> Any:
@@ -211,6 +216,26 @@ class _Static:
         return repr(self.value)
 
 
+_ARGUMENTS = {
+    "init": "(self, key, batch)",
+    "step": "(self, state, batch)",
+    "evaluate": "(self, state, batch, *, key)",
+    "predict": "(self, state, inputs)",
+}
+
+
+def _takes(method: Any, form: str) -> bool:
+    """Return whether a method can be called with the arguments in `form`."""
+    positional, _, named = form.partition("*")
+    try:
+        inspect.signature(method).bind(
+            *positional.strip("(), ").split(","), **({"key": 0} if named else {})
+        )
+    except TypeError:
+        return False
+    return True
+
+
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Program:
     """Base of all programs, a frozen dataclass and a pytree. A subclass defines `init` and `step`.
@@ -251,6 +276,13 @@ class Program:
         names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         what = f"a tuple of names of fields, which are {', '.join(sorted(names)) or 'none'}"
         Accepts(what, lambda v: set(v) <= names, TypeError)(cls.static, f"{cls.__name__}.static")
+        for name, form in _ARGUMENTS.items():
+            method = vars(cls).get(name)
+            if inspect.isfunction(method) and not _takes(method, form):
+                raise TypeError(
+                    f"{cls.__name__}.{name} must take {form}, got {inspect.signature(method)}; "
+                    f"write def {name}{form}: ..."
+                )
         jax.tree_util.register_pytree_with_keys(
             cls, cls._flatten_with_keys, cls._unflatten, cls._flatten
         )

@@ -1,16 +1,18 @@
-"""Tasks whose targets are numbers: outputs predict them, or parameters of their distribution."""
+"""Tasks whose targets are numbers, or ordered labels.
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+Outputs predict the numbers, or parameters of their distribution.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ..explain.text import describe
-from ..validation import Accepts, above, positive, tuple_of
-from .examples import WeightedTargets, check_shapes, wide
-from .metrics import Direction
+from ..validation import Accepts, above, integer, positive, tuple_of
+from .classification import LabelTask, ignored_label
+from .examples import WeightedTargets, wide
 from .task import Task
 
 LOSSES: dict[str, Callable[[Any, Any], jax.Array]] = {
@@ -29,7 +31,23 @@ deviation: Accepts = above(0).such(
 )
 
 
-class Regression(Task):
+class _OfNumbers(Task):
+    """Base of the tasks for numbers. Targets have one number per output, unless overridden."""
+
+    @property
+    def _axis(self) -> int | None:  # type: ignore[override]
+        return self.outputs if self.outputs > 1 else None
+
+    def _scaled(
+        self: Any, outputs: Any, targets: Any, weights: Any
+    ) -> tuple[jax.Array, WeightedTargets]:
+        """Return outputs of the right shape, and the examples with standardized targets."""
+        outputs = self._wide(outputs, targets)
+        targets = (jnp.asarray(targets, outputs.dtype) - self.mean) / self.std
+        return outputs, self._numbers(targets, weights)
+
+
+class Regression(_OfNumbers):
     """One or several numbers per example: mean squared error, or the mean of another loss.
 
     Outputs have shape (..., outputs). Targets are floats of shape (...) for one output and
@@ -72,11 +90,6 @@ class Regression(Task):
     mean: float = 0.0
     std: Annotated[float, deviation] = 1.0
     loss: Annotated[str | Callable[[Any, Any], Any], elementwise_loss] = "squared_error"
-    directions: ClassVar[Mapping[str, Direction]] = {
-        "mae": "minimize",
-        "rmse": "minimize",
-        "r2": "maximize",
-    }
     _other_targets = (
         "targets[..., 0] for targets with a last axis of size 1, or "
         "train.Regression(outputs=n) for several numbers per example"
@@ -84,10 +97,8 @@ class Regression(Task):
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean loss, and the mean absolute error."""
-        wide = self._wide(outputs, targets)
-        targets = (targets.astype(wide.dtype) - self.mean) / self.std
-        examples = WeightedTargets.of_numbers(repr(self), targets, weights)
-        outputs = examples.select(wide)
+        outputs, examples = self._scaled(outputs, targets, weights)
+        outputs = examples.select(outputs)
         loss: Any = LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
         return {
             "loss": examples.ratio(loss(outputs, examples.targets)),
@@ -98,19 +109,15 @@ class Regression(Task):
         """Return outputs * std + mean."""
         return self._squeezed(outputs) * self.std + self.mean
 
-    @property
-    def _per_output(self) -> bool:  # type: ignore[override]
-        return self.outputs > 1
 
-
-class PoissonRegression(Task):
+class PoissonRegression(_OfNumbers):
     """Counts: negative log likelihood of a Poisson distribution, exp(z) - y z for output z.
 
     Outputs z are logarithms of rates, (..., outputs). Targets y are counts, numbers >= 0, of shape
     (...) for one output and (..., outputs) for several. Predictions are the rates exp(z), with the
     shape of the targets. The loss is that of torch.nn.PoissonNLLLoss(); it leaves out log y!, which
     does not depend on the outputs. The metric is `mae`, the mean absolute error of the rates.
-    Weights are handled as in `Regression`. A negative target makes the loss NaN.
+    Weights are handled as in `Regression`. A negative target makes loss and metric NaN.
 
     Args:
         outputs: Number of targets per example. Default: 1.
@@ -124,13 +131,12 @@ class PoissonRegression(Task):
     outputs: Annotated[  # type: ignore[override]
         int, positive.such(hint="write train.PoissonRegression(outputs=y.shape[-1])")
     ] = 1
-    directions: ClassVar[Mapping[str, Direction]] = {"mae": "minimize"}
     _other_targets = "train.PoissonRegression(outputs=n) for several counts per example"
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean of exp(z) - y z, and the mean absolute error."""
         logs = self._wide(outputs, targets)
-        examples = WeightedTargets.of_numbers(repr(self), jnp.asarray(targets, logs.dtype), weights)
+        examples = self._numbers(jnp.asarray(targets, logs.dtype), weights)
         examples = examples.valid_where(examples.targets >= 0)
         logs, y = examples.select(logs), examples.targets
         rates = jnp.exp(logs)
@@ -141,17 +147,13 @@ class PoissonRegression(Task):
 
     def predict(self, outputs: Any) -> jax.Array:
         """Return the rates exp(outputs)."""
-        return jnp.exp(self._squeezed(wide(outputs)))
-
-    @property
-    def _per_output(self) -> bool:  # type: ignore[override]
-        return self.outputs > 1
+        return jnp.exp(self._squeezed(outputs))
 
 
-class GaussianRegression(Task):
+class GaussianRegression(_OfNumbers):
     """Numbers with their uncertainty: negative log likelihood of a normal distribution.
 
-    The loss is `(log v + (y - m)**2 / v) / 2` for the target y, as torch.nn.GaussianNLLLoss(eps=0).
+    The loss is `(log v + (y - m)**2 / v) / 2` for target y, as in torch.nn.GaussianNLLLoss(eps=0).
     For n targets, outputs are (..., 2 n): n means m, then n logarithms of variances, log v.
     Targets are numbers (...) for n = 1 and (..., n) for several. Predictions are a dict of `mean`
     and `std`, arrays with the shape of the targets. The metric is `mae`, the mean absolute error.
@@ -178,28 +180,21 @@ class GaussianRegression(Task):
     ] = 1
     mean: float = 0.0
     std: Annotated[float, deviation] = 1.0
-    directions: ClassVar[Mapping[str, Direction]] = {"mae": "minimize"}
+    _other_targets = "train.GaussianRegression(targets=y.shape[-1])"
 
     @property
     def outputs(self) -> int:
         """Two per target: the mean and the logarithm of the variance."""
         return 2 * self.targets
 
+    @property
+    def _axis(self) -> int | None:  # type: ignore[override]
+        return self.targets if self.targets > 1 else None
+
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the negative log likelihood, and the mean absolute error."""
-        shape, several = jnp.shape(targets), self.targets > 1
-        rows = shape[:-1] if several else shape
-        misfit = several and shape[-1:] != (self.targets,)
-        if misfit or jnp.shape(outputs) != (*rows, self.outputs):
-            raise ValueError(
-                f"{self!r} needs outputs (..., {self.outputs}) and targets "
-                f"{f'(..., {self.targets})' if several else '(...)'}, got outputs "
-                f"{describe(outputs)} for targets {describe(targets)}; end the network with "
-                f"nn.Dense({self.outputs}), or write train.GaussianRegression(targets=y.shape[-1])"
-            )
+        outputs, examples = self._scaled(outputs, targets, weights)
         means, logs = self._parts(outputs)
-        scaled = (jnp.asarray(targets, means.dtype) - self.mean) / self.std
-        examples = WeightedTargets.of_numbers(repr(self), scaled, weights)
         errors, logs = examples.select(means) - examples.targets, examples.select(logs)
         return {
             "loss": examples.ratio((logs + jnp.square(errors) * jnp.exp(-logs)) / 2),
@@ -217,13 +212,13 @@ class GaussianRegression(Task):
         return (means[..., 0], logs[..., 0]) if self.targets == 1 else (means, logs)
 
 
-class QuantileRegression(Task):
+class QuantileRegression(_OfNumbers):
     """Quantiles of a number: the pinball loss, max(q (y - z), (q - 1) (y - z)) for quantile q.
 
     Outputs z are (..., n) for n quantiles, targets y are numbers (...), and predictions are the
     quantiles (..., n) in the unit of the targets. The loss is the mean over examples and quantiles.
-    The metric is `coverage`, the fraction of targets between the first and the last quantile; for
-    one quantile, the fraction below it. Weights, `mean`, and `std` have the same meaning as in
+    The metric is `coverage`, the fraction of targets from the first to the last quantile; for one
+    quantile, the fraction at or below it. Weights, `mean`, and `std` have the same meaning as in
     `Regression`.
 
     Args:
@@ -248,6 +243,7 @@ class QuantileRegression(Task):
     ] = (0.1, 0.5, 0.9)
     mean: float = 0.0
     std: Annotated[float, deviation] = 1.0
+    _axis = None  # type: ignore[assignment, override]
 
     @property
     def outputs(self) -> int:
@@ -256,13 +252,9 @@ class QuantileRegression(Task):
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean pinball loss, and the coverage."""
-        hint = f"end the network with nn.Dense({self.outputs})"
-        shape = (*jnp.shape(targets), self.outputs)
-        check_shapes(repr(self), outputs, targets, shape, hint=hint)
-        found = wide(outputs)
-        scaled = (jnp.asarray(targets, found.dtype) - self.mean) / self.std
-        examples = WeightedTargets.of_numbers(repr(self), scaled, weights)
-        found, y = examples.select(found), examples.targets
+        found, examples = self._scaled(outputs, targets, weights)
+        y = examples.targets
+        found = examples.select(found.reshape(*y.shape, self.outputs))
         errors = y[..., None] - found
         q = jnp.asarray(self.quantiles, found.dtype)
         inside = y <= found[..., -1]
@@ -275,3 +267,61 @@ class QuantileRegression(Task):
     def predict(self, outputs: Any) -> jax.Array:
         """Return the quantiles, in the unit of the targets."""
         return wide(outputs) * self.std + self.mean
+
+
+class OrdinalRegression(LabelTask):
+    """Ordered labels: for each label except the last, predict whether the target is above it.
+
+    Output k of (..., number - 1) is the logit of "the label is greater than k", and the loss is the
+    sum of the sigmoid cross entropies of these answers. Targets are integer labels (...) in
+    [0, number). Predictions are labels (...), int32: the number of positive logits. Metrics are
+    `accuracy` and `mae`, the mean distance between predicted and target labels. Labels out of range
+    and weights are handled as in `Classification`.
+
+    Args:
+        number: Number of labels, at least 2.
+        ignore: Label of examples that are excluded; None excludes none. Default: -100.
+
+    Reference: Niu et al., Ordinal regression with multiple output CNN, 2016.
+
+    >>> import jax.numpy as jnp
+    >>> task = OrdinalRegression(4)
+    >>> round(float(task(jnp.zeros((1, 3)), jnp.array([2]))), 4)  # 3 log 2
+    2.0794
+    >>> task.predict(jnp.array([[2.0, 1.0, -1.0]])).tolist()
+    [2]
+    """
+
+    number: Annotated[int, integer(2).such(hint="write train.OrdinalRegression(5)")]
+    ignore: Annotated[int | None, ignored_label] = -100
+    _more_classes = "train.OrdinalRegression(n)"
+
+    @property
+    def outputs(self) -> int:
+        """One logit for each label except the last."""
+        return self.number - 1
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return self.number
+
+    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """Return the cross entropy of all answers, the accuracy, and the mean distance."""
+        shown = self._wide(outputs, targets)
+        logits = shown[..., None] if self.outputs == 1 else shown
+        labels = self._labels(targets, weights)
+        logits = labels.select(logits)
+        above = labels.targets[..., None] > jnp.arange(self.outputs)
+        losses = optax.sigmoid_binary_cross_entropy(logits, above.astype(logits.dtype)).sum(-1)
+        ranks = self.predict(logits)
+        distances = jnp.abs(ranks - labels.targets).astype(logits.dtype)
+        return {
+            "loss": labels.ratio(losses),
+            "accuracy": labels.accuracy(ranks),
+            "mae": labels.ratio(distances, maximize=False),
+        }
+
+    def predict(self, outputs: Any) -> jax.Array:
+        """Return labels: the number of positive logits."""
+        return jnp.sum(jnp.asarray(outputs) > 0, -1, dtype=jnp.int32)

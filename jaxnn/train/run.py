@@ -19,15 +19,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..data.rows import leaves_by_path
 from ..explain.tracebacks import entry, entry_iterator
 from ..keys import as_key, kept_words
 from ..validation import natural
-from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
+from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, memory_spec, named
 from .interruption import Agreed, Asked, watching_peers
 from .metrics import directions
-from .program import Program, by_path, check_program, owned, strong
+from .program import Program, check_program, owned, strong
 from .record import Event, Every, Moment, Record, Tally, ends_of
-from .step import SINGLE_DEVICE
+from .step import SINGLE_DEVICE, valid_placement
 from .steps import Loader, Steps, loader_of
 
 ENDLESS = 2**31 - 1  # more steps than any epoch or run has
@@ -92,38 +93,35 @@ class Run:
     def __post_init__(self) -> None:
         """Check that the parts fit together; nothing is computed."""
         check_program(self.program, "run")
+        valid_placement(self.placement, "placement")
         self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
         self._words = np.asarray(kept_words(self.key))
+        parts = self.program, self.data, self.batch_size, self._words, self.placement
         self.loader: Loader
-        self.steps_per_epoch: int | None
+        self.loader, self._functions = loader_of(*parts)
+        self.steps_per_epoch: int | None = self.loader.steps_per_epoch
         self.total: int | None
         self.every: Every
-        self.step: int
-        self.rows: int
-        self.asked: Asked
-        self.signal: int | None
-        self.tally: Tally
-        self.position: Any
-        self.recorded_at: float
-        parts = self.program, self.data, self.batch_size, self._words, self.placement
-        self.loader, self._functions = loader_of(*parts)
-        self.steps_per_epoch = self.loader.steps_per_epoch
         self.total, self.every = self._lengths()
         kinds = [type(hook).__name__ for hook in self.hooks]
         self._labels = [f"{kind}/{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
         self.state: Any = None
-        self.step, self.rows, self._ended_epochs = 0, 0, 0
-        self._at_end = True  # of an epoch of unknown length
+        self.step: int = 0
+        self.rows: int = 0
+        self._ended_epochs, self._at_end = 0, True  # used if the length of an epoch is unknown
         self.history: list[Record] = []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
-        self._stopped_by, self.asked, self.signal = "", Asked(), None
-        self.tally, self.position, self._restored = Tally(), None, {}
-        self._opened: list[_Opened] = []
+        self.asked: Asked = Asked()
+        self.signal: int | None = None
+        self.tally: Tally = Tally()
+        self.position: Any = None
+        self._stopped_by, self._restored, self._opened = "", dict[str, Any](), list[_Opened]()
         self.checkpoint: Callable[[], Path | None] = lambda: None
         self._clock = self._before = 0.0
-        self._began = self.recorded_at = time.perf_counter()
+        self.recorded_at: float = time.perf_counter()
+        self._began = self.recorded_at
 
     def _lengths(self) -> tuple[int | None, Every]:
         """Return the number of steps, None if it is unknown, and the interval between records."""
@@ -190,7 +188,7 @@ class Run:
 
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
         """Return everything that determines how the run continues: arrays, and JSON."""
-        memories = dict(by_path({one.label: one.memory for one in self._opened}))
+        memories = leaves_by_path({one.label: one.memory for one in self._opened})
         numbers = {path: leaf for path, leaf in memories.items() if isinstance(leaf, int | float)}
         arrays = {path: leaf for path, leaf in memories.items() if path not in numbers}
         progress = {
@@ -218,13 +216,13 @@ class Run:
                 spec,
             )
         memories = {
-            label: jax.eval_shape(hook.begin, state)
+            label: memory_spec(hook, state)
             for label, hook in zip(self._labels, self.hooks, strict=True)
         }
         # A hook without a memory in the checkpoint begins with a new one.
         known = {
             path: leaf
-            for path, leaf in by_path(memories)
+            for path, leaf in leaves_by_path(memories).items()
             if f"memories/{path}" in progress["arrays"]
         }
         tree = {"state": state, "memories": known}
@@ -363,8 +361,8 @@ class Run:
             self.stop = event.stop = action.reason
             self._stopped_by = repr(one.given)
         elif isinstance(action, RollBack):
-            self.state = event.state = None  # the copy must not be a third state
-            self.state = event.state = owned(action.state)
+            self.state = event._state = None  # the copy must not be a third state
+            self.state = event._state = owned(action.state)
             self.tally = Tally()  # omit the failed steps
 
     def _event(self, is_record: bool) -> Event:

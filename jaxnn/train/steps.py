@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..data.accept import as_source
-from ..data.augmented import Augmented, augmented
+from ..data.accept import Augmented, as_source, augmented, unaugmented
 from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source, epoch_order, whole_batches
@@ -29,6 +28,7 @@ from ..data.stream import Stream
 from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
+from .metric_checks import check_free
 from .program import Program, code_of
 from .step import placed_step, remembered
 
@@ -157,10 +157,6 @@ class ArrayLoader(Loader):
 
     has_epochs = True
 
-    arrays: Any
-    at_once: int
-    steps_per_epoch: int | None
-
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
         whole_batches(self._total, size)  # raises
@@ -209,8 +205,8 @@ class SourceLoader(Loader):
         self._source, self._size, self._words = source, size, words
         self._placement, self._program = placement, program
         with contextlib.suppress(NoEpochs):
-            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
-            self.has_epochs: bool = True
+            self.steps_per_epoch = source.steps_per_epoch(size)
+            self.has_epochs = True
         self._batches: Any = None
 
     def first(self) -> Any:
@@ -288,8 +284,7 @@ def loader_of(
     size = size if size is None else positive(size, "batch_size")
     source = as_source(data)
     functions = source.functions if isinstance(source, Augmented) else ()
-    while isinstance(source, Augmented):
-        source = source.source
+    source = unaugmented(source)
     if source is None:
         return Loader(), functions
     if isinstance(source, Source):
@@ -338,11 +333,7 @@ class Steps:
         arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
         traced = self._steps_for(state).trace(*arguments)
         _, metrics = traced.out_info
-        for name in {"step", "epoch"} & metrics.keys():
-            raise ValueError(
-                f"the program reports a metric {name!r}, but that is the name of another number in "
-                "the records of a run; return it under another name"
-            )
+        check_free(metrics, ("step", "epoch"), "the program")
         loader = self._loader
         loader.at_once = steps_at_once(
             traced.jaxpr.jaxpr, count, loader.at_once, loader.steps_per_epoch

@@ -26,16 +26,18 @@ A task with another loss is a subclass that keeps metrics and predictions:
 >>> Poly(3, epsilon=1.5)
 Poly(3, epsilon=1.5)
 
-A loss without such predictions is a function. Targets may be any tuple or dict of arrays, such as
-labels for contrastive learning:
+A loss without such predictions is a function. Targets may be an array, such as labels for
+contrastive learning, or any tuple or dict of arrays:
 
 >>> def contrastive(embeddings, labels):
 ...     return optax.ntxent(embeddings, labels, temperature=0.1)
 """
 
+import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -43,15 +45,15 @@ import jax.numpy as jnp
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..validation import Accepts, require, unwritten
+from ..fields import is_traced
+from ..validation import Accepts, is_number, require, unwritten
 from .examples import WeightedTargets, expand_like, per_target, wide
+from .metric_checks import check_loss, check_metrics
 from .metrics import (
     Collected,
     Derived,
     Direction,
     Ratio,
-    check_loss,
-    check_metrics,
     directed,
     directions_of,
     sum_of,
@@ -71,19 +73,26 @@ class Task(Value):
 
     Losses and metrics are computed in at least float32. `directions` maps the name of each further
     metric to "maximize" or "minimize", in addition to those of the base class. Hooks and sweeps
-    read it to rank runs or trials by a metric. The loss is minimized.
+    read it to rank runs or trials by a metric.
 
     >>> from jaxnn import train
     >>> class Scored(train.Classification):
     ...     directions = {"f1": "maximize"}
     """
 
-    directions: ClassVar[Mapping[str, Direction]] = {"loss": "minimize"}
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "loss": "minimize",
+        "accuracy": "maximize",
+        "bits": "minimize",
+        "mae": "minimize",
+        "rmse": "minimize",
+        "r2": "maximize",
+    }
     # In errors: the calls to write for targets of another shape, and for more classes.
     _other_targets: ClassVar[str] = ""
     _more_classes: ClassVar[str] = "train.Classification(n)"
-    # Whether targets have one number per output, instead of one for all outputs.
-    _per_output = False
+    # Size of the last axis of targets; None if targets have one number per example.
+    _axis: ClassVar[int | None] = None
 
     @property
     def outputs(self) -> Any:
@@ -140,22 +149,24 @@ class Task(Value):
 
         ValueError if their shape does not fit the targets.
         """
-        n, given, shape = self.outputs, jnp.shape(outputs), jnp.shape(targets)
+        n, axis, given, shape = self.outputs, self._axis, jnp.shape(outputs), jnp.shape(targets)
+        rows = shape if axis is None else shape[:-1]
         advice = [] if given[-1:] == (n,) else [f"end the network with nn.Dense({n})"]
         if self._other_targets and (not advice or given == shape):
             advice.append(f"write {self._other_targets}")
-        if given != (shape if self._per_output else (*shape, n)) or given[-1:] != (n,):
+        if given != (*rows, n) or (axis is not None and shape != (*rows, axis)):
             raise ValueError(
                 f"{self!r} needs outputs (..., {n}) and targets "
-                f"{f'(..., {n})' if self._per_output else '(...)'}, got outputs "
+                f"{'(...)' if axis is None else f'(..., {axis})'}, got outputs "
                 f"{describe(outputs)} for targets {describe(targets)}; "
                 f"{', or '.join(advice)}"
             )
-        return self._squeezed(wide(outputs))
+        return self._squeezed(outputs)
 
-    def _squeezed(self, outputs: Any) -> Any:
-        """Return outputs (..., 1) as (...) if targets have no axis of outputs."""
-        return outputs[..., 0] if self.outputs == 1 and not self._per_output else outputs
+    def _squeezed(self, outputs: Any) -> jax.Array:
+        """Return outputs in at least float32, and (..., 1) as (...) for a single output."""
+        outputs = wide(outputs)
+        return outputs[..., 0] if self.outputs == 1 and self._axis is None else outputs
 
     def _labels(self, targets: Any, weights: Any = None) -> WeightedTargets:
         """Return the examples whose targets are labels of this task."""
@@ -163,6 +174,10 @@ class Task(Value):
         return WeightedTargets.of_labels(
             repr(self), targets, weights, classes=self.classes, ignore=self.ignored
         )
+
+    def _numbers(self, targets: Any, weights: Any = None) -> WeightedTargets:
+        """Return the examples whose targets are numbers."""
+        return WeightedTargets.of_numbers(repr(self), targets, weights)
 
 
 Loss: TypeAlias = Task | Callable[[Any, Any], Any]
@@ -202,8 +217,8 @@ def measured(task: Loss, outputs: Any, targets: Any, weights: Any = None) -> dic
         task: Task, or a function loss(outputs, targets).
         outputs: Outputs of the network.
         targets: Targets.
-        weights: As for `Task.measure`. A loss function, and a task that writes `__call__` or
-            `metrics`, takes one per row.
+        weights: As for `Task.measure`. A loss function, and a task that defines `__call__` or
+            `metrics`, accepts one per row.
 
     Raises:
         TypeError, ValueError: A loss that is not a real scalar or `train.Ratio`, a metric with an
@@ -249,7 +264,7 @@ _BOTH = {"__call__", "metrics"}
 
 
 def _own_methods(task: Loss) -> set[str]:
-    """Return which of `__call__` and `metrics` a task writes, both if it has no `measure`."""
+    """Return which of `__call__` and `metrics` a task defines; both if it has no `measure`."""
     kind: Any = type(task)
     if not isinstance(task, Task) or kind.measure is Task.measure:
         return _BOTH
@@ -289,3 +304,125 @@ def _by_rows(
         terms = [Ratio(total(t.sum), total(t.count), t.maximize) for t in terms_of(metric, 1)]
         rows[name] = sum_of(terms)
     return rows
+
+
+def _are_tasks(tasks: Any) -> bool:
+    several = tasks.values() if isinstance(tasks, dict) else tasks
+    return isinstance(tasks, dict | tuple) and bool(tasks) and all(map(loss_function.test, several))
+
+
+class MultiTask(Task):
+    """Several tasks by name: the weighted sum of their losses.
+
+    Outputs, targets, and predictions are dicts with the names of the tasks, or tuples of the same
+    length. The metrics include those of each task, such as `digit_loss` and `digit_accuracy` for a
+    task "digit"; tasks in a tuple are named "0", "1", ... Each loss is the mean over the examples
+    that its task does not ignore. Example weights are one array for all tasks, or one array per
+    task.
+
+    Args:
+        tasks: Tasks or loss functions, a dict by name or a tuple.
+        weights: Factors of the losses, a dict by name of the task, or pairs (name, factor).
+            Default: (), all factors are 1.
+
+    Raises:
+        TypeError, ValueError: There are no tasks, or a weight has the name of an unknown task. When
+            the task is called: outputs or targets do not have the names of the tasks.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnn import train
+    >>> task = MultiTask({"digit": train.Classification(2), "angle": train.Regression()},
+    ...                  weights={"angle": 0.5})
+    >>> outputs = {"digit": jnp.zeros((4, 2)), "angle": jnp.zeros((4, 1))}
+    >>> targets = {"digit": jnp.zeros(4, int), "angle": jnp.full(4, 2.0)}
+    >>> round(float(task(outputs, targets)), 4)  # log 2 + 0.5 * 2**2
+    2.6931
+    >>> sorted(task.measure(outputs, targets))
+    ['angle_loss', 'angle_mae', 'digit_accuracy', 'digit_loss', 'loss']
+    """
+
+    tasks: Annotated[
+        Any,
+        Accepts(
+            "a dict of tasks or loss functions by name, or a tuple of them",
+            _are_tasks,
+            TypeError,
+            "write train.MultiTask({{'digit': train.Classification(10)}})",
+        ),
+    ]
+    weights: Any = ()
+
+    def _normalize_fields(self) -> None:
+        pairs = self.weights.items() if isinstance(self.weights, Mapping) else self.weights
+        object.__setattr__(self, "weights", tuple((name, weight) for name, weight in pairs))
+        super()._normalize_fields()
+
+    def __post_init__(self) -> None:
+        """Check the names and numbers of the weights."""
+        for name, weight in self.weights:
+            if name not in self._named() or not (is_traced(weight) or is_number(weight)):
+                raise ValueError(
+                    f"MultiTask.weights must map names of tasks to numbers, got {weight!r} for "
+                    f"{name!r}; the tasks are {', '.join(self._named())}"
+                )
+
+    @property
+    def outputs(self) -> Any:
+        """Number of outputs of each task, in a dict or a tuple."""
+        return self._like_tasks({n: getattr(t, "outputs", None) for n, t in self._named().items()})
+
+    @property
+    def directions(self) -> dict[str, Direction]:  # type: ignore[override]
+        """Directions of the metrics of each task."""
+        return {
+            f"{name}_{metric}": direction
+            for name, task in self._named().items()
+            for metric, direction in directions_of(task).items()
+        }
+
+    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """Return the weighted sum of the losses, and the loss and metrics of each task."""
+        parts = [self._parts(outputs, "outputs"), self._parts(targets, "targets")]
+        if isinstance(weights, Mapping | tuple | list):
+            parts.append(self._parts(weights, "weights"))
+        else:
+            parts.append(dict.fromkeys(self._named(), weights))
+        factors, losses, more = dict(self.weights), [], {}
+        for name, task in self._named().items():
+            found = measured(task, *(part[name] for part in parts))
+            losses.append(found["loss"] * factors.get(name, 1))
+            found["loss"] = directed(found["loss"], False)
+            more |= {f"{name}_{metric}": one for metric, one in found.items()}
+        return {"loss": functools.reduce(operator.add, losses), **more}
+
+    def predict(self, outputs: Any) -> Any:
+        """Return the predictions of each task, in a dict or a tuple; outputs for a function."""
+        parts = self._parts(outputs, "outputs")
+        tasks = self._named().items()
+        return self._like_tasks(
+            {n: t.predict(parts[n]) if isinstance(t, Task) else parts[n] for n, t in tasks}
+        )
+
+    def _named(self) -> dict[str, Any]:
+        """Return the tasks by name."""
+        if isinstance(self.tasks, dict):
+            return dict(self.tasks)
+        return {str(i): task for i, task in enumerate(self.tasks)}
+
+    def _like_tasks(self, found: dict[str, Any]) -> Any:
+        """Return a dict if the tasks are one, otherwise a tuple."""
+        return found if isinstance(self.tasks, dict) else tuple(found.values())
+
+    def _parts(self, tree: Any, what: str) -> dict[str, Any]:
+        """Return the outputs, targets, or weights of each task by name."""
+        names = list(self._named())
+        if isinstance(self.tasks, dict):
+            if isinstance(tree, Mapping) and tree.keys() >= set(names):
+                return {name: tree[name] for name in names}
+        elif isinstance(tree, tuple | list) and len(tree) == len(names):
+            return dict(zip(names, tree, strict=True))
+        form = "a dict" if isinstance(self.tasks, dict) else "a tuple"
+        raise TypeError(
+            f"MultiTask needs {what} as {form} of {', '.join(names)}, got {describe(tree)}; return "
+            "such outputs from the network, and write (inputs, targets) with such targets"
+        )

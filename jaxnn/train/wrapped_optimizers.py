@@ -11,7 +11,7 @@ import optax.contrib
 from jax import lax
 
 from ..core import paths
-from ..validation import Accepts, instance, is_number
+from ..validation import Accepts, check_none, instance, is_number
 from .optimizer import (
     Optimizer,
     SlowState,
@@ -25,25 +25,11 @@ from .program import Trained, TrainState, trained_like
 from .weights import Weights
 
 
-class Groups:
-    """The optimizer that `partition` makes, of pairs of a pattern and its optimizer."""
-
-    inner: Any
-
-    def __init__(self, *groups: tuple[str, Any]) -> None:
-        patterns = [pattern for pattern, _ in groups]
-        self.inner = optax.partition(
-            {str(number): _as_optax(optimizer) for number, (_, optimizer) in enumerate(groups)},
-            functools.partial(_labels, patterns),
-        )
-
-    def init(self, params: Any) -> Any:
-        """Return the states of all groups."""
-        return self.inner.init(params)
-
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Return the updates of all groups, and their states."""
-        return self.inner.update(updates, state, params, **extra)
+def by_pattern(*groups: tuple[str, Any]) -> Any:
+    """Return the optimizer of `partition` from pairs of a pattern and its optimizer."""
+    optimizers: Any = {str(i): _as_optax(one) for i, (_, one) in enumerate(groups)}
+    patterns = [pattern for pattern, _ in groups]
+    return optax.partition(optimizers, functools.partial(_labels, patterns))
 
 
 def partition(optimizers: Mapping[str, Any]) -> Optimizer:
@@ -74,7 +60,7 @@ def partition(optimizers: Mapping[str, Any]) -> Optimizer:
     [0.0, 0.0, 0.0, 0.0]
     """
     _groups(optimizers, "partition.optimizers")
-    return Optimizer(Groups, *optimizers.items())
+    return Optimizer(by_pattern, *optimizers.items())
 
 
 _groups = Accepts(
@@ -107,7 +93,7 @@ def _frozen(optimizer: Any, names: Iterable[str]) -> set[str]:
         return set(names)
     if not isinstance(optimizer, Optimizer):
         return set()
-    if optimizer.factory is not Groups:
+    if optimizer.factory is not by_pattern:
         inside = jax.tree.leaves(
             (optimizer.parts, optimizer.arguments), is_leaf=lambda item: isinstance(item, Optimizer)
         )
@@ -140,13 +126,11 @@ def _labels(patterns: list[str], params: Any) -> Any:
                 if others
                 else f"{pattern!r} matches no trained parameter; nn.Inference freezes its own"
             )
-    if lines:
-        raise ValueError(
-            "partition: the patterns do not match the parameters:\n  "
-            + "\n  ".join(lines)
-            + f"\nThe trained parameters are {', '.join(groups) or 'none'}; the first pattern that "
-            'matches is used, and "**" matches all: train.partition({..., "**": optimizer})'
-        )
+    hint = (
+        f"the trained parameters are {', '.join(groups) or 'none'}; the first pattern that matches "
+        'is used, and "**" matches all: train.partition({..., "**": optimizer})'
+    )
+    check_none(lines, "partition: the patterns do not match the parameters", hint)
     return paths.map_with_path(
         lambda path, leaf: None if leaf is None else str(groups[paths.text(path)]), params
     )

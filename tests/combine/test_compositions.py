@@ -57,7 +57,7 @@ def bigger(nets):
 
 
 networks = st.recursive(leaves, bigger, max_leaves=4).map(lambda net: nn.Sequential(net))
-few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=5, deadline=None, derandomize=True, database=None)
 
 
 def outcome(net: nn.Layer):

@@ -172,7 +172,7 @@ NET, X = nn.Sequential(nn.Dense(3), jnp.tanh), normals(2, 4)
                 nn.quantize(NET, NET.init(KEY, X))[1], X, train=True
             ),
             ValueError,
-            r"at '0'.*int8 weights cannot be trained: train the network that",
+            r"at '0'.*has int8 weights, which is for inference only: train the network that",
         ),
         (
             lambda: Quantized(nn.LayerNorm()),

@@ -8,11 +8,11 @@ import sys
 import jax
 import pytest
 
-from jaxnn.command import compilation_cache
+from jaxnn.command.experiment_commands import use_compilation_cache
 
 USED = """
 import json, jax
-from jaxnn.command.compilation_cache import use_compilation_cache
+from jaxnn.command.experiment_commands import use_compilation_cache
 rest = use_compilation_cache({words})
 print(json.dumps([rest, jax.config.jax_compilation_cache_dir]))
 """
@@ -55,7 +55,7 @@ def test_an_option_and_a_variable_turn_the_cache_off(tmp_path):
 def test_a_folder_that_the_user_chose_is_used():
     # The suite itself chose one, in the environment.
     before = os.environ["JAX_COMPILATION_CACHE_DIR"]
-    assert compilation_cache.use_compilation_cache(["sweep"]) == ["sweep"]
+    assert use_compilation_cache(["sweep"]) == ["sweep"]
     assert before == os.environ["JAX_COMPILATION_CACHE_DIR"]
     assert before == jax.config.values["jax_compilation_cache_dir"]
 

@@ -68,7 +68,11 @@ def test_data_of_an_example_is_copied_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ([], "a file is missing: write jaxnn new digits.py, or jaxnn new --list"),
+        (
+            [],
+            "the file must be a file NAME.py, with a name of letters, digits, and underscores, "
+            "got ''; write jaxnn new digits.py, or jaxnn new --list",
+        ),
         (["digits"], "the file must be a file NAME.py, with a name of letters, digits, and "),
         (["my-net.py"], "the file must be a file NAME.py, with a name of letters, digits, and "),
         (["a.py", "--from", "vea"], "there is no example 'vea'; did you mean 'vae'?"),

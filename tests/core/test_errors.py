@@ -698,19 +698,19 @@ def test_what_cannot_be_declared(parameters, text):
     [
         (
             "he",
-            "at 'a', Dense(3, w_init='he'): an initializer must be a function of (key, shape",
+            "Dense.w_init must be a function of (key, shape, dtype), got 'he'; write nn.normal",
         ),
-        (0.1, "got 0.1; write nn.normal(stddev) or nn.constant(value)"),
+        (0.1, "got 0.1; write nn.normal(stddev)"),
         (
             nn.he_normal,
             "must be a function of (key, shape, dtype), got jaxnn.initializers.he_normal",
         ),
-        (nn.he_normal, "he_normal(...) if that returns an initializer"),
+        (nn.he_normal, "call the function if it returns an initializer"),
         (nn.orthogonal, "Dense.w_init got the class orthogonal; write an instance"),
         (nn.delta_orthogonal(), "at 'a/w', delta_orthogonal(): "),
         (
             lambda key, shape, dtype: jnp.ones(2),
-            "an initializer must return shape (4, 3), got (2,)",
+            "the array of an initializer must be of shape (4, 3), got float32[2]",
         ),
     ],
 )
@@ -866,9 +866,9 @@ def test_wrappers():
     check(
         lambda: nn.Sequential(r=nn.Residual(nn.Dense(3))).init(KEY, X),
         ValueError,
-        "at 'r', Residual(Dense(3)): Residual adds the output to its one input, but got "
-        "float32[2,4] and the output float32[2,3]; make the shapes equal, or add them in the "
-        "forward of a Composite",
+        "at 'r', Residual(Dense(3)): Residual adds the output to its one input: make the "
+        "shapes equal, or add them in the forward of a Composite; got float32[2,4], which becomes "
+        "float32[2,3]",
     )
     for n in (0, 2.0, True):
         check(

@@ -12,7 +12,7 @@ import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.experiment.intervals import intervals_of, wilson
+from jaxnn.experiment.prediction import intervals_of, wilson
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 5), (5, 5), (9, 10), (935, 1000)])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.intervals import Interval
 from jaxnn.experiment.pictures import confusion_counts, residuals, worst_profiles
+from jaxnn.experiment.prediction import Interval
 from jaxnn.experiment.report import run_report
 from jaxnn.html.charts import png
 

@@ -1,5 +1,6 @@
 """Each experiment from its command line to its pictures, and the results its header promises."""
 
+import contextlib
 import dataclasses
 import html
 import importlib
@@ -176,3 +177,18 @@ def test_digits_reach_what_the_header_promises():
 def test_shifted_digits_reach_what_the_header_promises():
     scores = mean_scores("mnist_mlp", shift=2, epochs=60, model=MLP(128, 1, dropout=0.2))
     assert scores["accuracy"] >= 0.95
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist_cnn", "python_gpt", "gallery.vae", "gallery.distillation", "gallery.wgan_gp"]
+)
+def test_help_fits_a_terminal_of_80_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    header = importlib.import_module(f"experiments.{name}").__doc__ or ""
+    for command in ([], ["sweep"], ["predict"]):
+        with contextlib.suppress(SystemExit):
+            assert main(experiment_of(name), [*command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= 80
+        if not command:
+            assert "".join(header.split()) in "".join(out.split())

@@ -30,6 +30,7 @@ from jaxnn.train.weights import packed
 from tests.command.test_run import EXPERIMENT, Config, load
 from tests.files import mutation
 from tests.sweep.test_report import small_ledger
+from tests.sweep.toy import digest
 
 X = jax.ShapeDtypeStruct((1, 5), jnp.float32)
 NET = nn.Sequential(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3))
@@ -186,7 +187,7 @@ def test_checkpoints(tmp_path, checkpoint, many):
 def looked_at(folder, place):
     """All that `jaxnn sweep show` and `export` do."""
     with Ledger.open(folder) as ledger:
-        ledger.digest()
+        digest(ledger)
         ledger.trained_epochs()
         ledger.states()
         sweep = read(ledger)

@@ -245,7 +245,7 @@ def test_what_cannot_be_written_on_from_is_refused(gpt, prompts, options, text):
 def test_networks_that_cannot_write_are_refused():
     mixer = nn.Sequential(nn.Embedding(V, 4), nn.Dense(V))
     params = mixer.init(KEY, jnp.zeros((1, 2), int))
-    with pytest.raises(ValueError, match="no layer of the network that can keep a cache is in it"):
+    with pytest.raises(ValueError, match=r"no layer of .* can keep a cache; "):
         nn.generate(mixer, params, [[1]], steps=1, temperature=0)
     with pytest.raises(
         ValueError, match="layer of the network takes: generate from prompts of one"

@@ -15,7 +15,8 @@ KEY = jax.random.key(0)
 
 
 def normals(seed: int, *shape: int, dtype: Any = np.float32) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+    """Normal numbers, put on the device as they are: jnp.asarray compiles a program per shape."""
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(jnp.dtype(dtype)))
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="train")

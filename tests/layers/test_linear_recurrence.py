@@ -70,7 +70,7 @@ def test_long_sequences_are_stable():
     wanted = np.sqrt(-np.expm1(-2 * rates)) * -np.expm1(length * np.log(a)) / -np.expm1(np.log(a))
     # The exponent of float32 is off by 1e-7, which the 2e4 steps of the sum multiply.
     np.testing.assert_allclose(h, wanted, rtol=2e-3)
-    assert all(bool(jnp.isfinite(g).all()) for g in gradients)
+    assert all(bool(np.isfinite(g).all()) for g in gradients)
 
 
 def test_starts_in_its_ring():
@@ -88,7 +88,7 @@ def test_gradients():
     with jax.enable_x64(True):
         net, x = nn.LinearRecurrence(3, 0.3, 0.9), normals(0, 4, 2, dtype=np.float64)
         params = net.init(KEY, x)
-        segment_ids = jnp.array([1, 1, 0, 2])
+        segment_ids = np.array([1, 1, 0, 2])
 
         def run(params, x):
             return net.apply(params, x, segment_ids=segment_ids)
@@ -152,14 +152,20 @@ def test_refused():
 def test_a_new_sequence_forgets_what_is_not_finite():
     """Packed after one of NaN or inf, a sequence has the outputs that it has alone."""
     net, x = nn.LinearRecurrence(3), normals(0, 1, 6, 2)
-    params = net.init(KEY, x)
-    alone = net.apply(params, x[:, 3:])
-    for bad in (jnp.nan, jnp.inf):
-        broken, segment_ids = x.at[:, :3].set(bad), jnp.array([[1, 1, 1, 2, 2, 2]])
-        assert_near(net.apply(params, broken, segment_ids=segment_ids)[:, 3:], alone)
-        cached = nn.with_cache(net, 6)
+    params, segment_ids = net.init(KEY, x), np.array([[1, 1, 1, 2, 2, 2]])
+    cached = nn.with_cache(net, 6)
+
+    @jax.jit
+    def run(params, broken):
+        whole = net.apply(params, broken, segment_ids=segment_ids)
         _, state = cached.apply(
             params, broken[:, :3], state=cached.init_state(x), segment_ids=segment_ids[:, :3]
         )
         y, _ = cached.apply(params, x[:, 3:], state=state, segment_ids=segment_ids[:, 3:])
-        assert_near(y, alone)
+        return whole[:, 3:], y
+
+    alone = jax.jit(net.apply)(params, x[:, 3:])
+    for bad in (np.nan, np.inf):
+        broken = np.where(segment_ids[..., None] == 1, np.float32(bad), x)
+        for found in run(params, broken):
+            assert_near(found, alone)

@@ -46,10 +46,14 @@ def test_layouts_as_transformers(name: str, interleaved: bool):
 
 def test_part_of_the_features_turns():
     """By the frequencies of a head of that many features (GPT-NeoX, GPT-J)."""
-    q = normals(0, 5, 2, 8)
-    found = nn.RotaryEmbedding(fraction=0.5).rotate(q, jnp.arange(5), 5)
+    q = np.asarray(normals(0, 5, 2, 8))
+    part, whole = nn.RotaryEmbedding(fraction=0.5), nn.RotaryEmbedding()
+    found, expected = jax.jit(
+        lambda q: (part.rotate(q, jnp.arange(5), 5), whole.rotate(q[..., :4], jnp.arange(5), 5))
+    )(q)
+    found = np.asarray(found)
     np.testing.assert_array_equal(found[..., 4:], q[..., 4:])
-    assert_near(found[..., :4], nn.RotaryEmbedding().rotate(q[..., :4], jnp.arange(5), 5))
+    assert_near(found[..., :4], expected)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -83,10 +87,8 @@ def test_a_swept_base_and_factor_are_one_program():
         rotary = nn.RotaryEmbedding(base, scaling=nn.YaRNScaling(factor, 512))
         return rotary.rotate(q, jnp.arange(3), 3)
 
-    expected = nn.RotaryEmbedding(500.0, scaling=nn.YaRNScaling(4.0, 512)).rotate(
-        q, jnp.arange(3), 3
-    )
-    assert_near(run(500.0, 4.0), expected)
+    rotary = nn.RotaryEmbedding(500.0, scaling=nn.YaRNScaling(4.0, 512))
+    assert_near(run(500.0, 4.0), jax.jit(lambda q: rotary.rotate(q, jnp.arange(3), 3))(q))
 
 
 @pytest.mark.parametrize("heads", [1, 6, 8, 12])
@@ -117,12 +119,12 @@ def test_sinusoidal_as_published():
 
 
 def test_learned_positions_are_rows_of_the_table():
-    net, x = nn.LearnedPositions(6), normals(0, 2, 4, 3)
-    params = net.init(KEY, x)
-    assert_near(net.apply(params, x), x + params["w"][None, :4])
-    segment_ids = jnp.array([[0, 1, 1, 2], [1, 1, 1, 1]])
-    expected = x[0, 1:] + params["w"][jnp.array([0, 1, 0])]
-    assert_near(net.apply(params, x, segment_ids=segment_ids)[0, 1:], expected)
+    net, x = nn.LearnedPositions(6), np.asarray(normals(0, 2, 4, 3))
+    params, run = jax.tree.map(np.asarray, net.init(KEY, x)), jax.jit(net.apply)
+    assert_near(run(params, x), x + params["w"][None, :4])
+    segment_ids = np.array([[0, 1, 1, 2], [1, 1, 1, 1]])
+    expected = x[0, 1:] + params["w"][np.array([0, 1, 0])]
+    assert_near(np.asarray(run(params, x, segment_ids=segment_ids))[0, 1:], expected)
     std = nn.LearnedPositions(500).init(KEY, jnp.zeros((2, 40)))["w"].std()
     assert float(std) == pytest.approx(0.02, rel=0.05)  # of 20,000 numbers
 
@@ -140,13 +142,14 @@ def test_a_share_that_is_rounded_turns_what_it_says(fraction: float):
 def test_past_the_table():
     net, x = nn.LearnedPositions(3), normals(0, 4, 2)
     with pytest.raises(ValueError, match=r"has 3 positions.*reaches position 3.*Positions\(6\)"):
-        net.apply({"w": jnp.ones((3, 2))}, x)
-    params, packed = {"w": jnp.ones((3, 2))}, jnp.array([1, 1, 2, 2])
-    assert jnp.isfinite(net.apply(params, x, segment_ids=packed)).all()
+        net.apply({"w": np.ones((3, 2), "f")}, x)
+    params, packed = {"w": np.ones((3, 2), "f")}, np.array([1, 1, 2, 2])
+    run = jax.jit(lambda s: net.apply(params, x, segment_ids=s))
+    assert np.isfinite(run(packed)).all()
     with pytest.raises(ValueError, match="has 3 positions, but the sequence reaches position 3"):
-        net.apply(params, x, segment_ids=jnp.ones(4, int))
-    y = jax.jit(lambda s: net.apply(params, x, segment_ids=s))(jnp.ones(4, int))
-    assert jnp.isfinite(y[:3]).all() and jnp.isnan(y[3]).all()
+        net.apply(params, x, segment_ids=np.ones(4, int))
+    y = np.asarray(run(np.ones(4, int)))
+    assert np.isfinite(y[:3]).all() and np.isnan(y[3]).all()
     cached = nn.with_cache(net)
     _, state = cached.apply(params, x[:3], state=cached.init_state(x[:3]))
     with pytest.raises(ValueError, match="reaches position 3"):
@@ -188,7 +191,8 @@ def test_longrope_refused():
     rule = nn.LongRoPEScaling((1.0, 1.0), (2.0, 4.0), 8, 4.0)
     attention = nn.MultiHeadAttention(1, 4, causal=True, rotary=nn.RotaryEmbedding(scaling=rule))
     x = normals(0, 3, 4)
-    assert attention.apply(attention.init(KEY, x), x).shape == (3, 4)
+    params = attention.init(KEY, x)
+    assert jax.eval_shape(attention.apply, params, x).shape == (3, 4)
     with pytest.raises(ValueError, match=r"LongRoPEScaling.long must be 1, that of .*short, got 2"):
         nn.LongRoPEScaling((1.0,), (2.0, 4.0), 8, 4.0)
     with pytest.raises(
@@ -202,7 +206,7 @@ def test_longrope_refused():
     with pytest.raises(ValueError, match="which cached keys cannot follow"):
         nn.with_cache(attention)
     with pytest.raises(ValueError, match="a row with segment_ids has sequences"):
-        attention.apply(attention.init(KEY, x), x, segment_ids=jnp.ones(3, int))
+        attention.apply(params, x, segment_ids=np.ones(3, int))
 
 
 def test_embeddings_of_times_and_coordinates_by_the_formula():

@@ -32,18 +32,18 @@ from tests.cases import KEY, floats
         (lambda: ResNet(stem="tiny"), "ResNet.stem must be 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
         (
             lambda: ViT(patch=15),
-            "ViT.patch must divide image=224, got 15",
+            "ViT.patch must be a divisor of image=224, got 15",
         ),
         (
             lambda: ViT(num_heads=7),
-            "ViT.num_heads must divide width=768, got 7",
+            "ViT.num_heads must be a divisor of width=768, got 7",
         ),
         (
             lambda: GPT(num_heads=5),
-            "GPT.num_heads must divide width=384, got 5",
+            "GPT.num_heads must be a divisor of width=384, got 5",
         ),
         (lambda: GPT(norm="batch"), "GPT.norm must be 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
-        (lambda: GPT(num_kv_heads=4), "num_kv_heads must divide num_heads=6, got 4"),
+        (lambda: GPT(num_kv_heads=4), "num_kv_heads must be a divisor of num_heads=6, got 4"),
         (lambda: GPT(num_heads=128, positions="rotary"), "rotate pairs of features"),
         (lambda: GPT(hidden=0), "GPT.hidden must be None or an int >= 1, got 0"),
         (lambda: GPT(dropout=-0.1), r"GPT.dropout must be a dropout rate in \[0, 1\), got -0.1"),

@@ -20,10 +20,19 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxnn.interop.torch_names import GEMMA, LLAMA, state_dict
+from jaxnn.interop.torch_names import GEMMA, LLAMA
 from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
-from jaxnn.models import BERT, GPT, ViT
-from jaxnn.models.families import BERT_FAMILIES, GPT_FAMILIES, VIT_FAMILIES
+from jaxnn.models import BERT, GPT, Tokenizer
+from jaxnn.models.clip import CLIP_FAMILIES
+from jaxnn.models.families import (
+    BERT_FAMILIES,
+    CONVNEXT_FAMILIES,
+    RESNET_FAMILIES,
+    VIT_FAMILIES,
+)
+from jaxnn.models.t5 import T5_FAMILIES
+from jaxnn.models.transformers import GPT_FAMILIES
+from tests.converted import assert_same_gradients
 from tests.fixtures import pretrained as published
 
 FOLDER = published.FOLDER
@@ -32,7 +41,7 @@ GPT2 = FOLDER / "gpt2"
 
 def assert_agrees(folder: Path, expected: Any) -> None:
     """Outputs within 1e-5, and the gradients of a training step."""
-    _, net, params = GPT.from_pretrained(folder)
+    _, net, params, _ = GPT.from_pretrained(folder)
     tokens = jnp.asarray(expected["tokens"])
 
     @jax.jit
@@ -46,20 +55,12 @@ def assert_agrees(folder: Path, expected: Any) -> None:
     np.testing.assert_allclose(loss, expected["loss"], atol=1e-5)
     # The gradient of 1 + w is that of w.
     names = GPT._family(json.loads((folder / "config.json").read_text()), folder).names
-    assert_gradients(net, gradients, LLAMA if names is GEMMA else names, expected)
-
-
-def assert_gradients(net: Any, gradients: Any, names: Any, expected: Any) -> None:
-    found = state_dict(net, gradients, names)
-    wanted = {name[5:]: array for name, array in expected.items() if name.startswith("grad ")}
-    assert found.keys() == wanted.keys()
-    for name, array in found.items():
-        np.testing.assert_allclose(array, wanted[name], atol=1e-5, err_msg=name)
+    assert_same_gradients(net, gradients, LLAMA if names is GEMMA else names, expected)
 
 
 def assert_encodes(folder: Path, expected: Any) -> None:
     """Features, pooled and not, within 1e-5, and the gradients of a step on both."""
-    model, net, params = BERT.from_pretrained(folder, pooling="pooler")
+    model, net, params, _ = BERT.from_pretrained(folder, pooling="pooler")
     per_token = dataclasses.replace(model, pooling="none").network()
     tokens, named = expected["tokens"], {"token_types": expected["types"]}
     named["segment_ids"] = expected["mask"]
@@ -77,7 +78,7 @@ def assert_encodes(folder: Path, expected: Any) -> None:
     np.testing.assert_allclose(pooled, expected["pooled"], atol=1e-5)
     np.testing.assert_allclose(loss, expected["loss"], atol=1e-4)
     names = BERT._family(json.loads((folder / "config.json").read_text()), folder).names
-    assert_gradients(net, gradients, names, expected)
+    assert_same_gradients(net, gradients, names, expected)
 
 
 @pytest.mark.parametrize("name", published.COMMITTED)
@@ -88,7 +89,7 @@ def test_outputs_and_gradients_are_those_of_transformers(name: str):
 @pytest.mark.parametrize("name", published.COMMITTED)
 def test_saved_and_loaded_again(name: str, tmp_path: Path):
     """The arrays have the names and numbers of transformers' own files."""
-    model, _, params = GPT.from_pretrained(FOLDER / name)
+    model, _, params, _ = GPT.from_pretrained(FOLDER / name)
     model.save_pretrained(tmp_path / "saved", params)
     again = GPT.from_pretrained(tmp_path / "saved")
     assert again.model.explicit() == model.explicit()
@@ -111,7 +112,7 @@ def test_encoders_are_those_of_transformers(name: str):
 
 def test_sentence_embedding_is_the_mean_of_its_tokens():
     expected = np.load(FOLDER / "bert" / "expected.npz")
-    _, net, params = BERT.from_pretrained(FOLDER / "bert", pooling="mean")
+    _, net, params, _ = BERT.from_pretrained(FOLDER / "bert", pooling="mean")
     tokens, mask = jnp.asarray(expected["tokens"]), expected["mask"]
     apply = jax.jit(net.apply)
     y = apply(params, tokens, token_types=expected["types"], segment_ids=mask)
@@ -124,10 +125,11 @@ def test_sentence_embedding_is_the_mean_of_its_tokens():
 
 @pytest.mark.parametrize("name", published.ENCODERS)
 def test_encoder_saved_and_loaded_again(name: str, tmp_path: Path):
-    model, _, params = BERT.from_pretrained(FOLDER / name, pooling="pooler")
+    model, _, params, _ = BERT.from_pretrained(FOLDER / name, pooling="pooler")
     model.save_pretrained(tmp_path / "saved", params)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["model_type"] == name and config["max_position_embeddings"] == 14
+    assert config["architectures"] == [f"{name.title()}Model"]
     again = BERT.from_pretrained(tmp_path / "saved", pooling="pooler")
     assert again.model == model
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
@@ -156,32 +158,6 @@ def test_encoder_of_a_model_with_another_head(tmp_path: Path):
     tokens = jnp.zeros((2, 5), jnp.int32)
     params = classifier.init(jax.random.key(0), tokens) | found.params
     assert classifier.apply(params, tokens).shape == (2, 3)
-
-
-def test_images_are_classified_as_by_transformers(tmp_path: Path):
-    folder = FOLDER / "vit"
-    expected = np.load(folder / "expected.npz")
-    model, net, params = ViT.from_pretrained(folder)
-    assert model == ViT(
-        image=8, patch=4, layers=2, width=8, num_heads=2, hidden=12, eps=1e-12, dropout=0.0
-    )
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, has_aux=True)
-    def step(params: Any) -> Any:
-        y = net.apply(params, expected["images"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(y, expected["labels"])
-        return loss.mean(), y
-
-    (loss, y), gradients = step(params)
-    np.testing.assert_allclose(y, expected["outputs"], atol=1e-5)
-    np.testing.assert_allclose(loss, expected["loss"], atol=1e-5)
-    assert_gradients(net, gradients, VIT_FAMILIES[0].names, expected)
-    model.save_pretrained(tmp_path / "saved", params)
-    saved, arrays = (load_file(f / "model.safetensors") for f in (tmp_path / "saved", folder))
-    assert saved.keys() == arrays.keys()
-    jax.tree.map(np.testing.assert_array_equal, saved, arrays)
-    assert ViT.from_pretrained(tmp_path / "saved").model == model
 
 
 def test_configuration_is_read():
@@ -266,7 +242,7 @@ def test_files_that_are_missing_or_pickled(tmp_path: Path):
 
 
 def test_models_that_transformers_does_not_have(tmp_path: Path):
-    model, _, params = GPT.from_pretrained(FOLDER / "llama3")
+    model, _, params, _ = GPT.from_pretrained(FOLDER / "llama3")
     other = dataclasses.replace(model, rotary_scaling=NTKScaling(2.0), window=4)
     with pytest.raises(
         ValueError, match=r"mistral does not have rotary_scaling=NTKScaling\(2.0\);"
@@ -326,7 +302,7 @@ def test_every_family_against_transformers(name: str, tmp_path: Path):
     theirs.save_pretrained(tmp_path / "theirs")
     expected = published.expected(theirs)
     assert_agrees(tmp_path / "theirs", expected)
-    model, _, params = GPT.from_pretrained(tmp_path / "theirs")
+    model, _, params, _ = GPT.from_pretrained(tmp_path / "theirs")
     model.save_pretrained(tmp_path / "ours", params)
     again = type(theirs).from_pretrained(tmp_path / "ours").eval()
     np.testing.assert_allclose(published.expected(again)["outputs"], expected["outputs"], atol=1e-5)
@@ -339,7 +315,7 @@ def test_every_encoder_against_transformers(name: str, tmp_path: Path):
     theirs = published.build(name, hidden_size=32, num_attention_heads=4)
     theirs.save_pretrained(tmp_path / "theirs")
     expected = published.expected_features(theirs)
-    model, _, params = BERT.from_pretrained(tmp_path / "theirs", pooling="pooler")
+    model, _, params, _ = BERT.from_pretrained(tmp_path / "theirs", pooling="pooler")
     model.save_pretrained(tmp_path / "ours", params)
     again = type(theirs).from_pretrained(tmp_path / "ours").eval()
     found = published.expected_features(again)
@@ -377,40 +353,37 @@ def test_sentence_encoder_with_its_published_weights(tmp_path: Path):
         features = transformers.AutoModel.from_pretrained(folder).eval()(**given).last_hidden_state
     mask = given["attention_mask"]
     mean = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    _, net, params = BERT.from_pretrained(folder, pooling="mean")
-    tokens, types, mask = (
-        given[name].numpy().astype(np.int32)
-        for name in ("input_ids", "token_type_ids", "attention_mask")
-    )
+    _, net, params, _ = BERT.from_pretrained(folder, pooling="mean")
+    found = Tokenizer.from_pretrained(folder)(SENTENCES)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    for ours, name in zip(found, names, strict=True):
+        np.testing.assert_array_equal(ours, given[name].numpy())
+    tokens, mask, types = found
     y = jax.jit(net.apply)(params, tokens, token_types=types, segment_ids=mask)
     np.testing.assert_allclose(y, mean.numpy(), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_transformers_loads_a_vit(tmp_path: Path):
-    pytest.importorskip("transformers")
-    theirs = published.build("vit", num_labels=5)
-    theirs.save_pretrained(tmp_path / "theirs")
-    model, _, params = ViT.from_pretrained(tmp_path / "theirs")
-    model.save_pretrained(tmp_path / "ours", params)
-    again = type(theirs).from_pretrained(tmp_path / "ours").eval()
-    outputs = [published.expected_classes(one)["outputs"] for one in (theirs, again)]
-    np.testing.assert_allclose(*outputs, atol=1e-5)
+DEFAULTS = (*GPT_FAMILIES, *BERT_FAMILIES, *VIT_FAMILIES, *CONVNEXT_FAMILIES, *CLIP_FAMILIES)
+DEFAULTS += (RESNET_FAMILIES[0], T5_FAMILIES[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "family", [*GPT_FAMILIES, *BERT_FAMILIES, *VIT_FAMILIES], ids=lambda family: family.model_type
-)
+@pytest.mark.parametrize("family", DEFAULTS, ids=lambda family: family.model_type)
 def test_defaults_are_those_of_transformers(family: Any):
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, family.architecture).config_class()
+    filled = ("num_key_value_heads", "head_dim", "num_decoder_layers", "scale_decoder_outputs")
+
+    def theirs(key: str, default: Any = None) -> Any:
+        *outer, last = key.split(".")
+        return getattr(functools.reduce(getattr, outer, config), last, default)
+
     for key, (_, default) in family.keys.items():
-        theirs = getattr(config, key)
-        if default is None and key in ("num_key_value_heads", "head_dim"):
-            continue  # filled in by the configuration
-        assert theirs == default, key
+        if default is not None or key not in filled:
+            assert theirs(key) == default, key
     for key, accepted in family.fixed.items():
-        assert getattr(config, key, accepted[0]) == accepted[0], key
+        assert theirs(key, accepted[0]) == accepted[0], key
+    for key, (default, _) in family.derived.items():
+        assert theirs(key) == default, key
     if family.implied.get("positions") == "rotary":
         assert config.rope_parameters["rope_theta"] == 10000.0

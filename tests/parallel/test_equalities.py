@@ -61,7 +61,6 @@ def found_in(case):
     return trained(QUICK if case in QUICK else SLOW)[case]
 
 
-@pytest.mark.xdist_group("equalities")
 def test_eight_devices_are_one(case):
     found = found_in(case)
     # Sums in another order: some float32 roundings of 6e-8 each, over three steps of Adam.
@@ -70,7 +69,6 @@ def test_eight_devices_are_one(case):
     assert found["lies"]
 
 
-@pytest.mark.xdist_group("equalities")
 def test_weights_are_split(case):
     name, table = case.split(":")
     # A device's part of the largest array.
@@ -81,7 +79,6 @@ def test_weights_are_split(case):
     assert found_in(case)["part"] == 1 / wanted
 
 
-@pytest.mark.xdist_group("equalities")
 def test_nothing_else_is_exchanged(case):
     kinds = set(found_in(case)["collectives"])
     # Sums of gradients; weights made whole. Never activations from one split to another, by
@@ -95,7 +92,6 @@ MATRICES, VECTORS = 4 * (16 * 32 + 32 * 8), 4 * (32 + 8)
 METRICS = 4 * (2 + 2)  # two sums over the rows, and how many labels each is over
 
 
-@pytest.mark.xdist_group("equalities")
 @pytest.mark.parametrize(
     ("table", "gathered", "summed"),
     [
@@ -114,7 +110,6 @@ def test_bytes_exchanged_by_a_perceptron(table, gathered, summed):
     assert found["all-reduce"][1] == summed
 
 
-@pytest.mark.xdist_group("equalities")
 def test_weights_of_a_transformer_are_gathered_a_layer_at_a_time():
     layers, weights = 2, 6  # query, key, value, out; up, down
     size = 4 * (4 * 16 * 16 + 2 * 16 * 64)
@@ -127,7 +122,6 @@ def test_weights_of_a_transformer_are_gathered_a_layer_at_a_time():
     assert total == (2 * layers * size + 2 * table) // 4 + positions + 2 * 4 * 4 * 8 * 4
 
 
-@pytest.mark.xdist_group("equalities")
 def test_plans_are_what_xla_reports_of_the_real_step(case):
     """Planned here, in a process with one device, and compiled there for eight."""
     name, table = case.split(":")

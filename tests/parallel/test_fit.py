@@ -70,6 +70,7 @@ def assert_logged_once(folder):
     assert [json.loads(line)["step"] for line in lines] == list(range(2, STEPS + 1, 2))
 
 
+@pytest.mark.slow  # the program of test_placement.py resumes on one device and on eight
 def test_a_run_resumes_on_another_mesh_as_on_one_device(tmp_path):
     run(8, tmp_path, 2, "host arrays", 8, 1, 0)
     (found,) = run(8, tmp_path, EPOCHS, "host arrays", 2, 4, 0)
@@ -77,12 +78,10 @@ def test_a_run_resumes_on_another_mesh_as_on_one_device(tmp_path):
     assert_logged_once(tmp_path)
 
 
+@pytest.mark.slow  # the next test, too, compares two processes with one, and resumes
 @pytest.mark.parametrize(
-    ("source", "before"),  # the epochs of a first run; a run resumes in the next test too
-    [
-        ("host arrays", 0),
-        *(pytest.param(source, 2, marks=pytest.mark.slow) for source in SOURCES),
-    ],
+    ("source", "before"),  # the epochs of a first run
+    [("host arrays", 0), *((source, 2) for source in SOURCES)],
 )
 def test_two_processes_train_and_resume_as_one(tmp_path, source, before):
     if before:

@@ -418,7 +418,7 @@ def test_rules_that_do_not_fit_name_paths_of_the_state():
 def test_axes_that_the_mesh_does_not_have():
     with pytest.raises(ValueError) as error:
         parallel.Placement(parallel.abstract_mesh(model=4), parallel.FSDP)
-    assert "the rules do not fit the mesh:\n  the rule ('**', Split(" in str(error.value)
+    assert "the rules do not fit the mesh: the rule ('**', Split(" in str(error.value)
     assert (
         "by the mesh axis 'data', but the mesh has 'model'; write parallel.mesh(data=...)"
         in str(error.value)

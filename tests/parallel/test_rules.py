@@ -1,5 +1,7 @@
 """Meshes and tables of rules: what they return, and what they reject."""
 
+from typing import Any
+
 import jax
 import optax
 import pytest
@@ -154,6 +156,53 @@ def test_the_table_of_tensor_parallelism_matches_the_models(net, x, first, secon
     assert at(parallel.TENSOR_PARALLEL, second)[0] == "model"
     both = at(parallel.FSDP_TENSOR_PARALLEL, first), at(parallel.FSDP_TENSOR_PARALLEL, second)
     assert both == (("data", "model"), ("model", "data"))
+
+
+SMALL: Any = {"width": 16, "num_heads": 4}
+PAIR: Any = {"image": 8, "patch": 4, "image_width": 16, "image_heads": 4, "text_width": 16}
+PATHS = {
+    "bert": ("", "embedding/w"),
+    "t5": ("encoder/ decoder/", "decoder/embedding/w decoder/head/w"),
+    "clip": ("image/ text/", "text/embedding/w text/head/w image/head/w"),
+}
+BUILT = {
+    "bert": models.BERT(vocabulary=64, layers=1, **SMALL).network(),
+    "t5": models.T5(
+        layers=1, head_dim=4, hidden=64, feed_forward="geglu", tied=False, **SMALL
+    ).network(64),
+    "clip": models.CLIP(
+        64, vocabulary=64, length=8, image_layers=1, text_layers=1, text_heads=4, **PAIR
+    ).network(),
+}
+GIVEN = {"bert": (TOKENS,), "t5": (TOKENS, TOKENS), "clip": (IMAGES, TOKENS)}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_tensor_parallelism_splits_heads_and_hidden_units_only(name):
+    """What is split, by the axis that the two layers of a pair share (Megatron-LM, section 3)."""
+    from jaxnn.core import paths
+
+    spec = BUILT[name].spec(*(jax.ShapeDtypeStruct(*given) for given in GIVEN[name]))
+    found = dict(paths.walk(parallel.shardings(spec, EIGHT, parallel.TENSOR_PARALLEL)))
+    split = {}
+    for path, sharding in found.items():
+        axes = [i for i, axis in enumerate(sharding.spec) if axis is not None]
+        if axes:
+            split["/".join(path)] = [i - dict(paths.walk(spec))[path].ndim for i in axes]
+    towers, others = PATHS[name]
+    expected = {path: [-1] if "head" in path else [-2] for path in others.split()}
+    for tower in towers.split() or [""]:
+        parts = {f"{tower}blocks/attention/{part}": -1 for part in ("query", "key", "value")}
+        parts |= {f"{tower}blocks/attention/out": -2}
+        if tower == "decoder/":
+            parts |= {key.replace("attention", "cross_attention"): i for key, i in parts.items()}
+        parts |= {f"{tower}blocks/feed_forward/up": -1, f"{tower}blocks/feed_forward/down": -2}
+        if name == "t5":
+            parts[f"{tower}blocks/feed_forward/gate"] = -1
+        expected |= {f"{path}/w": [axis] for path, axis in parts.items()}
+        if name != "t5":  # biases of the first layer of a pair; those of the second are added once
+            expected |= {f"{path}/b": [-1] for path, axis in parts.items() if axis == -1}
+    assert split == expected
 
 
 def state_shardings(net, optimizer, rules):

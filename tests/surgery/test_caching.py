@@ -13,7 +13,7 @@ import jaxnn as nn
 from tests.layers.agreement import KEY, applied, normals
 from tests.near import assert_near
 
-X = normals(0, 2, 6, 4)
+X = np.asarray(normals(0, 2, 6, 4))
 
 
 def test_every_layer_that_can_keep_is_reached():
@@ -41,9 +41,7 @@ def test_optional_children_stay_none():
 
 
 def test_a_network_that_keeps_nothing_is_refused():
-    with pytest.raises(
-        ValueError, match=r"no layer of the network that can keep a cache is in it; .* at: none"
-    ):
+    with pytest.raises(ValueError, match=r"no layer of Sequential.* can keep a cache; .* at: none"):
         nn.with_cache(nn.Sequential(nn.Dense(3), jax.nn.relu))
     with pytest.raises(ValueError, match=r"length must be an int >= 1, got 0; write nn.with_cache"):
         nn.with_cache(nn.MultiHeadAttention(2, causal=True), 0)
@@ -90,7 +88,7 @@ DECODER = Decoder(
 def test_a_cache_in_a_part_of_a_network(match):
     """A cached decoder with an encoder that gets its whole input: any split is the whole."""
     net = Translation(ENCODER, DECODER)
-    source, target = X[:, :4], normals(1, 2, 6, 4)
+    source, target = X[:, :4], np.asarray(normals(1, 2, 6, 4))
     cached = nn.with_cache(net, 6, match)
     assert cached == Translation(ENCODER, nn.with_cache(DECODER, 6))
     if match != "decoder":
@@ -99,14 +97,14 @@ def test_a_cache_in_a_part_of_a_network(match):
     chex.assert_trees_all_equal(cached.init(KEY, source, target), params)
     whole = jax.jit(net.apply)(params, source, target)
     run = jax.jit(lambda source, piece, state: cached.apply(params, source, piece, state=state))
-    for split in ((1,) * 6, (2, 3, 1), (6,)):
+    for split in ((1,) * 6, (4, 1, 1)):
         state, outputs, begin = cached.init_state(source, target[:, :1]), [], 0
         assert list(state) == ["decoder"]
         for length in split:
             y, state = run(source, target[:, begin : begin + length], state)
-            outputs.append(y)
+            outputs.append(np.asarray(y))
             begin += length
-        assert_near(jnp.concatenate(outputs, 1), whole)
+        assert_near(np.concatenate(outputs, 1), whole)
 
 
 def test_parts_are_chosen_by_path_and_keep_what_they_have():
@@ -158,9 +156,9 @@ def decode(net: nn.Layer, params: Any, x: Any, *split: int) -> Any:
     state, outputs, begin = net.init_state(x[..., :1, :]), [], 0
     for length in split:
         y, state = step(net, params, x[..., begin : begin + length, :], state)
-        outputs.append(y)
+        outputs.append(np.asarray(y))
         begin += length
-    return jnp.concatenate(outputs, -2), state
+    return np.concatenate(outputs, -2), state
 
 
 def test_writing_past_the_length():
@@ -176,10 +174,10 @@ def test_writing_past_the_length():
     with pytest.raises(ValueError, match="holds 0, so 6 more do not fit"):
         net.init_state(X)
     y, state = step(net, params, X[:, 3:4], state)
-    assert jnp.isfinite(y).all()
+    assert np.isfinite(y).all()
     for _ in range(2):
         y, state = step(net, params, X[:, 4:5], state)
-        assert jnp.isnan(y).all()
+        assert np.isnan(y).all()
 
 
 def test_a_ring_has_no_end():
@@ -200,7 +198,7 @@ def test_a_chunk_without_segments_goes_on_with_the_last():
         nn.MultiHeadAttention(2, causal=True, rotary=nn.RotaryEmbedding()),
         nn.MultiHeadAttention(2, causal=True, window=2, alibi=True),
     )
-    params, segment_ids = net.init(KEY, X), jnp.array([[2, 2, 2], [0, 0, 2]])
+    params, segment_ids = net.init(KEY, X), np.array([[2, 2, 2], [0, 0, 2]])
     cached = nn.with_cache(net, 6)
 
     @jax.jit
@@ -215,8 +213,8 @@ def test_a_chunk_without_segments_goes_on_with_the_last():
         )
 
     y, whole, padded = run(X)
-    assert_near(y[0], whole)
-    assert_near(y[1, 2:], padded)
+    assert_near(np.asarray(y)[0], whole)
+    assert_near(np.asarray(y)[1, 2:], padded)
 
 
 def test_axes_in_front():

@@ -95,13 +95,13 @@ def test_a_layer_without_parameters_and_the_inside_of_wrappers(params):
 
 def test_refused(params):
     with pytest.raises(
-        ValueError, match=r"no layer and no setting .*'\*/x'; the paths .*: body, body/norm"
+        ValueError, match=r"no layer of .* and no setting .*'\*/x'; the paths .*: body, body/norm"
     ):
         nn.replace(NET, "*/x", nn.Tap())
     with pytest.raises(
         ValueError,
-        match=r"with 'head/0' replaced, parameters elsewhere no longer fit:\n  head/2/w: now "
-        r"\(7, 5\), the parameters have float32\[4,5\]\n.*nn.widen",
+        match=r"with 'head/0' replaced, parameters elsewhere no longer fit: head/2/w: now "
+        r"\(7, 5\), the parameters have float32\[4,5\]; .*nn.widen",
     ):
         nn.replace(NET, "head/0", nn.Dense(7), params, OTHER, X)
     with pytest.raises(ValueError, match="not those of this network"):

@@ -26,7 +26,7 @@ from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
-from tests.sweep import quick
+from tests.sweep import quick, toy
 
 # In the first, some trials diverge and some have no program: a dropout of 1 is refused.
 BROKEN = Space(
@@ -111,7 +111,7 @@ def main(folder, kind, *boundaries):
     with begun(experiment(kind), KINDS[kind][1], Path(folder), opened) as ledger:
         print("ready", flush=True)
         drive(ledger, experiment(kind))
-        print(ledger.digest())
+        print(toy.digest(ledger))
 
 
 if __name__ == "__main__":

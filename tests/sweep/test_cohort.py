@@ -28,9 +28,11 @@ from jaxnn.sweep.cohort import (
     Work,
     compiled_cohort,
     out_of_memory,
+    pack,
+    regrouped,
+    unpack,
     work,
 )
-from jaxnn.sweep.states import pack, regrouped, unpack
 from jaxnn.sweep.structure import Structure
 from jaxnn.sweep.training import dependent
 from jaxnn.train.program import without_keys

@@ -10,7 +10,6 @@ import pytest
 from jaxnn.sweep import Space, Uniform
 from jaxnn.sweep.compiled import Way
 from jaxnn.sweep.decision import Ask, End, Regroup, Select, SweepHistory, Train, decide
-from jaxnn.sweep.halving import hyperband
 from jaxnn.sweep.plan import Grouped
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.tables import Trial
@@ -128,7 +127,7 @@ def test_each_bracket_trains_its_number_of_trials_to_each_rung():
     settings = dataclasses.replace(KINDS["hyperband"], seeds=1)
     _, history = driven(settings)
     ends = {number: epoch for (number, _), epoch in history.trained.items()}
-    for index, bracket in enumerate(hyperband(4, eta=2, trials=20)):
+    for index, bracket in enumerate(settings.rounds(4)):
         numbers = [trial.number for trial in history.trials if trial.round == index]
         failed = sum(history.trials[n].status == "failed" for n in numbers)
         for rung, count in zip(bracket.rungs, bracket.counts, strict=True):

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Grid, Int, LogUniform, Uniform
-from jaxnn.sweep.export import export_sweep
+from jaxnn.sweep.export import export_sweep, spans_of
 from jaxnn.sweep.samplers import distribution
 from jaxnn.sweep.snapshot import Sweep
 from tests.sweep.made_up import SPACE, made_up
@@ -86,13 +86,41 @@ def test_optuna_opens_its_storage(tmp_path):
     assert study.best_value == SWEEP.scores[best.number].mean
     assert study.best_trial.params == best.values
     assert study.best_trial.distributions["model.width"].choices == (64, 128, 256)
-    assert study.best_trial.intermediate_values == SWEEP.means(best.number)
+    assert study.best_trial.intermediate_values == SWEEP.means[best.number]
     states = Counter(trial.state.name for trial in study.trials)
     ours = Counter(trial.status for trial in SWEEP.trials)
     assert states == {
         "COMPLETE": ours["done"], "PRUNED": ours["stopped"],
         "FAIL": ours["failed"] + ours["diverged"],
     }  # fmt: skip
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()
+
+
+def test_optuna_gets_all_objectives_and_constraints(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    sizes = {group.name: 100.0 * (at + 1) for at, group in enumerate(SWEEP.groups)}
+    groups = [
+        dataclasses.replace(group, probe={"metrics": {"parameters": sizes[group.name]}})
+        for group in SWEEP.groups
+    ]
+    facts = {
+        **SWEEP.facts,
+        "objectives": [["validation_accuracy", True], ["parameters", False]],
+        "settings": {"constraints": ["parameters <= 100"]},
+    }
+    sweep = dataclasses.replace(SWEEP, groups=groups, facts=facts)
+    assert len(sizes) > 1
+    export_sweep(sweep, "optuna", tmp_path / "study.db")
+    study = optuna.load_study(study_name="mnist_mlp", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert [one.name for one in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["validation_accuracy", "parameters"]
+    for trial, ours in zip(study.trials, sweep.trials, strict=True):
+        if trial.state.name == "COMPLETE":
+            size = sizes[ours.group or ""]
+            assert trial.values == [sweep.scores[ours.number].mean, size]
+            assert trial.system_attrs["constraints"] == [max(size - 100, 0) / 100]
+    assert [one.number for one in study.best_trials] == sorted(t.number for t in sweep.front)
     study._storage.remove_session()
     study._storage._backend.engine.dispose()
 
@@ -155,7 +183,7 @@ def test_tensorboard_gets_scores_groups_and_times(tmp_path):
     values = {v.tag: (v, event.wall_time) for event in events for v in event.summary.value}
     score, at = values["score"]
     assert score.simple_value == pytest.approx(TIMED.scores[number].each[1], rel=1e-6)
-    end = TIMED.times[number][-1][3]
+    end = spans_of(TIMED)[number][-1].end
     assert at == end
     infos = [
         HParamsPluginData.FromString(value.metadata.plugin_data.content)

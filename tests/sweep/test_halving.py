@@ -9,6 +9,7 @@ import pytest
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, halving
 from jaxnn.sweep.halving import Bracket, hyperband, keep, kept, perturbed, population, rungs
+from jaxnn.sweep.settings import Settings
 from tests.sweep import quick
 
 
@@ -146,13 +147,13 @@ def test_epochs_by_hand():
 
 
 def test_brackets_come_again_until_the_trials_are_used_up():
-    assert [b.count for b in hyperband(81, 3, trials=1000)] == [
+    settings = Settings(trials=1000, halving="hyperband", eta=3)
+    assert [b.count for b in settings.rounds(81)] == [
         *(81, 34, 15, 8, 5) * 6, 81, 34, 15, 8, 4,
     ]  # fmt: skip
-    assert hyperband(81, 3, trials=3) == [Bracket(3, (1, 3, 9, 27, 81), 3)]
-    assert hyperband(81, 3, trials=3)[0].counts == [3, 1, 1, 1, 1]
-    with pytest.raises(ValueError, match="trials must be None or an int >= 1, got 0"):
-        hyperband(81, 3, trials=0)
+    few = dataclasses.replace(settings, trials=3).rounds(81)
+    assert few == [Bracket(3, (1, 3, 9, 27, 81), 3)]
+    assert few[0].counts == [3, 1, 1, 1, 1]
 
 
 def test_the_worst_fifth_takes_over_from_the_best_fifth():

@@ -16,7 +16,7 @@ from jaxnn.sweep.known import Known, default_try, parsed, tries_of, valued
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.settings import Budget, Settings, seconds
 from jaxnn.sweep.tables import Trial
-from tests.sweep import driven
+from tests.sweep import driven, toy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def values(result):
 
 def digest(folder):
     with Ledger.open(folder) as ledger:
-        return ledger.digest()
+        return toy.digest(ledger)
 
 
 # Values
@@ -155,7 +155,9 @@ def test_tries_wait_until_they_are_trials():
     trials = [Trial(0, 0, 0, first, None), Trial(1, 0, 0, {"a": 3}, None)]
     assert Known([first, second]).waiting(trials) == [second]
     assert Known([first, first]).waiting(trials) == [first]
-    own = [one.own for one in Known([first], begin=1).observations(trials, [0.5, None])]
+    own = [
+        one.own for one in Known([first], begin=1).observations(trials, [(0.5,), ()], [0.0, 0.0])
+    ]
     assert own == [False, True]
 
 

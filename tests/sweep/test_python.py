@@ -16,7 +16,7 @@ from jaxnn.sweep.cohort import _narrowed
 from jaxnn.sweep.compiled import Compiled, Way
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger, LedgerError
-from tests.sweep import driven, quick
+from tests.sweep import driven, quick, toy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def run(folder, **changes):
 
 def digest(folder):
     with Ledger.open(folder) as ledger:
-        return ledger.digest()
+        return toy.digest(ledger)
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +389,7 @@ def test_an_interrupted_sweep_reports_the_call_and_needs_no_settings(whole, tmp_
         patch.setattr(Driver, "_train", interrupted)
         with pytest.raises(
             KeyboardInterrupt,
-            match=r"what was committed is whole: .*sweep.run\(..., folder='.*cut'",
+            match=r"committed results are intact: .*sweep.run\(..., folder='.*cut'",
         ):
             run(place, exact=True)
     cut = sweep.open(place, EXPERIMENT)

@@ -21,7 +21,6 @@ from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.display import best_trials
-from jaxnn.sweep.driver import Reporter
 from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
@@ -29,9 +28,10 @@ from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import known_best
+from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
-from tests.sweep import driven, quick
+from tests.sweep import driven, quick, toy
 from tests.sweep.made_up import made_up
 
 NAN, INF = math.nan, math.inf
@@ -84,13 +84,15 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
             epochs=4,
             settings=Settings(trials=8),
             space=SPACE,
+            objectives=[("validation_f1", maximize)],
+            constraints=(),
         )
         reporter = Reporter(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
         told = reporter.progress(4)
     sign = 1 if maximize else -1
     # A trial that ran longer comes after a better one, one that was stopped after all of those.
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]
-    assert told.best == (3, sign * 0.9)
+    assert (told.top[0].number, told.top[0].metrics) == (3, {"validation_f1": sign * 0.9})
     assert [trial.number for trial in found.finalists] == [3, 1, 6, 0]
     rows = [line.split() for line in best_trials(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]
@@ -106,7 +108,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
 def test_optuna_finds_the_same_best(tmp_path, maximize):
     optuna = pytest.importorskip("optuna")
     with Ledger.open(written(tmp_path / "sweep", maximize)) as ledger:
-        export_sweep(ledger, "optuna", tmp_path / "study.db")
+        export_sweep(read(ledger), "optuna", tmp_path / "study.db")
     # By its name: to find it, Optuna opens another connection, which it does not close.
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert study.best_trial.number == 3
@@ -210,9 +212,10 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
     settings = Settings(trials=8, halving="successive", eta=2, metric=metric, **driven.FIXED)
     with driven.begun(scored(), settings, tmp_path / "sweep") as ledger:
         driven.drive(ledger, scored())
-        curves = {t.number: dict(ledger.curves(t.number, "f1")[0]) for t in ledger.trials()}
+        curves = {t.number: dict(toy.curves(ledger, t.number, "f1")[0]) for t in ledger.trials()}
         held = {
-            t.number: dict(ledger.curves(t.number, "validation_f1")[0]) for t in ledger.trials()
+            t.number: dict(toy.curves(ledger, t.number, "validation_f1")[0])
+            for t in ledger.trials()
         }
         statuses = collections.Counter(trial.status for trial in ledger.trials())
         best = read(ledger).best
@@ -270,7 +273,7 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
 
 def test_a_grid_that_is_cut_short_is_reported():
     def of(**settings):
-        return Planner(scored(), driven.BASE, Settings(**settings)).left_out
+        return Planner(scored(), driven.BASE, Settings(**settings)).left_out()
 
     assert of(search="grid", trials=10) == (
         "the grid has 25 points, of which --trials 10 tries the first 10: write --trials 25 to try "

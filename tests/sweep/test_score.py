@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxnn.sweep.score import Keep, curve_score, rule_of_score
+from jaxnn.sweep.score import Keep, curve_score, lane_scores, rule_of_score
 
 NAN = math.nan
 
@@ -31,6 +31,13 @@ def test_a_score_is_the_last_the_best_or_a_mean(curve, rule, larger, smaller):
 )
 def test_a_curve_without_a_finite_value_has_no_score(curve, rule):
     assert math.isnan(curve_score(curve, rule, True))
+
+
+def test_only_values_since_a_trial_took_another_state_count():
+    curve = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
+    score = lambda *changed, end=math.inf: lane_scores([curve], changed, "best", True, end)[0]  # noqa: E731
+    assert [score(), score(1), score(1, 3), score(3, end=3)] == [0.9, 0.2, NAN, 0.9]
+    assert lane_scores([{1: 0.5}, {1: 0.5, 2: 0.7}], (), "last", True, end=2) == [0.5, 0.7]
 
 
 def test_the_best_are_kept_the_first_asked_of_equals_and_none_that_is_not_finite():

@@ -9,6 +9,8 @@ It runs without jax, which a ledger does not need: it starts in a tenth of a sec
 """
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import random
@@ -20,6 +22,28 @@ from pathlib import Path
 
 BATCH, SEEDS, SEGMENTS = 8, (0, 1), ((0, 2), (2, 3), (3, 5))
 GROUPS = ("narrow", "wide")
+
+
+def digest(ledger):
+    """The SHA-256 of all trials, results, changes, and kept states, without times."""
+    sha256 = hashlib.sha256()
+    with ledger.snapshot():
+        trials = [(trial.number, trial.values, trial.status) for trial in ledger.trials()]
+        changes = [(c.trial, c.epoch, c.values, c.source) for c in ledger.changes()]
+        kept = sorted((trial, text) for trial, (_, text) in ledger._kept().items())
+        sha256.update(json.dumps([trials, changes, kept], sort_keys=True).encode())
+        for result in ledger.results():
+            sha256.update(repr(tuple(result)).encode())
+    return sha256.hexdigest()
+
+
+def curves(ledger, trial, name):
+    """A metric of a trial as (epoch, value) pairs by seed."""
+    found = {}
+    for result in ledger.results(name):
+        if result.trial == trial:
+            found.setdefault(result.seed, []).append((result.epoch, result.value))
+    return found
 
 
 def sweep(ledger, rounds):
@@ -102,7 +126,7 @@ def decide(ledger, round, rung, epoch):
 
 
 def score(ledger, number, epoch):
-    return sum(dict(curve)[epoch] for curve in ledger.curves(number, "loss").values())
+    return sum(dict(curve)[epoch] for curve in curves(ledger, number, "loss").values())
 
 
 def begin(kind, folder):

@@ -80,8 +80,6 @@ def old_objects_are_not_collected():
     """The objects of all tests before, which take seconds to look through."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_the_last_programs_are_kept_by_value():

@@ -214,7 +214,7 @@ def test_accumulation_divides_by_all_valid_tokens(accumulate):
         counts = (y >= 0) * weights[:, None]
         return jnp.sum(each * counts) / np.sum(counts)
 
-    loss, slopes = jax.value_and_grad(whole)(start)
+    loss, slopes = jax.jit(jax.value_and_grad(whole))(start)
     for params, found in zip(states, metrics, strict=True):
         np.testing.assert_allclose(found["loss"], loss, rtol=1e-6)
         for leaf, slope in slopes.items():
@@ -443,4 +443,4 @@ def test_the_error_says_what_to_write(task, weights, error, text):
     program = train.Supervised(Given(), task, SGD)
     batch = (TASKS["classes"][1], LABELS) + (() if weights is None else (weights,))
     with pytest.raises(error, match=text):
-        program.step(program.init(KEY, batch), batch)
+        jax.eval_shape(lambda batch: program.step(program.init(KEY, batch), batch), batch)

@@ -122,7 +122,7 @@ def test_a_mean_over_valid_tokens_divides_by_all_of_them(accumulate):
         each = -jnp.take_along_axis(jax.nn.log_softmax(logits), np.maximum(Y, 0)[..., None], -1)
         return jnp.sum(each[..., 0] * (Y >= 0)) / np.sum(Y >= 0) + 0.1 * jnp.mean(logits**2)
 
-    loss, grads = jax.value_and_grad(whole)(params)
+    loss, grads = jax.jit(jax.value_and_grad(whole))(params)
     after, metrics = jax.jit(program.step)(state, (X, Y))
     for name in ("w", "b"):
         update = params[name] - after.params["net"][name]

@@ -210,9 +210,12 @@ def test_supervised_steps_are_those_of_optax(options):
         state, metrics = step(state, (X, Y))
         params, opt_state, expected = by_optax(params, opt_state)
     assert_near((state.params, float(metrics["loss"])), (params, float(expected)))
+    evaluated, predicted = jax.jit(
+        lambda state: (program.evaluate(state, (X, Y), key=KEY), program.predict(state, X))
+    )(state)
     np.testing.assert_allclose(  # in double precision, from the definition
-        float(program.evaluate(state, (X, Y), key=KEY)["loss"]),
-        -np.log(np.asarray(program.predict(state, X), np.float64)[np.arange(8), Y]).mean(),
+        float(evaluated["loss"]),
+        -np.log(np.asarray(predicted, np.float64)[np.arange(8), Y]).mean(),
         rtol=1e-5,
     )
 
@@ -244,14 +247,14 @@ def test_inputs_by_position_and_by_name():
     state = program.init(KEY, batch)
     outputs = jax.jit(net.apply)(state.params, x, segment_ids=segment_ids)
     expected = np.mean((np.asarray(outputs) - x) ** 2)
-    np.testing.assert_allclose(program.evaluate(state, batch, key=KEY)["loss"], expected, rtol=1e-6)
+    evaluate = jax.jit(lambda program, state, batch: program.evaluate(state, batch, key=KEY))
+    np.testing.assert_allclose(evaluate(program, state, batch)["loss"], expected, rtol=1e-6)
     pair = nn.Bilinear(3)
     program = train.Supervised(pair, TASK, optax.sgd(0.1))
     state = program.init(KEY, ((X, X), Y))
-    expected = TASK(pair.apply(state.params, X, X), Y)
-    np.testing.assert_allclose(
-        float(program.evaluate(state, ((X, X), Y), key=KEY)["loss"]), expected, rtol=1e-6
-    )
+    expected = jax.jit(lambda params: TASK(pair.apply(params, X, X), Y))(state.params)
+    found = evaluate(program, state, ((X, X), Y))
+    np.testing.assert_allclose(float(found["loss"]), expected, rtol=1e-6)
 
 
 class Penalized(nn.Composite):

@@ -107,6 +107,22 @@ def test_predictions_of_several_classes():
     np.testing.assert_allclose(float(train.f1(p, y, average="macro", classes=5)), expected)
 
 
+def test_more_classes_than_logits():
+    logits, y = RNG.normal(size=(30, 3)).astype(np.float32), RNG.integers(0, 5, 30)
+    p = logits.argmax(1)
+    expected = sk.confusion_matrix(y, p, labels=range(5))
+    np.testing.assert_array_equal(train.confusion_matrix(logits, y, classes=5), expected)
+    for average in ("macro", "micro"):
+        expected = sk.f1_score(y, p, average=average)
+        found = float(train.f1(logits, y, average=average, classes=5))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        # Two classes of positions, and not a label for each position.
+        expected = sk.f1_score(YES.ravel(), (SCORES > 0).ravel(), average=average)
+        found = float(train.f1(SCORES, YES, average=average, classes=2))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.isnan(float(train.f1(logits, np.zeros(30, int), average="macro", classes=2)))
+
+
 def test_auc_with_ties_weights_and_ignored_labels():
     scores, y, w = SCORES[:, 0], YES[:, 0].copy(), POSITION.copy()
     y[:2] = -100
@@ -177,6 +193,9 @@ def of_numbers(outputs, targets, weights):
     return {name: score(outputs, targets, weights) for name, (score, _) in NUMBERS.items()}
 
 
+COMPILED = jax.jit(of_numbers)
+
+
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 @pytest.mark.parametrize("outputs", [1, 3])
 @settings(max_examples=6, deadline=None)
@@ -187,13 +206,13 @@ def test_numbers(mean, outputs, lengths):
     y = (mean + 0.1 * rng.normal(size=(ROWS, outputs))).astype(np.float32)
     p = (y + 0.05 * rng.normal(size=y.shape)).astype(np.float32)
     hidden = np.where(POSITION[:, None] == 0, np.nan, y)
-    found, larger = whole(jax.jit(of_numbers), lengths, p, hidden, POSITION)
+    found, larger = whole(COMPILED, lengths, p, hidden, POSITION)
+    at_once = COMPILED(p, hidden, POSITION)
     assert larger == {"mae": False, "rmse": False, "r2": True}
     for name, (_, reference) in NUMBERS.items():
         expected = reference(np.float64(y), np.float64(p), sample_weight=POSITION)
         np.testing.assert_allclose(found[name], expected, rtol=2e-6, err_msg=name)
-        score = NUMBERS[name][0]
-        np.testing.assert_allclose(float(score(p, hidden, POSITION)), expected, rtol=2e-6)
+        np.testing.assert_allclose(float(at_once[name]), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize(("error", "expected"), [(0.0, 1.0), (0.1, 0.0)])
@@ -234,18 +253,20 @@ def test_confusion_matrix():
     y[::5] = -100
     kept, p = y != -100, logits.argmax(1)
     expected = sk.confusion_matrix(y[kept], p[kept], labels=range(4))  # without examples of 3
+    matrix = jax.jit(train.confusion_matrix, static_argnames="classes")
+    lanes = jax.jit(jax.vmap(train.confusion_matrix))(logits.reshape(2, 20, 4), y.reshape(2, 20))
     for found in (
         train.confusion_matrix(logits, y),
-        jax.jit(train.confusion_matrix)(logits, y),
-        train.confusion_matrix(p, y, classes=4),
-        jax.vmap(train.confusion_matrix)(logits.reshape(2, 20, 4), y.reshape(2, 20)).sum(0),
+        matrix(logits, y),
+        matrix(p, y, classes=4),
+        np.asarray(lanes).sum(0),
     ):
         np.testing.assert_array_equal(found, expected)
     w = RNG.integers(0, 3, 40).astype(np.float32) / 2
     expected = sk.confusion_matrix(y[kept], p[kept], labels=range(4), sample_weight=w[kept])
-    np.testing.assert_allclose(train.confusion_matrix(logits, y, w), expected, rtol=1e-6)
-    np.testing.assert_array_equal(train.confusion_matrix(logits, np.full(40, -100)), 0)
-    yes = train.confusion_matrix(SCORES, YES)
+    np.testing.assert_allclose(matrix(logits, y, w), expected, rtol=1e-6)
+    np.testing.assert_array_equal(matrix(logits, np.full(40, -100)), 0)
+    yes = matrix(SCORES, YES)
     np.testing.assert_array_equal(yes, sk.confusion_matrix(YES.ravel(), (SCORES > 0).ravel()))
     with pytest.raises(ValueError, match=r"outside of \[0, 4\) for 4 classes; write classes=8"):
         train.confusion_matrix(logits, np.where(y == 0, 7, y))

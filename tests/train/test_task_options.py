@@ -84,7 +84,8 @@ def test_a_class_of_weight_zero_has_no_part():
     """Also if its logit is -inf: 0 times infinity is NaN."""
     logits = np.where([True, True, False], LOGITS, -np.inf)
     task = train.Classification(3, label_smoothing=0.1, class_weights=(1.0, 1.0, 0.0))
-    value, slope = jax.value_and_grad(task)(jnp.asarray(logits), jnp.array([0, 2, 1, 1]))
+    run = jax.jit(jax.value_and_grad(task))
+    value, slope = run(logits.astype(np.float32), np.array([0, 2, 1, 1]))
     logs = LOGITS[:, :2] - np.log(np.exp(LOGITS[:, :2]).sum(1, keepdims=True))
     hard = logs[0, 0] + logs[2, 1] + logs[3, 1]
     np.testing.assert_allclose(value, -(0.9 * hard + 0.1 * logs.sum() / 3) / 3, rtol=1e-6)
@@ -94,10 +95,10 @@ def test_a_class_of_weight_zero_has_no_part():
 @pytest.mark.parametrize("wrong", [np.array([[2, 0, 1]]), np.array([[1.5, 0.0, 1.0]], np.float32)])
 def test_several_labels_out_of_range_give_nan(wrong):
     task = train.MultiLabelClassification(3)
-    value, slope = jax.value_and_grad(task)(jnp.asarray(LOGITS[:1]), wrong)
+    value, slope = jax.jit(jax.value_and_grad(task))(LOGITS[:1], wrong)
     assert np.isnan(value)
     assert np.isnan(slope).any()
-    assert np.isnan(task.metrics(LOGITS[:1], wrong)["accuracy"])
+    assert np.isnan(jax.jit(task.metrics)(LOGITS[:1], wrong)["accuracy"])
 
 
 def test_regression_of_several_outputs():
@@ -133,7 +134,8 @@ def test_several_tasks():
     outputs = net.apply(state.params, LOGITS)
     digit = train.Classification(3)(outputs["digit"], LABELS)
     angle = np.mean((np.asarray(outputs["angle"])[:, 0] - angles) ** 2)
-    found = train.combine([(program.evaluate(state, batch, key=jax.random.key(1)), 4)])
+    evaluate = jax.jit(lambda state, batch: program.evaluate(state, batch, key=jax.random.key(1)))
+    found = train.combine([(evaluate(state, batch), 4)])
     np.testing.assert_allclose(found["loss"], digit + 0.5 * angle, rtol=1e-6)
     np.testing.assert_allclose(found["digit_loss"], digit, rtol=1e-6)
     np.testing.assert_allclose(found["angle_loss"], angle, rtol=1e-6)
@@ -147,7 +149,7 @@ def test_several_tasks():
             (outputs["angle"][:, 0] - angles) ** 2
         )
 
-    slopes = jax.grad(whole)(state.params)
+    slopes = jax.jit(jax.grad(whole))(state.params)
     before = jax.tree.map(np.asarray, state.params)
     predictions = program.predict(state, LOGITS)
     assert predictions["digit"].shape == (4, 3)
@@ -303,7 +305,7 @@ def test_tasks_are_values(task):
         (
             lambda: train.MultiTask({"a": train.Regression()}, weights={"b": 1.0}),
             ValueError,
-            r"MultiTask.weights must have numbers by the names of tasks, got 1.0 for 'b'; the "
+            r"MultiTask.weights must map names of tasks to numbers, got 1.0 for 'b'; the "
             r"tasks are a",
         ),
         (

@@ -2,22 +2,26 @@
 
 `write_report` writes `report.html` to the folder of a sweep; `sweep_report` returns its text. Each
 module has some of its sections: `result` (gain, best trials, all trials, programs, settings),
-`front` (several objectives), `scores` (best so far, curves), `parameters` (importance, parameters),
-`rungs` (survival, failures). The script of the page draws the numbers of `plots`.
+`scores` (best so far, curves, Pareto front, rungs), and `parameters` (importance, parameters,
+failures). The script of the page draws the numbers of `plots`.
 """
 
 from pathlib import Path
-from typing import Any
 
 from ...files.writing import replace_file
 from ...html.page import count, document, escaped, label
-from ..snapshot import Sweep, read
-from .front import front
-from .parameters import Importance, importance, importance_of, parameters, shown_order
+from ..snapshot import Sweep
+from .parameters import (
+    Importance,
+    failures,
+    importance,
+    importance_of,
+    parameters,
+    shown_order,
+)
 from .plots import data_of
 from .result import headline, programs, settings, trials
-from .rungs import failures, survival
-from .scores import progress
+from .scores import front, progress, survival
 
 __all__ = ["sweep_report", "write_report"]
 
@@ -55,14 +59,13 @@ def sweep_report(sweep: Sweep) -> str:
     return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer, data)
 
 
-def write_report(ledger: Any) -> Path:
+def write_report(sweep: Sweep) -> Path:
     """Write `report.html` into the folder of a sweep, and return its path.
 
     Args:
-        ledger: Ledger of the sweep, or the sweep that `reading.read` returned.
+        sweep: The sweep, as `snapshot.read` returns it.
 
     Raises:
         OSError: The file cannot be written.
     """
-    sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())

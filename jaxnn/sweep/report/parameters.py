@@ -1,4 +1,4 @@
-"""How the score depends on the parameters: importance, and the plots of the parameters.
+"""How the score depends on the parameters: importance, plots, and regions of failures.
 
 The importance of a parameter is how well it alone predicts the ranks of held-out trials, the
 held-out R^2 of the ranks r of the scores,
@@ -23,17 +23,23 @@ for prediction, 1974 (held-out errors of a linear fit); Fisher, The design of ex
 (permutation tests).
 """
 
+import bisect
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...html import page
-from ...html.page import count, escaped, format_number, label
+from ...html.page import NONE, count, escaped, format_number, label, shorts
 from ...train.metrics import badness
-from ..dimensions import Choice, Dimension
+from ..dimensions import Choice, Dimension, Grid
+from ..ranges import Int, LogUniform, Uniform
+from ..score import mean
 from ..snapshot import Sweep
+from ..tables import BROKEN
 from .plots import PAIRED
 from .scores import best_edge, score_axis, score_caption
 
@@ -41,8 +47,10 @@ FEWEST = 25  # comparable trials that are needed
 LEAST = 10  # of them, that have the parameter
 COMPARED = 2000  # trials that are compared: of more, an even sample
 SHUFFLES = 1000
-ERROR = 0.05  # of sweeps in which a parameter without effect may count
-FLEXIBLE = 100  # trials from which a polynomial has degree 4 instead of 2
+ERROR = 0.05  # fraction of sweeps in which a parameter without effect may count
+BINS = 5  # parts of a range in which failures are counted
+COMMON = 10  # causes of failures in the table
+FLEXIBLE = 100  # number of trials from which polynomials have degree 4 instead of 2
 
 
 class Importance(NamedTuple):
@@ -65,7 +73,7 @@ class Importance(NamedTuple):
 
 def importance_of(sweep: Sweep) -> Importance | str:
     """Return the importance of the parameters, or the reason why it is unknown."""
-    epoch, scores = sweep.common
+    epoch, scores = common_scores(sweep)
     if len(sweep.dimensions) == 1:
         return "Only one parameter is swept, so there is nothing to compare it with."
     if len(scores) < FEWEST:
@@ -94,6 +102,20 @@ def importance_of(sweep: Sweep) -> Importance | str:
             "show one."
         )
     return Importance(shares, chance, trials, len(numbers), epoch)
+
+
+def common_scores(sweep: Sweep) -> tuple[int | None, dict[int, float]]:
+    """Return an epoch at which all trials with a score can be compared, and their scores there.
+
+    If all of them ran to completion, the epoch is None and the scores are their final ones, even if
+    their numbers of epochs differ. Otherwise, the epoch is the last one that all of them reached.
+    Without any score, the result is (0, {}).
+    """
+    if sweep.scores and all(trial.status == "done" for trial in sweep.ranking):
+        return None, {number: score.mean for number, score in sweep.scores.items()}
+    epoch = min((score.epoch for score in sweep.scores.values()), default=0)
+    found = {number: mean(sweep.each(number, epoch)) for number in sweep.scores}
+    return epoch, {number: score for number, score in found.items() if math.isfinite(score)}
 
 
 def alone(
@@ -252,3 +274,81 @@ def edge_sentence(sweep: Sweep, names: Sequence[str]) -> str:
     """Return a sentence of HTML about parameters of the best trial that are at an edge."""
     at = [f"{escaped(name)} ({edge} edge)" for name in names if (edge := best_edge(sweep, name))]
     return f" <b>The best is at the edge of: {', '.join(at)}.</b>" if at else ""
+
+
+def failures(sweep: Sweep) -> str:
+    """Return the section of trials that diverged or failed: their regions and their errors."""
+    statuses = Counter(trial.status for trial in sweep.trials)
+    title = "Failures by region"
+    if not statuses["diverged"] + statuses["failed"]:
+        return page.section("failures", title, page.note("No trial diverged or failed."))
+    parts = [
+        page.note(
+            f"{statuses['diverged']:,} diverged (a loss, or {escaped(label(sweep.metric))} at the "
+            f"end, that is not finite) and {statuses['failed']:,} failed (raised an error), of "
+            f"{count(len(sweep.trials) - statuses['asked'], 'trial')} that ran."
+        ),
+        page.note(
+            "The share of trials that diverged or failed in each part of the range of a parameter. "
+            "A long bar shows where not to search.",
+            "caption",
+        ),
+        f'<div class="grid">{"".join(_failure_table(sweep, name) for name in sweep.ordered)}</div>',
+    ]
+    if sweep.causes:
+        first = sweep.trials[sweep.causes[0][2][0]]
+        parts.append(page.html_table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
+        if first.error:
+            text = page.command(first.error[-4000:])
+            parts.append(page.collapsed(f"The error of trial {first.number}", text))
+    return page.section("failures", title, *parts)
+
+
+def _cause_rows(sweep: Sweep) -> list[list[str]]:
+    """Return each cause, its status, the number of its trials, and some of them."""
+    return [
+        [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
+        for status, cause, n in sweep.causes[:COMMON]
+    ]
+
+
+def _failure_table(sweep: Sweep, name: str) -> str:
+    """Return a table for a parameter: the share of failures in each part of its range."""
+    lost, ran, parts = failure_counts(sweep, name)
+    most = max((bad / all_ for bad, all_ in zip(lost, ran, strict=True) if all_), default=0) or 1
+    rows = [
+        [part, page.bar(f"{bad} of {all_}", [("bad", bad / all_ / most)]) if all_ else NONE]
+        for part, bad, all_ in zip(parts, lost, ran, strict=True)
+    ]
+    return page.html_table(["value", "lost"], rows, [0], "bars", shorts(sweep.dimensions)[name])
+
+
+def failure_counts(sweep: Sweep, name: str) -> tuple[list[int], list[int], list[str]]:
+    """Return by parts of a range: trials lost, trials that ran, and the names of the parts.
+
+    Each option, and each of few integers, is a part; other ranges have equal parts on their axis.
+    """
+    dimension: Any = sweep.dimensions[name]
+    values: list[tuple[Any, bool]] = [
+        (trial.values[name], trial.status in BROKEN)
+        for trial in sweep.trials
+        if trial.status != "asked" and name in trial.values
+    ]
+    options = None
+    if isinstance(dimension, Choice | Grid):
+        options = list(dimension.options)
+    elif isinstance(dimension, Int):
+        if dimension.size <= 8:
+            options = dimension.grid(dimension.size)
+        dimension = (LogUniform if dimension.log else Uniform)(dimension.low, dimension.high)
+    if options is not None:
+        size, where = len(options), [options.index(value) for value, _ in values]
+        parts = [format_number(option) for option in options]
+    else:
+        size, edges = BINS, [dimension.at(i / BINS) for i in range(BINS + 1)]
+        where = [min(max(bisect.bisect(edges, value) - 1, 0), size - 1) for value, _ in values]
+        ends = [format_number(edge, 2) for edge in edges]
+        parts = [f"{a} to {b}" for a, b in itertools.pairwise(ends)]
+    ran = Counter(where)
+    lost = Counter(at for at, (_, broken) in zip(where, values, strict=True) if broken)
+    return [lost[i] for i in range(size)], [ran[i] for i in range(size)], parts

@@ -1,6 +1,7 @@
 """The result of a sweep: its best trials, programs, and settings, as tables."""
 
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -82,9 +83,18 @@ def main_numbers(sweep: Sweep) -> list[tuple[str, str, str]]:
     return shown
 
 
+def defaults_of(sweep: Sweep) -> Trial | None:
+    """Return the first trial whose values are those of the configuration; None if none are."""
+    plain, missing = dict(flat(sweep.config)), object()
+    start = {name: plain.get(re.sub(r":\w+", "", name), missing) for name in sweep.dimensions}
+    return next(
+        (t for t in sweep.trials if all(v == start[name] for name, v in t.values.items())), None
+    )
+
+
 def _gain(sweep: Sweep, best: Trial) -> list[tuple[str, str, str]]:
     """Return the gain over the configuration's defaults as a card; none if they did not run."""
-    start = sweep.defaults
+    start = defaults_of(sweep)
     if start is None:
         return []
     name = f"trial {start.number}, the defaults"

@@ -1,24 +1,31 @@
-"""Scores of trials: their axis, the best so far, and the learning curves.
+"""Scores of trials: their axis, the best so far, the learning curves, the front, and the rungs.
 
 Scores of complete trials are on the axis. The score of a trial that halving stopped is not
 comparable, because it is after fewer epochs: such trials are drawn in a strip beyond the worse end
 of the axis, and trials that diverged or failed in a second strip.
+
+The Pareto front of several objectives is a table of its trials, and a picture of all trials.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...html import page
+from ...html.page import count, escaped, format_number, label, shorts, shown
 from ..dimensions import Choice, Dimension, Grid
 from ..ranges import Int, LogNormal, Normal
+from ..score import Objective
 from ..snapshot import Sweep
-from ..tables import BROKEN
+from ..tables import BROKEN, Trial
 
 EDGE = 0.05  # within this fraction of the range from its end, a value is at the edge
 FARTHEST = 1e100  # larger numbers would overflow on an axis
+FRONT = 20  # trials of the front in the table
+WIDTH, HEIGHT, MARGIN = 640, 360, 56  # of a picture of the front
 
 
 def at_edge(dimension: Dimension, value: Any) -> str | None:
@@ -58,9 +65,10 @@ class ScoreScale(NamedTuple):
     log: bool
     beyond: int
 
-    def clipped(self, value: float) -> float:
-        """Return the value, clipped to the ends of the axis."""
-        return min(max(value, self.low), self.high)
+    def share(self, value: float) -> float:
+        """Return the relative position of a number between the ends."""
+        f = math.log if self.log else float
+        return (f(value) - f(self.low)) / (f(self.high) - f(self.low))
 
 
 def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -> ScoreScale:
@@ -107,7 +115,7 @@ def known_best(sweep: Sweep) -> list[tuple[float, float, int]]:
             elapsed += max(seconds, 0.0) if math.isfinite(seconds) else 0.0
         before = best
         for trial in {trial for trial, _ in cohort.lanes} & sweep.scores.keys():
-            value = sweep.at(trial, cohort.epoch_to)
+            value = sweep.means[trial].get(cohort.epoch_to)
             if value is not None and (best is None or sweep.better(value, best[0])):
                 best = value, trial
         if best is not None and best != before:
@@ -161,3 +169,159 @@ def progress(sweep: Sweep) -> str:
             + (rungs if len(sweep.rungs) > 1 else ""),
         ),
     )
+
+
+def front(sweep: Sweep) -> str:
+    """Return the section of the front; "" for one objective without constraints."""
+    if len(sweep.objectives) == 1 and not sweep.constraints:
+        return ""
+    by = " and ".join(
+        f"{'larger' if one.maximize else 'smaller'} {escaped(label(one.metric))}"
+        for one in sweep.objectives
+    )
+    bounds = ", ".join(escaped(str(bound)) for bound in sweep.constraints)
+    found = sweep.front
+    text = (
+        f"Trials are compared by {by}{f', with {bounds}' if bounds else ''}. The "
+        f"{count(len(found), 'trial')} of the front satisfy all constraints, and no other trial "
+        "that does is as good in every objective and better in one. The first is nearest to the "
+        "best of each objective, scaled to the front: the best trial of the sweep."
+    )
+    first, *others = sweep.objectives
+    plots = [_plot(sweep, first, other) for other in others]
+    return page.section("front", "Pareto front", page.note(text), *plots, _table(sweep, found))
+
+
+def _table(sweep: Sweep, found: Sequence[Trial]) -> str:
+    """Return the trials of the front as a table."""
+    names = [one.metric for one in sweep.objectives]
+    names += [one.metric for one in sweep.constraints if one.metric not in names]
+    used = [name for name in sweep.dimensions if any(name in trial.values for trial in found)]
+    rows = [
+        [
+            trial.number,
+            *(shown(sweep.measured(trial.number, name)) for name in names),
+            *(format_number(trial.values[n], 3) if n in trial.values else page.NONE for n in used),
+        ]
+        for trial in found[:FRONT]
+    ]
+    heads = ["trial", *map(label, names), *shorts(used).values()]
+    return page.html_table(heads, rows, range(1 + len(names)), "best" if rows else "")
+
+
+def _plot(sweep: Sweep, first: Objective, other: Objective) -> str:
+    """Return a picture of all trials by two objectives; those of the front are filled."""
+    points = {
+        trial.number: (sweep.measured(trial.number, other.metric), sweep.scores[trial.number].mean)
+        for trial in sweep.ranking
+        if trial.status == "done"
+    }
+    known = {n: (x, y) for n, (x, y) in points.items() if x is not None and math.isfinite(x)}
+    if len(known) < 2:
+        return ""
+    across = score_scale([x for x, _ in known.values()], other.maximize, whole=True)
+    up = score_scale([y for _, y in known.values()], first.maximize, whole=True)
+    members = {trial.number for trial in sweep.front}
+    marks = []
+    for number, (x, y) in sorted(known.items(), key=lambda item: item[0] in members):
+        filled = number in members
+        text = f"trial {number}: {label(first.metric)} {shown(y)}, {label(other.metric)} {shown(x)}"
+        marks.append(
+            f'<circle cx="{MARGIN + across.share(x) * (WIDTH - 2 * MARGIN):.1f}" '
+            f'cy="{HEIGHT - MARGIN - up.share(y) * (HEIGHT - 2 * MARGIN):.1f}" '
+            f'r="{5 if filled else 4}" fill="{"currentColor" if filled else "none"}" '
+            f'stroke="currentColor" stroke-opacity="{1 if filled else 0.45}">'
+            f"<title>{escaped(text)}</title></circle>"
+        )
+    bottom, right = HEIGHT - MARGIN, WIDTH - MARGIN
+    texts = [
+        (MARGIN, bottom + 18, "start", shown(across.low)),
+        (right, bottom + 18, "end", shown(across.high)),
+        (WIDTH / 2, bottom + 38, "middle", label(other.metric) + " (log)" * across.log),
+        (MARGIN - 6, bottom, "end", shown(up.low)),
+        (MARGIN - 6, MARGIN + 4, "end", shown(up.high)),
+        (MARGIN - 6, MARGIN - 22, "start", label(first.metric) + " (log)" * up.log),
+    ]
+    written = "".join(
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="12" fill="currentColor">'
+        f"{escaped(text)}</text>"
+        for x, y, anchor, text in texts
+    )
+    about = f"{label(first.metric)} by {label(other.metric)}; the front is filled"
+    frame = f'<path d="M{MARGIN},{MARGIN}V{bottom}H{right}" fill="none" stroke="currentColor"/>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(about)}" '
+        f'style="width:100%;max-width:{WIDTH}px;height:auto">{frame}{written}{"".join(marks)}</svg>'
+    )
+
+
+def survival(sweep: Sweep) -> str:
+    """Return the section of the rungs: how many trials reached each, and their scores there."""
+    rows = survivors(sweep)
+    if not rows:
+        return ""
+    title = "Survival by rung"
+    if len(rows) == 1:
+        text = (
+            f"No halving: every trial runs {count(rows[0]['epoch'], 'epoch')}. "
+            f"{rows[0]['reached']:,} of {count(len(sweep.trials), 'trial')} completed them."
+        )
+        return page.section("rungs", title, page.note(text))
+    heads = {
+        "epoch": "epoch",
+        "reached": "reached it",
+        "stopped": "stopped there",
+        "lost": "lost before",
+        "running": "in progress",
+        "median": "median there",
+        "best": "best there",
+    }
+    most = max(row["reached"] for row in rows) or 1
+    cells = [[*(shown(row[key]) for key in heads), _bar(row, most)] for row in rows]
+    return page.section(
+        "rungs",
+        title,
+        page.html_table([*heads.values(), "continued of all"], cells, range(len(heads)), "bars"),
+        page.note(
+            "How many trials reached each rung (pale), and how many of them continued (dark): the "
+            f"best by then. Median and best: {escaped(label(sweep.metric))} of all trials that "
+            "reached the rung. Lost: diverged or failed since the rung before.",
+            "caption",
+        ),
+    )
+
+
+def survivors(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return for each rung how many trials reached it, and how many stopped or were lost there."""
+    rows, before = [], 0
+    reach = {number: score.epoch for number, score in sweep.scores.items()}
+    broken = [_last_epoch(sweep, trial) for trial in sweep.trials if trial.status in BROKEN]
+    for epoch in sweep.rungs:
+        reached = [number for number in reach if reach[number] >= epoch]
+        there = Counter(t.status for t in sweep.trials if reach.get(t.number, 0) == epoch)
+        numbers = [sweep.means[n][epoch] for n in reached if epoch in sweep.means[n]]
+        rows.append({
+            "epoch": epoch,
+            "reached": len(reached),
+            "stopped": there["stopped"],
+            "lost": sum(before <= last < epoch for last in broken),
+            "running": there["running"],
+            "median": float(np.quantile(numbers, 0.5)) if numbers else None,
+            "best": (max if sweep.maximize else min)(numbers) if numbers else None,
+        })  # fmt: skip
+        before = epoch
+    return rows
+
+
+def _last_epoch(sweep: Sweep, trial: Trial) -> int:
+    """Return the last epoch after which a lost trial still had finite metrics."""
+    seeds = sweep.curves.get(sweep.metric, {}).get(trial.number, {})
+    finite = [[e for e, v in curve if v is not None] for curve in seeds.values()]
+    return min((max(one, default=0) for one in finite), default=0)
+
+
+def _bar(row: dict[str, Any], most: int) -> page.Markup:
+    """Return a bar for a rung; its dark part continued."""
+    reached, on = row["reached"], row["reached"] - row["stopped"]
+    text = f"{reached:,}" + (f", {on:,} continued" if on < reached else "")
+    return page.bar(text, [("band", reached / most), ("curve", on / most)])

@@ -19,10 +19,12 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
+from ...data.rows import leaves_by_path
 from ...explain.text import brief
+from ...fields import code
 from ...files.reading import listed
-from ...validation import Accepts, check_fields, flag
-from ..program import by_path, tree_differences
+from ...validation import Accepts, check_fields, flag, instance
+from ..program import tree_differences
 from ..record import Event, Every, Moment
 
 MAXIMIZE = None | flag.such(what="True if larger is better, or False")
@@ -142,6 +144,7 @@ A_HOOK = Accepts(
 )
 
 
+_HOOKS = instance(Sequence, "a list of hooks", "write hooks=[train.EarlyStopping('loss')]")
 A_RESULT = Accepts(
     "the memory and an action, which is None, a train.Stop, or a train.RollBack",
     lambda result: (
@@ -151,6 +154,15 @@ A_RESULT = Accepts(
     ),
     TypeError,
     "write return memory, None, or return memory, train.Stop('the loss is below 0.1')",
+)
+
+
+_ACTION = Accepts(
+    "None, a train.Stop, or a train.RollBack",
+    lambda result: not isinstance(result, bool | np.bool_ | str | type),  # others are by chance
+    TypeError,
+    "write return train.Stop('the loss is below 0.1'), or return None to continue",
+    abstract=True,
 )
 
 
@@ -165,8 +177,8 @@ class Callback(Hook):
     function: Callable[[Event], Any]
 
     def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
-        """Call the function."""
-        action = self.function(event)
+        """Call the function; TypeError for a result that looks like an action, but is none."""
+        action = _ACTION(self.function(event), f"the result of {code(self.function)}")
         return memory, action if isinstance(action, Stop | RollBack) else None
 
 
@@ -175,15 +187,22 @@ def as_hooks(hooks: Sequence[Any]) -> list[Hook]:
 
     Raises TypeError for anything else, and ValueError for another order.
     """
+    _HOOKS(hooks, "hooks")
     given = [A_HOOK(hook, f"hooks[{i}]") for i, hook in enumerate(hooks)]
     found = [hook if isinstance(hook, Hook) else Callback(hook) for hook in given]
     if any(b.leads > a.leads or a.last for a, b in itertools.pairwise(found)):
         raise ValueError(
             "hooks act in the order of their list: train.Throughput has to come first, since it "
             "times the steps alone, and one train.Checkpoints last, since it saves what the others "
-            f"remember; write hooks=[{', '.join(map(title, ordered(found)))}]"
+            f"remember; write hooks=[{', '.join(map(title, _single_last(found)))}]"
         )
     return found
+
+
+def _single_last(hooks: Sequence[Hook]) -> list[Hook]:
+    """Return hooks in the order of a run, with one hook that comes last."""
+    found = ordered(hooks)
+    return [hook for hook in found[:-1] if not hook.last] + found[-1:]
 
 
 def ordered(hooks: Sequence[Hook]) -> list[Hook]:
@@ -198,8 +217,7 @@ def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]
         result: The result of `see`.
         before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
-    if not A_RESULT.test(result):
-        A_RESULT(result, "the result of see")
+    A_RESULT(result, "the result of see")
     if result[0] is not before:
         check_memory(result[0], before)
     return result
@@ -215,7 +233,7 @@ def check_memory(memory: Any, before: Any) -> Any:
     kinds = bool | int | float | jax.Array | np.ndarray | np.generic
     lines = [
         f"{path or 'the memory'} is {brief(leaf)}"
-        for path, leaf in by_path(memory)
+        for path, leaf in leaves_by_path(memory).items()
         if not isinstance(leaf, kinds)
     ]
     if lines := lines or tree_differences(before, memory, "the memory"):
@@ -226,6 +244,24 @@ def check_memory(memory: Any, before: Any) -> Any:
             "values in the hook that open(run) yields"
         )
     return memory
+
+
+def memory_spec(hook: Hook, state: Any) -> Any:
+    """Return the first memory of a hook as shapes and types, without a copy of the state in it.
+
+    Types of NumPy arrays are kept, also those of 64 bits that JAX would shorten.
+    """
+    memories: list[Any] = []
+
+    def begin(state: Any) -> Any:
+        memories.append(hook.begin(state))
+        return memories[0]
+
+    def kept(spec: Any, leaf: Any) -> Any:
+        held = isinstance(leaf, np.ndarray | np.generic)
+        return jax.ShapeDtypeStruct(spec.shape, leaf.dtype) if held else spec
+
+    return jax.tree.map(kept, jax.eval_shape(begin, state), memories[0])
 
 
 def begun(label: str, hook: Hook, state: Any, restored: Mapping[str, Any]) -> Any:
@@ -241,9 +277,9 @@ def begun(label: str, hook: Hook, state: Any, restored: Mapping[str, Any]) -> An
     """
     found = {path: leaf for path, leaf in restored.items() if f"{path}/".startswith(f"{label}/")}
     if found:
-        shapes = jax.eval_shape(hook.begin, state)  # without a second copy of a state
-        paths = [path for path, _ in by_path({label: shapes})]
-        if found.keys() == set(paths):
+        shapes = memory_spec(hook, state)
+        paths = leaves_by_path({label: shapes})
+        if found.keys() == paths.keys():
             return jax.tree.unflatten(jax.tree.structure(shapes), [found[path] for path in paths])
         warn(
             f"the checkpoint has {listed(sorted(found))} of the memory of {hook!r:.200}, which "

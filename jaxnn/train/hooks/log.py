@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax
 from ...validation import Accepts
 from ..logging import Config, JsonLines, Logger, Numbers
 from ..record import Event
-from .hook import Hook, warn
+from .hook import Callback, Hook, warn
 
 A_LOGGER = Accepts(
     "paths and loggers",
@@ -60,21 +60,13 @@ class Log(Hook):
         step = run.step if any(hook.last for hook in run.hooks) else None
         given = step, self.config, [dict(record) for record in run.history]
         with contextlib.ExitStack() as opened:
-            yield _Logging([opened.enter_context(_offering(one, *given)) for one in self.loggers])
+            offers = [opened.enter_context(_offering(one, *given)) for one in self.loggers]
 
+            def write(event: Event) -> None:
+                for offer in offers:
+                    offer(dict(event.metrics))
 
-class _Logging(Hook):
-    """The opened `Log` of a run."""
-
-    def __init__(self, offers: Sequence[Callable[[Numbers], None]]) -> None:
-        self._offers = offers
-
-    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
-        """Write the record."""
-        if event.is_record:
-            for offer in self._offers:
-                offer(dict(event.metrics))
-        return memory, None
+            yield Callback(write)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from ...core.values import Value
+from ...data.rows import leaves_by_path
 from ...keys import kept_key, kept_words
 from ...validation import natural, number, positive
 from ..metrics import badness
-from ..program import TrainState, by_path, is_key, owned
+from ..program import TrainState, is_key, owned
 from ..record import Event
 from .hook import MAXIMIZE, Hook, RollBack, Stop, check_metric, is_maximized, warn
 
@@ -119,7 +120,8 @@ class Divergence(Hook):
             for leaf in jax.tree.leaves(good):
                 leaf.delete()  # before it is copied, so that there are not three
             return self.begin(event.state), None
-        bad = (path for path, leaf in by_path(event.state) if not _is_finite(leaf))
+        leaves = leaves_by_path(event.state).items()
+        bad = (path for path, leaf in leaves if not _is_finite(leaf))
         found = f"{next(bad, 'no array')} of the state is the first array that is not finite"
         if failed > self.retries:
             raise Diverged(

@@ -71,6 +71,15 @@ def test_a_step_is_not_larger_than_recorded(name):
     assert all(np.less_equal(found, most)), found
 
 
+def test_a_norm_at_inference_does_not_write_differences_to_memory():
+    net, x = nn.Sequential(nn.LayerNorm(), nn.Dense(128)), np.zeros((64, 128), np.float32)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
+    megabytes = facts(jax.jit(net.apply).lower(params, x))[1]
+    # Each kernel reads or writes x: to sum, to sum squares, for the result, and the product, which
+    # reads the weights, too. The differences would be written once and read twice.
+    assert megabytes < 0.34
+
+
 def test_a_token_copies_no_cache_and_converts_no_weights():
     """Both took most of the time of a token."""
     net = nn.with_cache(row(), 64)

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from ...validation import Accepts, check_fields, flag, instance
 from ..program import tree_differences
 from ..record import Event, Every, Moment
 
+FOLDER = instance((str, os.PathLike), "the path of a folder", "write {owner}('runs/a/{name}')")
 MAXIMIZE = None | flag.such(what="True if larger is better, or False")
 
 

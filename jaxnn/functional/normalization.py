@@ -46,9 +46,7 @@ def _sum(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _moments(
-    x: jax.Array, axis: Axes, axis_name: Any, alone: bool
-) -> tuple[jax.Array, jax.Array]:
+def _moments(x: jax.Array, axis: Axes, axis_name: Any, alone: bool) -> tuple[jax.Array, jax.Array]:
     mean = _mean(x, axis, axis_name)
     # Without a derivative, x - mean is used here and in the result; without the barrier, XLA's CPU
     # compiler would write it to memory once for both.

@@ -296,6 +296,7 @@ def test_commands_on_a_run_accept_a_kept_trial(folder, tmp_path, capsys, monkeyp
     [
         ("predict {}", "the trial is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
         ("evaluate {}:99", "{} has the trials 0 .. 7, and no 99"),
+        ("evaluate {}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it"),
         (
             "export {}:best --output net.txt",
             "the suffix of --output net.txt must be '.st",

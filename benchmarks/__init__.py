@@ -10,6 +10,8 @@ hits all of them alike; the absolute numbers hold for one machine on one day.
     imports   importing a library
     repeat    compiling repeated blocks, scanned against unrolled
     sweep     64 trials of a small network, from the command to the results
+    tuners    the same by Optuna, Ray Tune, and KerasTuner
+    search    the best loss by rounds of a search, against one trial at a time
     thousand  a thousand trials in process, against a bare loop
     hundred_thousand  the ledger of as many tiny trials: asking, writing, reading, the report
     lanes     the way that a sweep chooses for its lanes, against all of them

@@ -7,9 +7,9 @@ import os
 from benchmarks.report import RESULTS, section, update
 
 NAMES = (
-    "step", "sharded", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand",
-    "hundred_thousand", "lanes", "models", "decode", "watched", "memory", "eager", "startup",
-    "facts",
+    "step", "sharded", "fit", "epoch", "init", "imports", "repeat", "sweep", "tuners", "search",
+    "thousand", "hundred_thousand", "lanes", "models", "decode", "watched", "memory", "eager",
+    "startup", "facts",
 )  # fmt: skip
 
 

@@ -18,11 +18,13 @@ from jaxnn.executors import create
 from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
+from jaxnn.sweep.display import lines
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.report import write_report
+from jaxnn.sweep.reporter import SweepProgress
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 
@@ -30,6 +32,7 @@ TRIALS = 100_000
 STEPS = 20
 BATCH = 64
 MEBIBYTES = 4096  # that the process may take at most
+SECONDS = 10.0  # between two lines about the progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ def run(trials: int = TRIALS, round: int = 0) -> Result:
             create("local") as executor,
             _timed(seconds),
         ):
-            Driver(EXPERIMENT, ledger, executor).run()
+            Driver(EXPERIMENT, ledger, executor, watch=_Lines(SECONDS)).run()
             whole = time.perf_counter() - began
             groups, cohorts = ledger.groups(), ledger.cohorts()
         size = (folder / "ledger.sqlite").stat().st_size
@@ -121,6 +124,18 @@ def run(trials: int = TRIALS, round: int = 0) -> Result:
             f"{page / 1e6:.2f} MB; peak memory of the process {peak:.0f} MiB",
         ],
     )
+
+
+class _Lines:
+    """Prints a line about the progress of a sweep, at most once in some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.next = seconds, 0.0
+
+    def __call__(self, seen: SweepProgress) -> None:
+        if time.perf_counter() >= self.next:
+            self.next = time.perf_counter() + self.seconds
+            print("; ".join(lines(seen, 1, 999)[:2]), flush=True)
 
 
 @contextmanager

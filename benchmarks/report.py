@@ -19,7 +19,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = (
     "jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch", "optuna", "numpy",
 )  # fmt: skip
-UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0, "kB": 1e-3, "MB": 1e-6}
+UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0, "kB": 1e-3, "MB": 1e-6, "thousandths": 1e3}
 HEADER = """\
 # Results
 
@@ -69,11 +69,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """One section: a sentence that describes the comparison, then its tables."""
+    """One section: a sentence that describes the comparison, then its tables.
+
+    `packages` names packages whose versions are listed besides those of `PACKAGES`.
+    """
 
     compared: str
     tables: Sequence[Table]
     notes: Sequence[str] = ()
+    packages: Sequence[str] = ()
 
 
 def section(name: str, result: Result) -> str:
@@ -81,7 +85,7 @@ def section(name: str, result: Result) -> str:
     parts = [f"## {name}", result.compared, *(_table(table) for table in result.tables)]
     if result.notes:
         parts.append("\n".join(f"- {note}" for note in result.notes))
-    return "\n\n".join([*parts, f"*{environment()}*"]) + "\n"
+    return "\n\n".join([*parts, f"*{environment(result.packages)}*"]) + "\n"
 
 
 def update(name: str, text: str, order: Sequence[str], path: Path = RESULTS) -> None:
@@ -95,14 +99,14 @@ def update(name: str, text: str, order: Sequence[str], path: Path = RESULTS) -> 
     path.write_text("\n".join([HEADER, *(sections[n] for n in order if n in sections)]))
 
 
-def environment() -> str:
-    """Date, machine, its load and versions, on one line."""
+def environment(packages: Sequence[str] = ()) -> str:
+    """Date, machine, its load and versions, also of further packages, on one line."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     # The load of the last minutes shows whether the machine was shared.
     load = f"load {os.getloadavg()[1]:.1f}"
     machine = f"{os.cpu_count()} cores, {_processor()}, {memory:.0f} GiB, {load}"
-    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {_version(name)}" for name in (*PACKAGES, *packages))
     return f"{today}; {machine}; Python {platform.python_version()}, {versions}"
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,14 +40,14 @@ def run(trials: int = TRIALS) -> Result:
     )
     runs: dict[str, list[Run]] = {OURS: []}
     with tempfile.TemporaryDirectory() as place:
-        file = _rows(Path(place))
-        _ours(Path(place, "warm"), WARM_UP)
+        file = rows_file(Path(place))
+        ours(Path(place, "warm"), WARM_UP)
         for side, (way, peer, _) in installed.items():
             _theirs(way, peer, file, WARM_UP)
             # The command is quick, so it is measured next to each of them.
-            runs[OURS].append(_ours(Path(place, f"sweep-{len(runs)}"), trials))
+            runs[OURS].append(ours(Path(place, f"sweep-{len(runs)}"), trials))
             runs[side] = [_theirs(way, peer, file, trials)]
-        runs[OURS].append(_ours(Path(place, "sweep-last"), trials))
+        runs[OURS].append(ours(Path(place, "sweep-last"), trials))
     samples = {side: sample([run.results for run in each]) for side, each in runs.items()}
     ended = {side: sample([run.ended for run in each]) for side, each in runs.items()}
     rival, time_of_rival = fastest(samples, (side for side in installed if side != PROCESSES))
@@ -82,8 +83,8 @@ def run(trials: int = TRIALS) -> Result:
     )
 
 
-def _rows(place: Path) -> Path:
-    """The problem's arrays in a file, for those who do not import jaxnn."""
+def rows_file(place: Path) -> Path:
+    """Return a file with the problem's arrays, for those who do not import jaxnn."""
     (x, y), (held_x, held_y) = digits.load(digits.Config())
     file = place / "digits.npz"
     np.savez(file, x=x, y=y, held_x=held_x, held_y=held_y)
@@ -98,11 +99,20 @@ class Run(NamedTuple):
     best: float
 
 
-def _ours(folder: Path, trials: int) -> Run:
-    """The command."""
+def ours(
+    folder: Path, trials: int, module: str = "digits", variables: Mapping[str, str] | None = None
+) -> Run:
+    """Run the command of an experiment in `sweeping`.
+
+    Args:
+        folder: Folder of the sweep.
+        trials: Number of trials.
+        module: The experiment. Default: "digits".
+        variables: Further variables of the environment. Default: None.
+    """
     arguments = ["--trials", str(trials), "--metric", "validation_loss", "--folder", str(folder)]
-    command = ["-m", "benchmarks.sweeping.digits", "sweep", *arguments]
-    results, ended, _ = fresh.timed(command, f"{trials} trials, {trials} done")
+    command = ["-m", f"benchmarks.sweeping.{module}", "sweep", *arguments]
+    results, ended, _ = fresh.timed(command, f"{trials} trials, {trials} done", variables)
     with Ledger.open(folder) as ledger:
         found = read(ledger)
     if len(found.trials) != trials:
@@ -110,8 +120,12 @@ def _ours(folder: Path, trials: int) -> Run:
     return Run(results, ended, min(score.mean for score in found.scores.values()))
 
 
+def theirs(*words: str) -> Run:
+    """Run a search of `sweeping` that prints its best loss as JSON."""
+    results, ended, line = fresh.timed(["-m", *words], '"best"')
+    return Run(results, ended, json.loads(line)["best"])
+
+
 def _theirs(way: str, peer: str, file: Path, trials: int) -> Run:
     """The same of Optuna around a peer."""
-    command = ["-m", "benchmarks.sweeping.optuna_", way, peer, str(file), str(trials)]
-    results, ended, line = fresh.timed(command, '"best"')
-    return Run(results, ended, json.loads(line)["best"])
+    return theirs("benchmarks.sweeping.optuna_", way, peer, str(file), str(trials))

@@ -24,7 +24,7 @@ from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.remaining import SweepProgress
+from jaxnn.sweep.reporter import SweepProgress
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.training import Training, training_of

@@ -53,28 +53,37 @@ from .layers.attention_scores import (
     PrefixMask,
     RelativePositionBias,
 )
+from .layers.batch_norm import BatchNorm
 from .layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward, SqueezeExcitation
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
 from .layers.convolution_transpose import ConvTranspose
-from .layers.dropout import AlphaDropout, Dropout, GaussianNoise, StochasticDepth
-from .layers.elementwise import LayerScale, LearnedArray, PReLU
+from .layers.dropout import (
+    AlphaDropout,
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    StochasticDepth,
+)
+from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.linear_recurrence import LinearRecurrence
 from .layers.lstm import ConvLSTMCell, LSTMCell
+from .layers.mamba import Mamba2
 from .layers.normalization import (
-    BatchNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,
     LocalResponseNorm,
     RMSNorm,
+    UnitNorm,
 )
-from .layers.patches import Fold, MaxUnpool, Unfold
+from .layers.patches import Fold, LocallyConnected, MaxUnpool, Unfold
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
     AvgPool,
+    FractionalMaxPool,
     GlobalAvgPool,
     GlobalMaxPool,
     LpPool,
@@ -92,7 +101,16 @@ from .layers.rotary import (
     RotaryEmbedding,
     YaRNScaling,
 )
-from .layers.shape import ChannelShuffle, Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
+from .layers.shape import (
+    ChannelShuffle,
+    Flatten,
+    Pad,
+    PixelShuffle,
+    PixelUnshuffle,
+    Reshape,
+    Upsample,
+)
+from .layers.vector_quantization import VectorQuantizer
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 
@@ -186,8 +204,10 @@ __all__ = [
     "Flatten",
     "Fold",
     "FourierFeatures",
+    "FractionalMaxPool",
     "GRUCell",
     "GatedFeedForward",
+    "GaussianDropout",
     "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
@@ -207,8 +227,10 @@ __all__ = [
     "Llama3Scaling",
     "LoRA",
     "LocalResponseNorm",
+    "LocallyConnected",
     "LongRoPEScaling",
     "LpPool",
+    "Mamba2",
     "MaxPool",
     "MaxUnpool",
     "MinPool",
@@ -217,6 +239,7 @@ __all__ = [
     "MultiHeadAttention",
     "NTKScaling",
     "PReLU",
+    "Pad",
     "Parallel",
     "Param",
     "PatchEmbedding",
@@ -227,6 +250,7 @@ __all__ = [
     "Primitive",
     "RMSNorm",
     "RNNCell",
+    "RReLU",
     "Recurrent",
     "RelativePositionBias",
     "Remat",
@@ -244,8 +268,10 @@ __all__ = [
     "Tap",
     "TimeEmbedding",
     "Unfold",
+    "UnitNorm",
     "Upsample",
     "Variable",
+    "VectorQuantizer",
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",

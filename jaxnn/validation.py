@@ -98,8 +98,7 @@ class Accepts:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text of at most 200 characters: arrays by type and shape, and functions by
-    their public path."""
+    """Return a value as text of about 200 characters: arrays by type, functions by public path."""
     text = describe(value) if _has_arrays(value) else repr(value)
     text = code(value) if callable(value) and not isinstance(value, type) else text
     return text if len(text) <= 200 else f"{text:.200}..."
@@ -184,8 +183,11 @@ def one_of(*options: Any) -> Accepts:
 
 
 def instance(kinds: type | tuple[type, ...], what: str, hint: str = "") -> Accepts:
-    """Accept instances of a class, or of one of several; a TypeError describes them as `what`."""
-    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint)
+    """Accept instances of a class, or of one of several; a TypeError describes them as `what`.
+
+    Traced arrays are instances of `jax.Array` alone, so that the error describes them, too.
+    """
+    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint, abstract=True)
 
 
 def each(accepts: Accepts, what: str, lengths: Collection[int] | None = None) -> Accepts:
@@ -245,10 +247,10 @@ def require(
 def check_none(
     problems: Iterable[str], what: str, hint: str = "", error: type[Exception] = ValueError
 ) -> None:
-    """Raise with a line for each of several problems, if there are any.
+    """Raise an error that lists all problems, if there are any.
 
     Args:
-        problems: The problems.
+        problems: The problems, each in one line.
         what: What is wrong if there are any, as in "the state does not match the network".
         hint: The call to write. Default: "", none.
         error: Type of the error. Default: ValueError.
@@ -276,7 +278,7 @@ function: Accepts = Accepts("a function", callable, TypeError)
 
 
 def unwritten(missing: str, error: type[Exception] = NotImplementedError) -> Callable[[Any], Any]:
-    """Return a decorator of a method that subclasses write: a call raises an error with its form.
+    """Return a decorator of a method that subclasses define: a call raises, and shows its form.
 
     Args:
         missing: What a class without the method lacks, and what to write.
@@ -329,12 +331,12 @@ def check_below(config: Any, lower: str, upper: str) -> None:
 
 
 def check_shape(array: Any, shape: tuple[int, ...], where: str, hint: str = "") -> None:
-    """Raise ValueError unless an array has a shape.
+    """Raise ValueError unless an array has the expected shape.
 
     Args:
         array: The array.
-        shape: Its shape.
-        where: Name of the array.
+        shape: The expected shape.
+        where: Name of the array, for the error.
         hint: Text that follows in the error. Default: "", none.
 
     >>> check_shape(np.ones(3), (2, 3), "the output")

@@ -53,6 +53,7 @@ class Case:
     layer: nn.Layer
     inputs: tuple[Any, ...]
     causal: bool = False  # whether `nn.with_cache(layer, n)` accepts a sequence in pieces
+    derivative: bool = True  # whether gradients are derivatives, and not those of another function
 
     def __str__(self) -> str:
         return self.name
@@ -141,6 +142,11 @@ CASES = [
         nn.Sequential(nn.Unfold(3, 2, 1), nn.Fold(5, 3, 2, 1)),
         (floats(2, 5, 2),),
     ),
+    Case(
+        "LocallyConnected after Pad",
+        nn.Sequential(nn.Pad(1, "reflect"), nn.LocallyConnected(2, 2)),
+        (floats(2, 3, 2),),
+    ),
     Case("Upsample", nn.Upsample(size=(5,), method="linear"), (floats(2, 3, 2),)),
     Case(
         "Attention, causal",
@@ -181,8 +187,14 @@ CASES = [
     ),
     Case("Recurrent, reset before", nn.Recurrent(nn.GRUCell(3, reset_after=False)), XS, True),
     Case("Recurrent, last", nn.Recurrent(nn.MinimalGatedCell(2), output="last"), XS),
+    Case(
+        "Recurrent, dropped",
+        nn.Recurrent(nn.MinimalGatedCell(2, bias=False), recurrent_dropout=0.5),
+        XS,
+    ),
     Case("Recurrent over images", nn.Recurrent(nn.ConvLSTMCell(2, 2)), (floats(1, 2, 3, 2),)),
     Case("Bidirectional", nn.Bidirectional(nn.Recurrent(nn.GRUCell(2))), XS),
+    Case("Mamba2", nn.Mamba2(2, 2, 3, kernel_size=2, chunk_size=2), XS, True),
     Case("LinearRecurrence", nn.LinearRecurrence(3, 0.5, 0.9), XS, True),
     Case(
         "DecoderLayer",
@@ -206,19 +218,37 @@ CASES = [
     Case("RMSNorm on axes", nn.RMSNorm(axis=(1, -1)), (floats(2, 3, 2),)),
     Case("GroupNorm", nn.GroupNorm(2), (floats(2, 3, 4),)),
     Case("InstanceNorm", nn.InstanceNorm(spatial=2), (floats(3, 2, 2),)),
+    Case(
+        "InstanceNorm, running",
+        nn.InstanceNorm(track_running_stats=True, momentum=None),
+        (floats(2, 3, 2),),
+    ),
+    Case(
+        "GaussianDropout after UnitNorm",
+        nn.Sequential(nn.UnitNorm(), nn.RReLU(), nn.GaussianDropout(0.5)),
+        X,
+    ),
     Case("LocalResponseNorm", nn.LocalResponseNorm(3, alpha=0.5), X),
     Case("BatchNorm", nn.BatchNorm(momentum=0.5), X),
     Case("BatchNorm axis 1", nn.BatchNorm(axis=1, bias=False), (floats(3, 4, 2),)),
+    Case(
+        "BatchNorm, renorm",
+        nn.BatchNorm(None, renorm=True, r_max=1.2, d_max=0.1),
+        X,
+        derivative=False,
+    ),
     Case("MaxPool", nn.MaxPool((2, 1), padding=(1, 0), dilation=(2, 1)), (floats(2, 4, 2, 2),)),
     Case("MinPool", nn.MinPool(3, 1, "same"), (floats(2, 4, 2),)),
     Case("AvgPool", nn.AvgPool(3, 2, 1, ceil_mode=True), (floats(4, 2),)),
     Case("LpPool", nn.LpPool(2, 2, 1, 1), (floats(2, 4, 2),)),
+    Case("FractionalMaxPool", nn.FractionalMaxPool((2, 1), (2, 3)), (floats(2, 4, 3, 2),)),
     Case("MaxPool, indices", nn.MaxPool(2, return_indices=True), (floats(2, 4, 2),)),
     Case("AdaptiveAvgPool", nn.AdaptiveAvgPool((3, None)), (floats(2, 4, 2, 2),)),
     Case("AdaptiveMaxPool", nn.AdaptiveMaxPool(3), (floats(2, 4, 2),)),
     Case("GlobalAvgPool", nn.GlobalAvgPool(), (floats(2, 3, 2),)),
     Case("GlobalMaxPool", nn.GlobalMaxPool(), (floats(2, 3, 2),)),
     Case("Embedding", nn.Embedding(5, 3), (tokens(2, 3),)),
+    Case("VectorQuantizer", nn.VectorQuantizer(3), X, derivative=False),
     Case("FourierFeatures", nn.FourierFeatures(4), X),
     Case("TimeEmbedding", nn.TimeEmbedding(4), (floats(3),)),
     Case("EmbeddingBag", nn.EmbeddingBag(5, 3, "max", padding=2), (tokens(2, 3),)),

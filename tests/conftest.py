@@ -5,8 +5,8 @@
   `XLA_FLAGS= pytest` compiles as users do, as `.ci/run` does for the tests of bitwise equality.
 - All processes of a run share a folder of compiled programs, so that a program that several
   processes build is compiled once, unless writing and reading it takes longer than compiling it.
-- Compiled programs do not contain the lines of code that made them, and are written by MLIR in one
-  context, which takes 2 ms to make: a fifth of the time of a program of one operation.
+- Compiled programs do not contain the lines of code that made them, and are lowered in one MLIR
+  context per thread, which takes 2 ms to make: a fifth of the time of a program of one operation.
 - Parameters are drawn by a smaller program, because the usual one takes 2 ms with optimizations and
   12 ms without. The numbers are the same.
 - The laws of one case of tests/cases.py, or otherwise the tests of one file, run in one process,
@@ -22,12 +22,14 @@ import gc
 import itertools
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import jax
 import pytest
 from jax._src.interpreters import mlir
 from jaxlib import version
+from jaxlib.mlir import ir
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -57,7 +59,26 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update(name, value)
 
 
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+def one_context_per_thread() -> None:
+    """Lower in one MLIR context per thread, except a program that is needed to lower another one.
+
+    Its module would become a part of the other one's, which is open in the same context.
+    """
+    make = mlir.make_ir_context
+    made = functools.cache(lambda thread: make())
+
+    def context() -> ir.Context:
+        try:
+            is_lowering = ir.Context.current is not None
+        except ValueError:
+            is_lowering = False
+        return make() if is_lowering else made(threading.get_ident())
+
+    mlir.make_ir_context = context
+
+
+if version.__version_info__ < (0, 12):  # later versions use a context several times, too
+    one_context_per_thread()
 
 USERS_ROWS = random.ROW, random.ROWS
 random.ROW, random.ROWS = 1024, 8
@@ -70,26 +91,26 @@ def rows_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "ROWS", USERS_ROWS[1])
 
 
-# Files of at least 8 CPU seconds, the longest first.
+# Files of at least 7 CPU seconds, the longest first.
 LONGEST = (
-    "parallel/test_fit.py",
-    "sweep/test_cohort.py",
-    "sweep/test_programs.py",
     "command/test_run.py",
-    "sweep/test_driver.py",
-    "train/test_blocks.py",
     "train/test_checkpoint.py",
-    "train/test_measure.py",
-    "command/test_sweep.py",
+    "sweep/test_driver.py",
+    "sweep/test_programs.py",
+    "sweep/test_cohort.py",
+    "combine/test_recurrent.py",
+    "parallel/test_fit.py",
+    "gallery/test_gallery.py",
     "train/test_frozen.py",
-    "train/test_labels.py",
-    "train/test_run.py",
-    "parallel/test_placement.py",
-    "parallel/test_equalities.py",
-    "parallel/test_processes.py",
-    "sweep/test_ranking.py",
     "train/test_optax_contract.py",
-    "train/test_program.py",
+    "parallel/test_placement.py",
+    "layers/test_recurrence.py",
+    "train/test_blocks.py",
+    "train/test_run.py",
+    "parallel/test_equalities.py",
+    "command/test_sweep.py",
+    "core/test_drawing.py",
+    "parallel/test_processes.py",
 )
 
 

@@ -20,7 +20,7 @@ from jaxnn import parallel
 
 TABLE = Path(__file__).parent.parent / "docs" / "counterparts.csv"
 ROWS = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))
-PACKAGES = {name: getattr(nn, name) for name in ("data", "models", "parallel", "train")}
+PACKAGES = {name: getattr(nn, name) for name in ("data", "interop", "models", "parallel", "train")}
 SPACE = {"nn": nn, "jax": jax, "jnp": jax.numpy, "optax": optax, **PACKAGES}
 
 
@@ -57,7 +57,7 @@ def test_every_counterpart_and_every_name_in_a_note_is_public():
             assert row["note"], f"{row['name']} has neither a counterpart nor a reason"
         else:
             assert found(row["counterpart"]) is not None, row["name"]
-        pattern = r"\b(?:nn|train|data|models|parallel|jax|jnp|optax)(?:\.\w+)+"
+        pattern = r"\b(?:nn|train|data|interop|models|parallel|jax|jnp|optax)(?:\.\w+)+"
         for path in re.findall(pattern, row["note"]):
             assert found(path) is not None, row["name"]
 
@@ -114,6 +114,25 @@ def test_every_name_exists_in_torch_and_keras(library, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     pytest.importorskip(library)
     assert [name for name in names_of(library) if not exists(name)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("path", "base", "at_least"), [("torch.nn", "Module", 150), ("keras.layers", "Layer", 150)]
+)
+def test_every_layer_of_torch_and_keras_is_in_the_table(path, base, at_least, monkeypatch):
+    """All classes that they export: aliases and bases, too."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    module = pytest.importorskip(path)
+    kind = getattr(module, base)
+    layers = {
+        f"{path}.{name}"
+        for name, item in vars(module).items()
+        if inspect.isclass(item) and issubclass(item, kind)
+    }
+    assert len(layers) >= at_least
+    assert sorted(layers - set(names_of(path.partition(".")[0]))) == []
 
 
 def exists(path):

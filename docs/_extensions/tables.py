@@ -1,4 +1,4 @@
-"""Write the tables of counterparts in other libraries (`counterparts.csv`), and of all errors."""
+"""Write tables: counterparts, samples out of scope, features of sweeps, and all errors."""
 
 import ast
 import csv
@@ -6,6 +6,15 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "keras", "flax", "optax", "equinox", "haiku", "transformers")
+TOOLS = {
+    "optuna": "Optuna",
+    "ray_tune": "Ray Tune",
+    "wandb": "W&B",
+    "keras_tuner": "KerasTuner",
+    "hydra": "Hydra",
+    "smac": "SMAC",
+    "syne_tune": "Syne Tune",
+}
 PACKAGES = {"nn": "jaxnn"} | {
     name: f"jaxnn.{name}"
     for name in ("train", "data", "models", "parallel", "inspect", "interop", "sweep", "experiment")
@@ -26,6 +35,40 @@ def table(rows: list[dict[str, str]]) -> str:
     for row in rows:
         note = row["note"].replace("|", "\\|")
         lines.append(f"| `{row['name']}` | {linked(row['counterpart'])} | {note} |")
+    return "\n".join([*lines, ""])
+
+
+def feature_table(rows: list[dict[str, str]]) -> str:
+    """Return what sweeps can do as tables in markdown, one for each area."""
+    tools = [name for name in rows[0] if name not in ("area", "feature", "jaxnn", "note")]
+    lines = []
+    for area in dict.fromkeys(row["area"] for row in rows):
+        titles = ["", "jaxnn", *(TOOLS.get(tool, tool) for tool in tools), ""]
+        lines += ["", f"### {area.capitalize()}", "", f"| {' | '.join(titles)} |"]
+        lines.append("|---" * len(titles) + "|")
+        for row in rows:
+            if row["area"] == area:
+                own = "" if row["jaxnn"] == "none" else feature(row["jaxnn"])
+                cells = [row["feature"], own, *(row[tool] for tool in tools), row["note"]]
+                lines.append(
+                    f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+                )
+    return "\n".join([*lines, ""])
+
+
+def feature(text: str) -> str:
+    """Return a command as code, and a call linked to the reference."""
+    name = text.partition("(")[0]
+    return linked(name) if " " not in text and "." in name else f"`{text}`"
+
+
+def scope(rows: list[dict[str, str]]) -> str:
+    """Return the names that are out of scope as a table in markdown, one row for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["reason"], []).append(f"`{row['name']}`")
+    lines = ["| names | reason |", "|---|---|"]
+    lines += [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
     return "\n".join([*lines, ""])
 
 
@@ -66,14 +109,18 @@ def error_table(source: Path) -> str:
 
 
 def write(app: Any) -> None:
-    """Write one table for each library, and that of errors, below `tables/`."""
+    """Write the tables below `tables/`: one for each library, out of scope, features, errors."""
     source, folder = Path(app.srcdir), Path(app.srcdir) / "tables"
     folder.mkdir(exist_ok=True)
-    with (source / "counterparts.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows, outside, features = (
+        list(csv.DictReader((source / name).read_text().splitlines()))
+        for name in ("counterparts.csv", "out-of-scope.csv", "features.csv")
+    )
     for library in LIBRARIES:
         own = [row for row in rows if row["name"].split(".")[0] == library]
         update(folder / f"{library}.md", table(own))
+    update(folder / "out-of-scope.md", scope(outside))
+    update(folder / "features.md", feature_table(features))
     update(folder / "errors.md", error_table(source.parent / "jaxnn"))
 
 

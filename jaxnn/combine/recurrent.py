@@ -15,6 +15,8 @@ from ..core.declarations import Variable
 from ..core.layer import Layer, LayerLike, Signature, signature
 from ..core.values import copy_with, fields
 from ..explain.layer_errors import check_inputs, check_kept, check_params, check_state
+from ..fields import is_traced
+from ..functional.dropout import dropout
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
 from ..layers.checks import (
@@ -22,6 +24,7 @@ from ..layers.checks import (
     check_direction,
     check_not_training,
     check_sequence,
+    dropout_rate,
     plain_function,
 )
 from ..layers.recurrence import Cell, check_carry, check_constant, initial
@@ -36,6 +39,14 @@ _CELL = Accepts(
     lambda v: isinstance(v, Layer) and callable(getattr(unwrapped(v)[-1], "carries", None)),
     TypeError,
     hint="write for example Recurrent(nn.LSTMCell(128))",
+)
+
+
+_MASKED = Accepts(
+    "a cell that takes the named input recurrent_mask, for recurrent_dropout",
+    lambda v: "recurrent_mask" in v._takes("forward"),
+    TypeError,
+    hint="write for example Recurrent(nn.LSTMCell(128), recurrent_dropout=0.2)",
 )
 
 
@@ -66,7 +77,8 @@ class Recurrent(Wrapper):
     `carry, y = self.encoder.unroll(source)` and then `self.decoder(target, carry)`.
 
     To stack layers, use `Sequential`, for example with dropout:
-    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`.
+    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`, in which
+    `Dropout(0.2, broadcast_dims=-2)` would draw one mask for all steps.
 
     Args:
         inner: A `Cell` (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
@@ -77,11 +89,18 @@ class Recurrent(Wrapper):
             step that is not padding (with `reverse`, of the first one in time). Default: "all".
         cache: If positive, the carry is state, so that a sequence can be passed in chunks; set by
             `nn.with_cache`. The carry has a fixed size, so there is no maximum length. Default: 0.
+        recurrent_dropout: Dropout rate of the hidden state in its products, in training; the carry
+            itself is not dropped. Each row has one mask for all steps and gates (variational
+            dropout). May be traced. Default: 0.
 
     Raises:
-        TypeError: If `inner` is not a cell.
+        TypeError: If `inner` is not a cell, or if it takes no `recurrent_mask` and
+            `recurrent_dropout` is given.
         ValueError: If the sequence has length 0, if the carry does not match the cell, or if the
             cell keeps state.
+
+    Reference: Gal and Ghahramani, A theoretically grounded application of dropout in recurrent
+    neural networks, 2016 (recurrent_dropout).
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import LSTMCell
@@ -100,10 +119,17 @@ class Recurrent(Wrapper):
     reverse: bool = False
     output: Annotated[str, _OUTPUT] = "all"
     cache: Annotated[int, cache_length] = 0
+    recurrent_dropout: Annotated[float, dropout_rate] = 0.0
 
     def __post_init__(self) -> None:
-        """Check that a cached layer is not reversed."""
+        """Check that a cached layer is not reversed, and that the cell can drop its state."""
         check_direction(self)
+        if self._drops:
+            _MASKED(self.wrapped, "Recurrent.inner")
+
+    @property
+    def _drops(self) -> bool:
+        return is_traced(self.recurrent_dropout) or self.recurrent_dropout > 0
 
     def _cell(self) -> Any:
         """Return the cell inside all wrappers."""
@@ -194,8 +220,13 @@ class Recurrent(Wrapper):
         cell = self.wrapped
         hoists = isinstance(cell, Cell) and cell.hoists and not call.abstract
         run = self._hoisted if hoists else self._general
+        passing = given.passing
+        if self._drops and call.train:
+            ones = jnp.ones_like(start["h"])
+            key: Any = call.random_key("recurrent_dropout")
+            passing = passing | {"recurrent_mask": dropout(key, ones, self.recurrent_dropout)}
         of_cell = call.replace(
-            inputs=(carry, x), named=given.passing, state={}, method="forward", inner=True
+            inputs=(carry, x), named=passing, state={}, method="forward", inner=True
         )
         (carry, y), _, collected = run(of_cell, start, front)
         state = {"carry": carry, "segment": last} if self.cache else {}
@@ -221,6 +252,7 @@ class Recurrent(Wrapper):
             def recur(params: Any, h: jax.Array) -> Any:
                 return cell.recur(params, h.astype(dtype))
 
+            mask = call.named.get("recurrent_mask")
             return Outcome(
                 unroll(
                     recur,
@@ -233,6 +265,7 @@ class Recurrent(Wrapper):
                     start,
                     z,
                     marks,
+                    None if mask is None else mask.astype(carry["h"].dtype),
                 )
             )
 

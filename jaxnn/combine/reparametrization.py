@@ -33,7 +33,7 @@ class _Computed(Wrapper):
     `_weight(parts)`, the weight.
     """
 
-    _least = 1  # number of axes of a weight
+    _least = 1  # smallest number of axes of a weight
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare the parts of each weight."""
@@ -127,7 +127,7 @@ class Lengths(Initializer):
     shape: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = float) -> jax.Array:
-        """Return the lengths of what v is drawn as, from the same key."""
+        """Return the lengths of the v that the same key draws."""
         drawn = self.inner(key, self.shape, dtype)
         return jax.numpy.sqrt((drawn**2).sum(tuple(range(drawn.ndim - 1))))
 

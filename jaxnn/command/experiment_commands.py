@@ -57,7 +57,7 @@ from .parsing import (
 )
 
 OFF = "--no-compilation-cache"
-LARGEST = 2**30  # bytes on disk, of which the entries that were not read for longest are deleted
+LARGEST = 2**30  # bytes on disk; beyond them, the least recently read entries are deleted
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:

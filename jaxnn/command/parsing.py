@@ -39,8 +39,9 @@ def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *argum
         name: of the command.
         *arguments: of the function.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # a character that it cannot encode ends no sweep
-        sys.stdout.reconfigure(errors="replace")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # a notebook's has none
+    if reconfigure is not None:  # a character that it cannot encode ends no sweep
+        reconfigure(errors="replace")
     if name not in commands:
         return refuse(f"there is no command {name!r}; {suggestion(name, commands)}", 2)
     try:
@@ -144,7 +145,7 @@ def read_options(
             dataclasses.make_dataclass("Arguments", parts),
             args=arguments,
             prog=" ".join(["python -m", module_of(experiment), command]).strip(),
-            # A paragraph is one line: tyro joins some of its lines and leaves others.
+            # Each paragraph is passed as one line, because tyro joins only some lines of a text.
             description=re.sub(r"(?<=\S)\n(?=\S)", " ", description),
             config=(tyro.conf.AvoidSubcommands,),
             registry=_without(values[0], swept) if swept else None,

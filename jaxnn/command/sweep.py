@@ -53,7 +53,7 @@ class Resources:
     submitit:local."""
     workers: int = 0
     """Number of cohorts that run at the same time; local runs several in processes that divide the
-    cores. 0 for the number of workers of the executor."""
+    cores and GPUs. 0 for the number of workers of the executor."""
     devices: int = 0
     """Number of simulated CPU devices, which share lanes if that is faster; 0 for one."""
 
@@ -238,7 +238,7 @@ def _run(
         if not stopped.args:  # before it began
             raise
         again = resume_text(folder, module_of(experiment))
-        text = f"interrupted: what was committed is whole; continue with {again}"
+        text = f"interrupted: committed results are intact; continue with {again}"
         return refuse(text, 128 + getattr(stopped, "number", signal.SIGINT))
     finish(result)
     return 0

@@ -87,7 +87,7 @@ class Composite(Layer):
         children, params = self._children(), call.params
         if call.abstract:
             explain.check_siblings(children, type(self).__name__)
-        else:  # first: net.apply(x) then reports parameters
+        else:  # before the inputs, so that net.apply(x) reports missing parameters
             explain.check_reached(children, params)
             explain.check_structure(children, params)
         explain.check_inputs(self._signature(call.method), call.method, call.inputs, call.named)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnn.core.values import Value
 from jaxnn.data.dataset import Dataset, Text
 from jaxnn.data.grain_pipeline import Grain, is_pipeline
-from jaxnn.data.rows import as_arrays, check_rows, is_foreign, leaves_by_path, slices
+from jaxnn.data.rows import as_arrays, check_rows, is_foreign, leaves_by_path, row_advice, slices
 from jaxnn.data.source import Source
 from jaxnn.data.stream import Stream
 from jaxnn.explain.text import describe
@@ -148,7 +148,7 @@ def fingerprint_of(data: Any) -> dict[str, Any]:
 
 
 def unaugmented(data: Any) -> Any:
-    """Return data without augmentation.
+    """Return data without their augmentation; other data unchanged.
 
     Args:
         data: Data in any form that a run accepts.
@@ -182,8 +182,8 @@ def _not_data(data: Any, name: str) -> TypeError:
     kind = type(data)
     if isinstance(data, Text):
         advice = "write text.windows(128) for pieces of it, each with the tokens that follow"
-    elif hasattr(kind, "__dataclass_fields__") and not isinstance(data, type):
-        advice = f"write jax.tree_util.register_dataclass({kind.__name__}), which makes it a pytree"
+    elif advice := row_advice(data):
+        pass
     elif hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
         advice = (
             "if it holds examples by number, write torch.utils.data.DataLoader(dataset, "

@@ -6,6 +6,7 @@ methods, so nothing is imported: pandas, polars, pyarrow, torch, and TensorFlow 
 installed.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,6 +47,23 @@ def row_count(tree: Any) -> int:
         tree: A pytree of arrays that passed `check_rows`.
     """
     return jax.tree.leaves(tree)[0].shape[0]
+
+
+def classes_of(arrays: Any) -> np.ndarray | None:
+    """Return the class of each row, numbered by first appearance; None for other targets.
+
+    Args:
+        arrays: A pytree of rows. Inputs and targets are a tuple `(x, y)` or `(x, y, weights)`, and
+            classes are targets that are whole numbers, one for each row.
+
+    >>> classes_of((np.zeros(4), np.array([7, 3, 7, 5])))
+    array([0, 1, 0, 2])
+    """
+    targets: Any = arrays[1] if isinstance(arrays, tuple | list) and len(arrays) > 1 else None
+    if np.ndim(targets) != 1 or np.asarray(targets).dtype.kind not in "biu":
+        return None
+    _, first, classes = np.unique(np.asarray(targets), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[classes]
 
 
 def row_spec(tree: Any, rows: int) -> Any:
@@ -111,6 +129,17 @@ _tree = Accepts(
 )
 
 
+def row_advice(leaf: Any) -> str:
+    """Return the code that makes rows of a leaf that JAX knows otherwise; "" for any other leaf."""
+    kind = type(leaf)
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        name = kind.__name__
+        return f"write jax.tree_util.register_dataclass({name}), which makes it a pytree"
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return "write jax.random.key_data(keys), and jax.random.wrap_key_data(words) in the program"
+    return ""
+
+
 def check_rows(tree: Any, name: str = "data") -> int:
     """Raise unless every leaf is an array of numbers with the same number of rows, at least one.
 
@@ -137,7 +166,7 @@ batch 2/mask: 3, batch 2/tokens: 4; write jax.tree.map(np.shape, data) to see al
     leaves = leaves_by_path(_tree(tree, name), name)
     for path, leaf in leaves.items():
         if not _is_rows(leaf):
-            _rows(leaf, path)
+            _rows(leaf, path, row_advice(leaf))
     counts = {path: leaf.shape[0] for path, leaf in leaves.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
         listed = ", ".join(f"{path}: {count}" for path, count in counts.items())

@@ -294,4 +294,4 @@ def _path(value: Any) -> str:
 
 def _copied(leaf: Any) -> Any:
     """Return an array whose memory is not shared."""
-    return leaf if isinstance(leaf, jax.Array) else np.array(leaf, subok=False)
+    return np.array(leaf, subok=False) if isinstance(leaf, np.ndarray) else leaf

@@ -1,7 +1,7 @@
 """Executors of the cohorts of a sweep: any `concurrent.futures.Executor`, and these by name.
 
     local                        in this process; with several workers, in worker processes
-    processes                    worker processes that divide the cores of this machine
+    processes                    worker processes that divide the cores and GPUs of this machine
     dask                         worker processes on this machine
     dask:tcp://10.0.0.1:8786     the workers of a Dask scheduler
     ray                          worker processes on this machine

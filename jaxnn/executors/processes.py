@@ -1,9 +1,10 @@
-"""Worker processes on this machine, each with a share of its cores.
+"""Worker processes on this machine, each with a share of its cores and GPUs.
 
 A worker is a new Python process, not a fork. It reads calls from a pipe, and ends when its parent
 ends. If it dies during a call, the call is repeated in a new worker.
 """
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -14,18 +15,20 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from ..installation import required
 from .base import TRIES, Pool, retried, worker_died
 
 GRACE = 10.0  # seconds that a worker may take to end by itself
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 class Processes(Pool):
-    """Worker processes on this machine, each with a share of its cores.
+    """Worker processes on this machine, each with a share of its cores and GPUs.
 
     Args:
         workers: The number of processes. Default: None, one per core.
@@ -36,8 +39,10 @@ class Processes(Pool):
 
     def __init__(self, workers: int | None = None) -> None:
         super().__init__()
-        cores = available()
-        self._all = [_Worker(share) for share in divided(cores, workers or len(cores))]
+        cores, gpus = available(), visible_gpus()
+        count = workers or len(cores)
+        shares = zip(divided(cores, count), divided(gpus, count), strict=True)
+        self._all = [_Worker(*share) for share in shares]
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._all:
             self._free.put(worker)
@@ -98,8 +103,9 @@ class _Worker:
 
     starting = threading.Lock()
 
-    def __init__(self, cores: Sequence[int]) -> None:
+    def __init__(self, cores: Sequence[int], gpus: Sequence[str]) -> None:
         self._cores = cores
+        self._variables = worker_variables(gpus)
         self._process: Any = None
         self._connection: Any = None
 
@@ -126,7 +132,10 @@ class _Worker:
         with self.starting:
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=serve, args=(theirs, self._cores), daemon=True)
-            self._process.start()
+            with child_environment(
+                self._variables
+            ):  # before it imports the program that was started
+                self._process.start()
             theirs.close()  # so that the pipe closes when the process ends
         try:
             self._connection.recv_bytes()
@@ -166,18 +175,64 @@ def available() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def divided(cores: Sequence[int], workers: int) -> list[list[int]]:
-    """Return the cores of each worker: equal shares, or one each if there are more workers.
+def visible_gpus() -> list[str]:
+    """Return the GPUs that CUDA shows to this process, without starting CUDA.
+
+    They are those of `CUDA_VISIBLE_DEVICES`, in its order, or all that have a device file.
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [one.strip() for one in listed.split(",") if one.strip() not in ("", "-1")]
+    return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+Resource = TypeVar("Resource")
+
+
+def divided(resources: Sequence[Resource], workers: int) -> list[list[Resource]]:
+    """Return the resources of each worker: equal shares, or one each if there are more workers.
 
     Args:
-        cores: The numbers of the cores.
+        resources: Cores or GPUs; without any, all shares are empty.
         workers: The number of workers.
     """
-    if workers >= len(cores):
-        return [[cores[index % len(cores)]] for index in range(workers)]
-    size, more = divmod(len(cores), workers)
+    if workers >= len(resources):
+        return [
+            [resources[index % len(resources)]] if resources else [] for index in range(workers)
+        ]
+    size, more = divmod(len(resources), workers)
     ends = [size * (index + 1) + min(index + 1, more) for index in range(workers)]
-    return [list(cores[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+    return [list(resources[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def worker_variables(gpus: Sequence[str]) -> dict[str, str]:
+    """Return the environment variables of a worker.
+
+    Args:
+        gpus: The GPUs that it may use, as `CUDA_VISIBLE_DEVICES` lists them.
+
+    >>> worker_variables(["2", "3"])["CUDA_VISIBLE_DEVICES"]
+    '2,3'
+    """
+    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    if PREALLOCATE not in os.environ:  # the first of several processes would take all memory
+        found[PREALLOCATE] = "false"
+    return found
+
+
+@contextlib.contextmanager
+def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables inside, for child processes that begin there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def serve(connection: Any, cores: Sequence[int]) -> None:
@@ -190,8 +245,6 @@ def serve(connection: Any, cores: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    # Otherwise the first process reserves most of the memory of a GPU.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     connection.send_bytes(b"ready")
     functions: dict[bytes, Any] = {}
     while True:

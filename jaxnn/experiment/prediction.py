@@ -31,12 +31,12 @@ from .experiment import Configured
 
 LARGEST = 2**30  # bytes of a file with inputs
 SHOWN = 10  # rows that are printed
-LEVEL, Z = 0.95, 1.959964  # of the normal distribution, for 95 %
+LEVEL, Z = 0.95, 1.959964  # Z is the quantile of the normal distribution for two sides
 RESAMPLES, FEWER = 1000, 200
 PIECE = 256  # rows that are evaluated at once
-MANY = 20_000  # rows of which there are fewer resamples
-MOST = 200_000  # rows that are resampled
-MOST_COLLECTED = 5000  # rows of a metric of all rows, which each resample computes again
+MANY = 20_000  # rows beyond which fewer resamples are drawn
+MOST = 200_000  # rows beyond which nothing is resampled
+MOST_COLLECTED = 5000  # the same for metrics that each resample computes from all rows
 
 
 class Interval(NamedTuple):
@@ -322,7 +322,7 @@ def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
     count = chosen.shape[1]
     if isinstance(metric, Collected) and count > MOST_COLLECTED:
         return None
-    # They differ for a metric that is not a combination of rows.
+    # The two differ if the metric is not a combination of rows.
     if not math.isclose(_resampled(metric, np.ones(count)), score, rel_tol=1e-3):
         return None
     if isinstance(metric, Derived):
@@ -340,9 +340,10 @@ def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
 
 
 def _resampled(metric: Any, often: np.ndarray) -> float:
-    """Return the value of a metric of each row for a sample that has each row as often."""
+    """Return the metric, given by row, of a sample that contains row i `often[i]` times."""
     if isinstance(metric, Collected):
-        arrays = [array.reshape(-1, *array.shape[2:]) for array in metric.arrays]  # a row each
+        # One row per example.
+        arrays = [array.reshape(-1, *array.shape[2:]) for array in metric.arrays]
         return float(metric.function(*_repeated(arrays, often)))
     if isinstance(metric, Derived) and metric.merge:
         parts = dataclasses.replace(metric, sums=_repeated(metric.sums, often))

@@ -288,10 +288,10 @@ def run_environment(one: Configured) -> dict[str, Any]:
 
 
 def processor(*names: str) -> str:
-    """Return what the system states of the processor under one of several names.
+    """Return an entry of `/proc/cpuinfo`, or else what the `platform` module reports.
 
     Args:
-        *names: names of `/proc/cpuinfo`, such as "model name" or "flags".
+        *names: names of the entry; the first line with one of them is used.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

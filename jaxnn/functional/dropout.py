@@ -34,12 +34,7 @@ def dropout(
     """
     x = x.astype(floating_type(x))
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
-    axes = {
-        axis % x.ndim
-        for axis in (broadcast_dims if isinstance(broadcast_dims, tuple) else (broadcast_dims,))
-    }
-    shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    mask = jnp.broadcast_to(jax.random.bernoulli(key, keep, shape), x.shape)
+    mask = _kept(key, x, keep, broadcast_dims)
     # At rate 1 only zeros are multiplied by the factor, in the gradient too; any finite number
     # works that is also finite in the type of x.
     most = min(float(jnp.finfo(dtype).max) for dtype in (x.dtype, jnp.float32))
@@ -49,7 +44,16 @@ def dropout(
     return jnp.where(mask, x, jnp.zeros((), x.dtype)) * factor.astype(x.dtype)
 
 
-def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
+def _kept(key: jax.Array, x: jax.Array, keep: Any, axes: int | tuple[int, ...]) -> jax.Array:
+    """Return which elements of x to keep, the same ones along `axes`."""
+    shared = {axis % x.ndim for axis in (axes if isinstance(axes, tuple) else (axes,))}
+    shape = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
+    return jnp.broadcast_to(jax.random.bernoulli(key, keep, shape), x.shape)
+
+
+def alpha_dropout(
+    key: jax.Array, x: jax.Array, rate: Any, broadcast_dims: int | tuple[int, ...] = ()
+) -> jax.Array:
     """Set elements to SELU's limit with probability `rate`, then apply a * x + b.
 
     The constants a and b are those that keep mean 0 and variance 1.
@@ -58,6 +62,7 @@ def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
         key: PRNG key.
         x: Array of any shape; integers are converted to the default floating type.
         rate: Probability in [0, 1]; may be traced. At 1, all elements are 0.
+        broadcast_dims: Axes along which all elements share one mask. Default: ().
 
     Returns:
         Array of the shape of x.
@@ -76,10 +81,36 @@ def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     keep = jnp.where(some, keep, jnp.ones_like(keep))
     a = jax.lax.rsqrt(keep * (1.0 + rate * SELU_FLOOR**2))
     b = -a * rate * SELU_FLOOR
-    mask = jax.random.bernoulli(key, keep, x.shape) & some
+    mask = _kept(key, x, keep, broadcast_dims) & some
     dropped = jnp.where(some, a * SELU_FLOOR + b, jnp.zeros_like(b))
     a, b, dropped = (n.astype(x.dtype) for n in (a, b, dropped))
     return jnp.where(mask, a * jnp.where(mask, x, jnp.zeros((), x.dtype)) + b, dropped)
+
+
+def gaussian_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
+    """Multiply by noise: `y = x * n` with n normal, of mean 1 and variance rate / (1 - rate).
+
+    Args:
+        key: PRNG key.
+        x: Array of any shape; integers are converted to the default floating type.
+        rate: Number in [0, 1]; may be traced. At 1, all elements are 0.
+
+    Returns:
+        Array of the shape of x.
+
+    Reference: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting,
+    2014.
+
+    >>> import jax, jax.numpy as jnp
+    >>> gaussian_dropout(jax.random.key(0), jnp.ones(2), 0.0).tolist()
+    [1.0, 1.0]
+    """
+    x = x.astype(floating_type(x))
+    rate = jnp.asarray(rate, jnp.float32)
+    some = rate < 1
+    stddev = jnp.where(some, jnp.sqrt(rate / jnp.where(some, 1 - rate, 1)), 0)
+    x = jnp.where(some, x, jnp.zeros_like(x))
+    return x * gaussian_noise(key, jnp.ones_like(x), stddev)
 
 
 def gaussian_noise(key: jax.Array, x: jax.Array, stddev: Any) -> jax.Array:

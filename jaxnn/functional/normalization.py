@@ -96,6 +96,36 @@ def _(primals: Any, tangents: Any) -> Any:
     return centered * factor, dx * factor - dmean * factor + centered * dfactor
 
 
+def running(
+    state: dict[str, jax.Array], batch: dict[str, jax.Array], momentum: Any
+) -> dict[str, jax.Array]:
+    """Return `momentum * state + (1 - momentum) * batch` for each statistic.
+
+    Args:
+        state: Running statistics, each (n,), and the `count` of batches if the momentum is None.
+        batch: Statistics of a batch.
+        momentum: Weight of the old statistics. None stands for count / (count + 1), which gives all
+            batches equal weights.
+
+    >>> import jax.numpy as jnp
+    >>> state = {"mean": jnp.array([2.0]), "count": jnp.array(3)}
+    >>> found = running(state, {"mean": jnp.array([6.0])}, None)
+    >>> found["mean"].tolist(), int(found["count"])
+    ([3.0], 4)
+    """
+    new = {}
+    if momentum is None:
+        count = state["count"]
+        new, momentum = {"count": count + 1}, count / (count + 1)
+    for name, one in batch.items():
+        old = state[name]
+        weight, one = jnp.asarray(momentum, old.dtype), one.astype(old.dtype)
+        mean = weight * old + (1.0 - weight) * one
+        # 0 * NaN is NaN, so at 0 and 1 the statistic of weight 0 is left out.
+        new[name] = jnp.where(weight == 0, one, jnp.where(weight == 1, old, mean))
+    return new
+
+
 def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
     """Standardize x over `axis`: `y = (x - mean) / sqrt(variance + eps)`.
 
@@ -138,7 +168,31 @@ def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
     return (wide * lax.rsqrt(square + jnp.asarray(eps, wide.dtype))).astype(floating_type(x))
 
 
-def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> jax.Array:
+def unit_norm(x: jax.Array, axis: Axes = -1, eps: Any = 1e-12) -> jax.Array:
+    """Divide x by its Euclidean norm over `axis`: `y = x / max(|x|, eps)`.
+
+    Args:
+        x: Array of any shape.
+        axis: Axis or axes of the norm. Default: -1.
+        eps: Lower bound of the norm. Default: 1e-12.
+
+    Returns:
+        Array of the shape of x, in its floating type.
+
+    >>> import jax.numpy as jnp
+    >>> unit_norm(jnp.array([0.0, 2.0])).tolist()
+    [0.0, 1.0]
+    """
+    wide = x.astype(wider_type(floating_type(x), jnp.float32))
+    square = jnp.sum(jnp.square(wide), axis, keepdims=True)
+    # The root of 0 has an infinite slope; below the bound the factor is a constant.
+    least = jnp.square(jnp.asarray(eps, wide.dtype))
+    return (wide * lax.rsqrt(jnp.maximum(square, least))).astype(floating_type(x))
+
+
+def group_norm(
+    x: jax.Array, groups: int, spatial: int, eps: float = 1e-5
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
     """Standardize x over spatial axes and groups of features: `y = (x - mean) / sqrt(var + eps)`.
 
     Args:
@@ -148,22 +202,28 @@ def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> ja
         eps: Added to the variance. Default: 1e-5.
 
     Returns:
-        Array of the shape of x, in at least float32.
+        Array of the shape of x, in at least float32; the means and the variances of the examples,
+        (examples, groups); and the number of examples.
 
     Reference: Wu and He, Group normalization, 2018.
 
     >>> import jax.numpy as jnp
-    >>> group_norm(jnp.array([1.0, 3.0, 10.0, 30.0]), groups=2, spatial=0, eps=0.0).tolist()
-    [-1.0, 1.0, -1.0, 1.0]
+    >>> x = jnp.array([1.0, 3.0, 10.0, 30.0])
+    >>> y, mean, _, count = group_norm(x, groups=2, spatial=0, eps=0.0)
+    >>> y.tolist(), mean.tolist(), count
+    ([-1.0, 1.0, -1.0, 1.0], [[2.0, 20.0]], 1)
     """
     split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     axes = (*range(split.ndim - 2 - spatial, split.ndim - 2), split.ndim - 1)
-    return standardize(split, *moments(split, axes), eps).reshape(x.shape)
+    mean, var = moments(split, axes)
+    y = standardize(split, mean, var, eps).reshape(x.shape)
+    rows = mean.size // groups
+    return y, mean.reshape(rows, groups), var.reshape(rows, groups), rows
 
 
 def segment_group_norm(
     x: jax.Array, groups: int, segment_ids: jax.Array, eps: float = 1e-5
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
     """Standardize x over each packed sequence and group of features.
 
     Args:
@@ -174,12 +234,15 @@ def segment_group_norm(
         eps: Added to the variance. Default: 1e-5.
 
     Returns:
-        Array of the shape of x, in at least float32, 0 at padding.
+        Array of the shape of x, in at least float32, 0 at padding; the means and the variances of
+        the sequence of each position, (positions, groups), 0 at padding; and the number of
+        positions that are not padding.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([1.0, 3.0, 10.0, 30.0, 9.0])[:, None]
-    >>> segment_group_norm(x, 1, jnp.array([1, 1, 2, 2, 0]), eps=0.1).round(1).ravel().tolist()
-    [-1.0, 1.0, -1.0, 1.0, 0.0]
+    >>> y, mean, _, count = segment_group_norm(x, 1, jnp.array([1, 1, 2, 2, 0]), eps=0.1)
+    >>> y.round(1).ravel().tolist(), mean.ravel().tolist(), int(count)
+    ([-1.0, 1.0, -1.0, 1.0, 0.0], [2.0, 2.0, 20.0, 20.0, 0.0], 4)
     """
     *batch, steps = segment_ids.shape
     n = x.shape[-1] // groups
@@ -199,8 +262,11 @@ def segment_group_norm(
         return (sums[..., :-1] / sums[..., -1:])[:, :, None, :, None]
 
     mean = means(split)
-    y = standardize(split, mean, means(jnp.square(split - mean)), eps)
-    return jnp.where(real, y, 0).reshape(x.shape)
+    var = means(jnp.square(split - mean))
+    y = standardize(split, mean, var, eps)
+    each = (math.prod(batch) * steps, groups)
+    y = jnp.where(real, y, 0).reshape(x.shape)
+    return y, mean.reshape(each), var.reshape(each), jnp.sum(real, dtype=jnp.int32)
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) -> jax.Array:

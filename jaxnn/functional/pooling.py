@@ -109,6 +109,7 @@ def average_pool(
     count_include_pad: bool = True,
     ceil_mode: bool = False,
     divisor: int | None = None,
+    dilation: PerAxis = 1,
 ) -> jax.Array:
     """Return the mean of each window, summed in at least float32, in the floating type of x.
 
@@ -121,6 +122,7 @@ def average_pool(
             padding are never counted. Default: True.
         ceil_mode: Whether the last window may extend past the end. Default: False.
         divisor: Number by which the sum of each window is divided. Default: its number of elements.
+        dilation: Step between the elements of a window. Default: 1.
 
     Raises:
         ValueError: If a window is larger than the padded array, or could lie entirely in padding.
@@ -132,7 +134,7 @@ def average_pool(
     >>> average_pool(x, 2, padding=1, count_include_pad=False)[:, 0].tolist()
     [2.0, 5.0]
     """
-    found = windows(x.shape, kernel_size, stride, padding, 1, ceil_mode)
+    found = windows(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     return _means(_wide(x), found, count_include_pad, divisor).astype(floating_type(x))
 
 
@@ -143,6 +145,7 @@ def lp_pool(
     stride: PerAxis | None = None,
     padding: Padding = "valid",
     ceil_mode: bool = False,
+    dilation: PerAxis = 1,
 ) -> jax.Array:
     """Return `(sum of x**p)**(1 / p)` of each window, in the floating type of x.
 
@@ -158,12 +161,13 @@ def lp_pool(
         padding: Zeros on both sides of each axis. Default: "valid".
         ceil_mode: Whether the last window may extend past the end; its sum is then scaled to the
             size of a whole window. Default: False.
+        dilation: Step between the elements of a window. Default: 1.
 
     >>> import jax.numpy as jnp
     >>> lp_pool(jnp.array([3.0, 4.0])[:, None], 2, 2)[:, 0].tolist()
     [5.0]
     """
-    found = windows(x.shape, kernel_size, stride, padding, 1, ceil_mode)
+    found = windows(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     wide = _wide(x)
     if isinstance(p, float) and p.is_integer():
         p = int(p)  # computed as products, which are defined for negative numbers
@@ -223,6 +227,66 @@ def adaptive_max_pool(x: jax.Array, output_size: Any) -> jax.Array:
     return x
 
 
+def fractional_max_pool(
+    x: jax.Array, kernel_size: PerAxis, output_size: PerAxis, samples: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the maxima of windows whose starts are spread by random numbers, and their positions.
+
+    Along an axis of n elements with m windows of k elements and the number u, window i starts at
+    floor((i + u) * a) - floor(u * a), with a = (n - k) / (m - 1); the last one starts at n - k.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        kernel_size: Number of elements of a window along each axis.
+        output_size: Number of windows along each axis.
+        samples: Numbers u in [0, 1) of each example, feature, and axis, (..., features, axes).
+
+    Returns:
+        The maxima, in the type of x, and the position of each one in the flattened axes, int32.
+
+    Raises:
+        ValueError: If an axis has fewer than kernel_size + output_size - 1 elements.
+
+    Reference: Graham, Fractional max-pooling, 2014.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(6)[:, None]
+    >>> y, indices = fractional_max_pool(x, 2, 3, jnp.array([[0.9]]))
+    >>> y[:, 0].tolist(), indices[:, 0].tolist()
+    ([1, 3, 5], [1, 3, 5])
+    """
+    kernels = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,)
+    sizes = output_size if isinstance(output_size, tuple) else (output_size,) * len(kernels)
+    axes = len(kernels)
+    along = x.shape[x.ndim - 1 - axes : -1]
+    flat = jnp.arange(math.prod(along), dtype=jnp.int32)
+    index = jnp.broadcast_to(flat.reshape(*[1] * (x.ndim - 1 - axes), *along, 1), x.shape)
+    for place in reversed(range(axes)):
+        axis, k, m = x.ndim - 1 - axes + place, kernels[place], sizes[place]
+        n = x.shape[axis]
+        fits = n >= k + m - 1
+        what = f"of at least {k + m - 1} elements, for {m} windows of {k}"
+        require(fits, f"axis {axis} of an array to pool", what, x)
+        u = samples[..., place].astype(jnp.float32)[..., None]
+        a = (n - k) / (m - 1) if m > 1 else 0.0
+        i = jnp.arange(m, dtype=jnp.int32).reshape((1,) * (u.ndim - 1) + (m,))
+        starts = jnp.floor((i.astype(u.dtype) + u) * a) - jnp.floor(u * a)
+        starts = jnp.where(i == m - 1, n - k, starts.astype(jnp.int32))
+        within = jnp.arange(k, dtype=jnp.int32).reshape((1,) * u.ndim + (k,))
+        places = (starts[..., None] + within).reshape(*starts.shape[:-1], m * k)
+        places = jnp.moveaxis(places, -1, -2)  # (..., m * k, features)
+        between = [1] * (axes - 1)
+        shape = [*places.shape[:-2], *between[:place], m * k, *between[place:], places.shape[-1]]
+        split = (*x.shape[:axis], m, k, *x.shape[axis + 1 :])
+        x, index = (
+            jnp.take_along_axis(a, places.reshape(shape), axis).reshape(split) for a in (x, index)
+        )
+        best = jnp.argmax(x, axis + 1, keepdims=True)
+        index = jnp.take_along_axis(index, best, axis + 1).squeeze(axis + 1)
+        x = reduce_pairs(x, axis + 1 - x.ndim, larger)
+    return x, index
+
+
 def global_average_pool(x: jax.Array, start: int = 1) -> jax.Array:
     """Return the mean over the axes from `start` to the second to last, in the floating type of x.
 
@@ -266,17 +330,20 @@ def _along(numbers: np.ndarray, axis: int, y: jax.Array) -> jax.Array:
 def _means(
     x: jax.Array, found: dict[int, Windows], count_include_pad: bool, divisor: int | None = None
 ) -> jax.Array:
-    kernel, stride, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
+    kernel, stride, dilation = [1] * x.ndim, [1] * x.ndim, [1] * x.ndim
+    padding = [(0, 0)] * x.ndim
     for axis, along in found.items():
         kernel[axis], stride[axis], padding[axis] = along.kernel, along.stride, along.cover
-    y = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, kernel, stride, padding)
+        dilation[axis] = along.dilation
+    zero = np.zeros((), x.dtype)
+    y = lax.reduce_window(x, zero, lax.add, kernel, stride, padding, None, dilation)
     if divisor is not None:
         return y / jnp.asarray(divisor, y.dtype)
     common = 1
     for axis, along in found.items():
         before, after = along.padding if count_include_pad else (0, 0)
-        starts, ends = along.starts, along.starts + along.kernel
-        sizes = np.minimum(ends, along.length + after) - np.maximum(starts, -before)
+        places = along.starts[:, None] + along.dilation * np.arange(along.kernel)
+        sizes = ((places >= -before) & (places < along.length + after)).sum(1)
         if (sizes == sizes[0]).all():
             common *= int(sizes[0])
         else:

@@ -203,16 +203,18 @@ def unroll(
     start: dict[str, Any],
     z: Products,
     marks: Marks | None,
+    factor: jax.Array | None = None,
 ) -> tuple[Any, Any]:
     """Scan the steps of a cell over the leading axis of z.
 
-    A step is `carry, y = gates(carry, *joined(z_t, recur(params, carry["h"])))`.
+    A step is `carry, y = gates(carry, *joined(z_t, recur(params, carry["h"] * factor)))`.
 
     Returns the last carry and y of all steps. The carry has `batch` batch axes. `recur` must be
     linear in `params` and accept any number of leading axes. The derivative of the parameters is
     then one product after the scan; the derivative of `lax.scan` would add one product per step.
     """
-    return _unroll(recur, gates, apart, reverse, params, carry, start, (z, None), marks)[:2]
+    given = z, None
+    return _unroll(recur, gates, apart, reverse, params, carry, start, given, marks, factor)[:2]
 
 
 @unroll.defjvp
@@ -225,11 +227,11 @@ def _(
     primals: Any,
     tangents: Any,
 ) -> tuple[Any, Any]:
-    params, carry, start, z, marks = primals
-    dparams, dcarry, _, dz, _ = tangents
+    params, carry, start, z, marks, factor = primals
+    dparams, dcarry, _, dz, _, _ = tangents
 
     def run(carry: Any, given: Any) -> Any:
-        return _unroll(recur, gates, apart, reverse, params, carry, start, given, marks)
+        return _unroll(recur, gates, apart, reverse, params, carry, start, given, marks, factor)
 
     nudge = jnp.zeros_like(z[-1]) if apart else None
     (last, y, hidden), derivative = jax.linearize(run, carry, (z, nudge))
@@ -251,18 +253,20 @@ def _unroll(
     start: Any,
     given: tuple[Products, jax.Array | None],
     marks: Marks | None,
+    factor: jax.Array | None,
 ) -> tuple[Any, Any, Any]:
-    """`unroll` that also returns the hidden states before each step.
+    """`unroll` that also returns the hidden states before each step, times the factor.
 
     `given` is the pair of z and a term that is added to the hidden state's last product.
     """
 
     def step(carry: Any, at: Any) -> Any:
         z, nudge = at
-        u = recur(params, carry["h"])
+        h = carry["h"] if factor is None else carry["h"] * factor
+        u = recur(params, h)
         if nudge is not None:
             u = (*u[:-1], _nudged(u[-1], nudge))
-        return *gates(carry, *gate_sums(z, u, apart)), carry["h"]
+        return *gates(carry, *gate_sums(z, u, apart)), h
 
     return scan(step, carry, start, given, marks, reverse)
 

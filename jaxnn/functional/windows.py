@@ -107,7 +107,7 @@ def fill(x: jax.Array, axis: int, mode: str, before: int, after: int) -> jax.Arr
     if max(before, after) > most:
         raise ValueError(
             f"padding={mode!r} adds at most {max(most, 0)} elements on each side of an axis of "
-            f"{size}, but the window needs {max(before, after)}; use padding='same'"
+            f"{size}, but {max(before, after)} are needed; use padding='same' (zeros), or less"
         )
     pairs = [(0, 0)] * x.ndim
     pairs[axis] = (before, after)

@@ -20,28 +20,32 @@ from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer, Primitive
 from ..fields import is_array
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import SqueezeExcitation
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import PatchEmbedding
 from ..layers.lstm import ConvLSTMCell
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
+from ..layers.normalization import GroupNorm, InstanceNorm, LocalResponseNorm
+from ..layers.patches import LocallyConnected
 from ..layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
     AvgPool,
+    FractionalMaxPool,
     GlobalAvgPool,
     GlobalMaxPool,
     LpPool,
     MaxPool,
     MinPool,
 )
-from ..layers.shape import PixelShuffle, PixelUnshuffle, Upsample
+from ..layers.shape import Pad, PixelShuffle, PixelUnshuffle, Upsample
 from .trace_rules import follow, mark_of
 
 POSITION, CHANNEL, PART = "position", "channel", "part of a flattened image"
 
-_KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, MaxPool, MinPool, AvgPool, LpPool)
+_POOLS = (MaxPool, MinPool, AvgPool, LpPool, FractionalMaxPool)
+_KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, LocallyConnected, *_POOLS)
 _WHOLE = (BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm, SqueezeExcitation)
 _GLOBAL = (GlobalAvgPool, GlobalMaxPool)
 
@@ -259,6 +263,8 @@ def _window(layer: Layer, x: Any) -> int:
         return len(layer.factor)
     if isinstance(layer, Upsample):
         return len(layer.factor or layer.size or ())
+    if isinstance(layer, Pad):
+        return len(layer.padding) if isinstance(layer.padding, tuple) else 1
     if isinstance(layer, PatchEmbedding):
         return len(layer._window())
     if isinstance(layer, _GLOBAL):

@@ -225,7 +225,7 @@ class Book:
         return next((rule for p, rule in self.names.items() if paths.matches(p, text)), None)
 
     def converter(self, path: paths.Path) -> Converter | None:
-        """Return the converter that `names` states for a path, or None."""
+        """Return the converter that `names` specifies for a path, or None."""
         rule = self.rule(path)
         return rule[1] if isinstance(rule, tuple) else None
 

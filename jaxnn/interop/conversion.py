@@ -150,16 +150,16 @@ def check_name_rules(names: Names, owners: list[Owner], trees: Any) -> None:
 
 
 def by_unique_name(arrays: Iterable[tuple[str, Any]], hint: str) -> dict[str, Any]:
-    """Return arrays by name; raise ValueError if several have one name.
+    """Return arrays by name; raise ValueError if several have the same name.
 
     Args:
         arrays: Names and arrays.
-        hint: What to write if several have one name.
+        hint: What to write if several have the same name.
     """
     pairs = list(arrays)
     counts = Counter(name for name, _ in pairs)
     twice = [name for name, count in counts.items() if count > 1]
-    check_none(twice, "several weights have one name", hint)
+    check_none(twice, "several weights have the same name", hint)
     return dict(pairs)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from ..core import paths
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
+from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.lstm import LSTMCell
-from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from .conversion import by_unique_name, convert_weights
@@ -145,10 +145,14 @@ def _transposed_convolution(layer: Any, source: SourceArrays) -> dict[str, Any]:
 
 
 def _cell(gates: Sequence[str], apart: bool = False) -> Any:
-    """Return a converter of a cell with these gates in our order, each with a matrix of the input
-    and of the hidden state; the second bias of the last one may stay apart.
+    """Return a converter of a recurrent cell.
 
-    The cells of nnx may have one matrix for all gates instead, `dense_i` and `dense_h`.
+    Each gate has a matrix for the input and one for the hidden state. Cells of nnx may instead have
+    one matrix for all gates, `dense_i` and `dense_h`.
+
+    Args:
+        gates: Names of the gates in our order.
+        apart: Whether the second bias of the last gate stays separate. Default: False.
     """
 
     def places(source: SourceArrays, side: str) -> list[str]:
@@ -195,7 +199,7 @@ FLAX = Library(
         **dict.fromkeys(TABLES, single_array("embedding")),
         PReLU: renamed(alpha="negative_slope"),
         MultiHeadAttention: kernel_attention("out"),
-        RNNCell: _cell([""]),  # i and h
+        RNNCell: _cell([""]),  # a single gate, so that its matrices are called i and h
         LSTMCell: _cell("ifgo"),
         GRUCell: _cell("rzn", apart=True),
         MinimalGatedCell: _cell("fn", apart=True),

@@ -206,8 +206,10 @@ class ByType:
         return "" if fits or not self.first else f"an array is {array.shape}, without these axes"
 
     def _likely(self, source: Any, found: Any) -> dict[paths.Path, list[AxisRange]]:
-        """Axes of the stated sizes, if the trace shows none: of the inputs of a layer with a
-        matrix, of all arrays of another one."""
+        """Return axes of the stated sizes, used if the trace shows none.
+
+        They are axes of the weights of inputs, or of all arrays of a layer without such weights.
+        """
         places = [p for p in found if "recurrent" not in p]
         places = [p for p in places if p[-1] == "w"] or places
         factors = (

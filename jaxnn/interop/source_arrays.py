@@ -13,11 +13,12 @@ import numpy as np
 from ..combine.transforms import Ensemble, Repeat
 from ..core import paths
 from ..core.composite import Wrapper
+from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import Conv
 from ..layers.elementwise import LearnedArray
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense, Einsum
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from .orders import AxisRange, Made, Unfit, fitted
 

@@ -15,11 +15,12 @@ import numpy as np
 from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
-from ..layers.normalization import BatchNorm, LayerNorm, RMSNorm
+from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from .axes import Trace
 from .book import Book
@@ -31,16 +32,16 @@ from .torch_weights import TORCH
 def state_dict(
     net: Layer, params: Any, names: Names, state: Any = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return parameters by the names and in the layout of torch, by a table for `from_torch`.
+    """Return parameters in the layout of torch, by the names that a table specifies.
 
     Args:
         net: The network.
         params: Its parameters.
-        names: The table.
-        state: Its state, such as the statistics of batch norms. Default: None, for no state.
+        names: The table, as for `from_torch`.
+        state: Its state, such as the statistics of batch norms. Default: None, no state.
 
     Raises:
-        TypeError: A layer with parameters is converted in one direction only.
+        TypeError: A layer with parameters can only be converted from torch.
     """
     owners = list(weight_owners(net))
     book = Book(TORCH, {}, names, owners, Trace({}, set()))

@@ -10,6 +10,7 @@ from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
+from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -17,7 +18,8 @@ from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
-from ..layers.normalization import BatchNorm
+from ..layers.mamba import Mamba2
+from ..layers.normalization import InstanceNorm
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
@@ -73,7 +75,7 @@ def from_torch(
         net: The network.
         state_dict: Tensors or arrays by the names of torch.
         *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, as `*inputs`.
+        **named: Named inputs, as for `net.init`.
         names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
             pair of a prefix and a converter. Default: None, prefixes equal paths.
         ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
@@ -88,6 +90,7 @@ def from_torch(
             `names` is not in the network; or a layer follows a flattened image, and neither
             `channels_first` nor `channels_last` states the order of its weights. The message lists
             all problems.
+        TypeError: `names` has a rule of another type.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(2), jax.nn.relu)
@@ -169,6 +172,23 @@ def _gated(layer: Any, source: SourceArrays) -> dict[str, Any]:
     return {part: dense(None, source.at(part)) for part in ("gate", "up", "down")}
 
 
+def _mamba(layer: Any, source: SourceArrays) -> dict[str, Any]:
+    """Mamba2Mixer of transformers."""
+    found = {
+        ours: {"w": source(f"{name}.weight").T}
+        | ({"b": source(f"{name}.bias")} if layer.bias else {})
+        for ours, name in (("input", "in_proj"), ("output", "out_proj"))
+    }
+    kernel = np.moveaxis(source("conv1d.weight"), (0, 1), (-1, -2))
+    names = {"log_rate": "A_log", "time_bias": "dt_bias", "skip": "D"}
+    return (
+        found
+        | {"conv": {"w": kernel, "b": source("conv1d.bias")}}
+        | {ours: source(name) for ours, name in names.items()}
+        | {"norm": {"scale": source("norm.weight")}}
+    )
+
+
 def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
     """weight_ih, weight_hh, bias_ih, and bias_hh, with gates in our order."""
     names = ("bias_ih", "bias_hh")
@@ -177,7 +197,7 @@ def _cell(source: SourceArrays) -> tuple[Any, Any, Any, Any]:
 
 
 def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.RNN and LSTM: two biases that are added up."""
+    """torch.nn.RNN and LSTM: the sum of both biases."""
     found = cell_arrays(source, *_cell(source))
     if source.has("weight_hr"):
         found["projection"] = {"w": source("weight_hr").T}
@@ -185,7 +205,7 @@ def _recurrent(layer: Any, source: SourceArrays) -> dict[str, Any]:
 
 
 def _gru(layer: Any, source: SourceArrays) -> dict[str, Any]:
-    """torch.nn.GRU: the second bias of n stays apart, the others are added up."""
+    """torch.nn.GRU: the sum of both biases, except that the second bias of n stays separate."""
     return cell_arrays(source, *_cell(source), apart=layer.features)
 
 
@@ -252,11 +272,15 @@ TORCH = Library(
         PReLU: _prelu,
         MultiHeadAttention: _attention,
         GatedFeedForward: _gated,
+        Mamba2: _mamba,
         RNNCell: _recurrent,
         LSTMCell: _recurrent,
         GRUCell: _gru,
     },
-    {BatchNorm: renamed(mean="running_mean", var="running_var")},
+    dict.fromkeys(
+        (BatchNorm, InstanceNorm),
+        renamed(mean="running_mean", var="running_var", count="num_batches_tracked"),
+    ),
     channels_first=True,
     made=_made,
     is_buffer=_is_buffer,

@@ -27,7 +27,7 @@ from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import packed_positions
 from ..initializers import InitFn, glorot_uniform, ones, zeros
-from ..validation import above, flag, instance
+from ..validation import above, flag, instance, require
 from .attention_cache import attend_cached, cache_variables
 from .attention_inputs import (
     AttentionInputs,
@@ -36,6 +36,7 @@ from .attention_inputs import (
     mask_across,
     restore_axes,
 )
+from .attention_scores import PrefixMask
 from .checks import (
     axis_or_axes,
     cache_length,
@@ -104,14 +105,16 @@ class MultiHeadAttention(Primitive):
             sequence of `segment_ids`. Default: None.
         mask_mod: Function mask_mod(query, key) of positions, as for `score_mod`, that returns
             booleans, False to hide a key, such as `nn.PrefixMask(8)`. It is combined with all other
-            masks. Default: None.
+            masks. With a cache, positions that see each other, such as a prefix, must be passed in
+            one call. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d), with d the features of a head.
         dropout: Dropout rate of the attention weights in training, in [0, 1). Default: 0.
         bias: Whether query, key, and value have biases. Default: True.
         out_bias: Whether out has a bias. Default: `bias`.
         implementation: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
             `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within
-            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None.
+            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None,
+            chosen by the device and the other arguments.
         cache: If positive, keys and values of up to `cache` positions are state, so that a sequence
             can be passed in chunks; set by `nn.with_cache`. With a shorter `window`, the cache is a
             ring buffer without a maximum length. Memory is not cached. Default: 0.
@@ -121,9 +124,10 @@ class MultiHeadAttention(Primitive):
 
     Raises:
         ValueError: If `num_kv_heads` does not divide `num_heads`, if shapes do not match, if
-            `causal`, `window`, `rotary`, or `alibi` are used with a memory, if a cache is used
-            without `causal`, or if a concrete position is past the cache. A traced position past it
-            gives NaN.
+            `causal`, `window`, `rotary`, or `alibi` are used with a memory, if `causal` is combined
+            with a prefix, or if a cache is used without `causal` and `mask_mod`. With a cache, a
+            concrete position that is past it, or that sees a position of a later call, raises; a
+            traced one gives NaN.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA, 2023; Beltagy
     et al., Longformer, 2020 (windows); Henry et al., Query-key normalization for transformers,
@@ -169,6 +173,9 @@ class MultiHeadAttention(Primitive):
         """Check the number of heads, and that cached keys can be used."""
         if self.num_kv_heads is not None:
             check_divides(self, "num_kv_heads", "num_heads")
+        hides = self.causal and isinstance(self.mask_mod, PrefixMask)
+        what = "False with PrefixMask, whose positions see later ones"
+        require(not hides, "MultiHeadAttention.causal", what, True, "omit causal")
         if self.cache:
             self._check_scaling("which cached keys cannot follow")
 

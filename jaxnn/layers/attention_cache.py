@@ -59,7 +59,7 @@ def attend_cached(
     Args:
         layer: `MultiHeadAttention` with a cache.
         q: Queries (..., T, heads, d) of the chunk, before the rotary embedding.
-        k: Keys (..., T, kv_heads, d) of the chunk, likewise.
+        k: Keys (..., T, kv_heads, d) of the chunk, before the rotary embedding.
         v: Values (..., T, kv_heads, e) of the chunk.
         given: The inputs; without segment_ids, they continue the last sequences.
         state: The cache.
@@ -89,9 +89,10 @@ def attend_cached(
         joined = cache = write_chunk(cache, chunk, written, len(batch))
         written = written + length
     keys = PackedPositions(joined["sequence"], joined["position"])
-    mask = packed_mask(found, keys, causal=True, window=layer.window)[..., None, :, :]
+    mask = packed_mask(found, keys, causal=layer.causal, window=layer.window)[..., None, :, :]
     query, key = found.position[..., None, :, None], keys.position[..., None, None, :]
     allowed, options["score_mod"] = layer._mods(query, key, given.bias_mod)
+    early = None if layer.causal else _sees_later(layer, found, count)
     y = attend(
         q,
         joined["keys"],
@@ -100,9 +101,32 @@ def attend_cached(
         layer._with_alibi(None, found.position, keys.position, q.ndim),
         **options,
     )
+    if early is not None:
+        y = broken_rows(y, early)
     if not _is_ring(layer):
         y = jnp.where(written > layer.cache, jnp.asarray(jnp.nan, y.dtype), y)
     return y, cache | {"count": count._asdict(), "written": written}
+
+
+def _sees_later(layer: Any, found: PackedPositions, count: Count) -> jax.Array:
+    """Return which positions and heads of a chunk, (..., T, heads or 1, 1), see a later position.
+
+    Raises ValueError if this is known while tracing.
+    """
+    later = PackedPositions(
+        jnp.broadcast_to(count.sequence[..., None], (*count.sequence.shape, layer.cache)),
+        count.position[..., None] + jnp.arange(layer.cache),
+    )
+    seen = packed_mask(found, later, window=layer.window)
+    query, key = found.position[..., None, :, None], later.position[..., None, None, :]
+    early = jnp.any(seen[..., None, :, :] & layer.mask_mod(query, key), -1, keepdims=True)
+    if not is_traced(early) and early.any():
+        raise ValueError(
+            f"{layer.mask_mod!r} lets positions of this chunk see later ones, which are not "
+            "known yet: pass all positions that see each other, such as a prefix, in one call"
+        )
+    check_range(early.astype(jnp.int32), 1, "a position sees later ones, which are not known yet")
+    return jnp.swapaxes(early, -2, -3)
 
 
 def _is_ring(layer: Any) -> bool:

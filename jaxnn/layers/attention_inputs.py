@@ -106,7 +106,7 @@ def check_attention(layer: Any, x: Any, memory: Any, values: Any) -> None:
     if layer.rotary is not None:
         layer.rotary.turned_features(d)
     wrong = []
-    if memory is None and layer.cache and not layer.causal:
+    if memory is None and layer.cache and not layer.causal and layer.mask_mod is None:
         wrong.append(
             "attends to later positions, so it needs the whole sequence and cannot keep a "
             "cache: write causal=True, or run it without nn.with_cache"

@@ -79,7 +79,7 @@ class RelativePositionBias(Primitive):
         """Return a function bias(query, key) of positions, for `nn.MultiHeadAttention`.
 
         Args:
-            x: The sequence, of which only the shape is used.
+            x: The sequence (..., T, n); the function does not depend on it.
         """
         return jax.tree_util.Partial(self._at, params["w"])
 
@@ -175,7 +175,8 @@ class AdditiveAttention(Primitive):
 class PrefixMask(Value):
     """A mask_mod of prefix language models: positions see the prefix and all earlier positions.
 
-    Use it with `causal=False`: a causal attention would hide later positions of the prefix, too.
+    It needs `causal=False`, since a causal attention would hide later positions of the prefix, too.
+    Under `nn.with_cache`, pass the whole prefix in the first call.
 
     Args:
         length: Number of positions of the prefix.

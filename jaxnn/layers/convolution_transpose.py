@@ -1,6 +1,6 @@
 """Transposed convolution over 1 to 3 axes, channels last."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -36,7 +36,8 @@ class ConvTranspose(Primitive):
             "valid" for none, "same" for an output of length s * stride + output_padding, or a tuple
             with one such entry for each axis. Default: "same".
         output_padding: Number of elements to add at the end; must be smaller than the stride or the
-            dilation. Default: 0.
+            dilation. "stride" adds what a window shorter than the stride lacks, as keras and flax
+            do for padding="valid": the length is then at least s * stride. Default: 0.
         bias: Whether to add b. Default: True.
         w_init: Initializer of w. Default: `he_normal()`.
         b_init: Initializer of b. Default: `zeros()`.
@@ -62,7 +63,7 @@ class ConvTranspose(Primitive):
     dilation: PerAxis = 1
     groups: Annotated[int, positive_size] = 1
     padding: Padding = "same"
-    output_padding: PerAxis = 0
+    output_padding: PerAxis | Literal["stride"] = 0
     bias: bool = True
     w_init: InitFn = he_normal()
     b_init: InitFn = zeros()
@@ -71,6 +72,8 @@ class ConvTranspose(Primitive):
         """Check the window and the groups."""
         axes = check_window(self, ("same", "valid"))
         check_divides(self, "groups", "features")
+        if self.output_padding == "stride":
+            return
         sizes(axes, 0)(self.output_padding, "ConvTranspose.output_padding")
         most = tuple(map(max, per_axis(self.stride, axes), per_axis(self.dilation, axes)))
         given = per_axis(self.output_padding, axes)
@@ -80,6 +83,14 @@ class ConvTranspose(Primitive):
             f"below the stride or the dilation, {most}",
             self.output_padding,
         )
+
+    def _extra(self) -> PerAxis:
+        if not isinstance(self.output_padding, str):
+            return self.output_padding
+        kernel = per_axis(self.kernel_size, 1)
+        each = (per_axis(a, len(kernel)) for a in (self.stride, self.dilation))
+        windows = zip(kernel, *each, strict=True)
+        return tuple(max(stride - ((k - 1) * d + 1), 0) for k, stride, d in windows)
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""
@@ -95,5 +106,5 @@ class ConvTranspose(Primitive):
             dilation=self.dilation,
             groups=self.groups,
             padding=self.padding,
-            output_padding=self.output_padding,
+            output_padding=self._extra(),
         )

@@ -10,7 +10,7 @@ import jax
 
 from ..core.layer import Primitive
 from ..fields import is_traced
-from ..functional.dropout import alpha_dropout, dropout, gaussian_noise
+from ..functional.dropout import alpha_dropout, dropout, gaussian_dropout, gaussian_noise
 from ..functional.linear import floating_type
 from ..validation import each, integer, number
 from .checks import check_rank, distinct_axes, dropout_rate
@@ -68,9 +68,11 @@ class AlphaDropout(Primitive):
 
     Args:
         rate: Probability in [0, 1). It may be traced; at a traced rate of 1 the result is 0.
+        broadcast_dims: Axes along which all elements share one mask, as for `Dropout`. Default: ().
 
     Raises:
-        ValueError: If the rate is outside [0, 1), or in training without a key.
+        ValueError: If the rate is outside [0, 1), if x does not have an axis of `broadcast_dims`,
+            or in training without a key.
 
     Reference: Klambauer et al., Self-normalizing neural networks, 2017.
 
@@ -81,16 +83,17 @@ class AlphaDropout(Primitive):
     """
 
     rate: Annotated[float, dropout_rate]
+    broadcast_dims: Annotated[int | tuple[int, ...], _DIMS] = ()
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """Return x with random elements replaced in training, and x in inference."""
-        check_rank(x, 0, "(...)")
+        axes = distinct_axes(x, self.broadcast_dims)
         if not train or not self._draws():
             return _floating(x)
-        return alpha_dropout(key, x, self.rate)
+        return alpha_dropout(key, x, self.rate, axes)
 
 
 class StochasticDepth(Primitive):
@@ -158,6 +161,40 @@ class GaussianNoise(Primitive):
         if not train or not self._draws():
             return _floating(x)
         return gaussian_noise(key, x, self.stddev)
+
+
+class GaussianDropout(Primitive):
+    """Gaussian dropout: in training, `y = x * n`, with n normal of mean 1.
+
+    The variance of n is rate / (1 - rate), that of the factors of `Dropout(rate)`. In inference it
+    is the identity. x and y have any shape.
+
+    Args:
+        rate: Rate in [0, 1); may be traced.
+
+    Raises:
+        ValueError: If the rate is outside [0, 1), or in training without a key.
+
+    Reference: Srivastava et al., Dropout: a simple way to prevent neural networks from
+    overfitting, 2014.
+
+    >>> import jax, jax.numpy as jnp
+    >>> y = GaussianDropout(0.5).apply({}, jnp.ones(10000), key=jax.random.key(0), train=True)
+    >>> round(float(y.mean()), 1), round(float(y.std()), 1)
+    (1.0, 1.0)
+    """
+
+    rate: Annotated[float, dropout_rate]
+
+    def _draws(self) -> bool:
+        return not _is_zero(self.rate)
+
+    def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
+        """Return x times noise in training, and x in inference."""
+        check_rank(x, 0, "(...)")
+        if not train or not self._draws():
+            return _floating(x)
+        return gaussian_dropout(key, x, self.rate)
 
 
 def _floating(x: Any) -> Any:

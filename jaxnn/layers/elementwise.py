@@ -1,4 +1,4 @@
-"""Layers with a few learned numbers: PReLU, LayerScale, and LearnedArray.
+"""Elementwise layers: PReLU, RReLU, LayerScale, and LearnedArray.
 
 Activations without parameters are plain functions: use `jax.nn.relu` as a layer.
 """
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..functional.gradients import shared_product
-from ..functional.linear import to_compute_type
+from ..functional.linear import floating_type, to_compute_type
 from ..initializers import InitFn, constant, zeros
+from ..validation import check_below, number
 from .checks import axis_or_axes, check_rank, distinct_axes
 
 
@@ -54,6 +55,44 @@ class PReLU(Primitive):
 
     def _axes(self, x: Any) -> tuple[int, ...]:
         return () if self.axis is None else tuple(sorted(distinct_axes(x, self.axis)))
+
+
+class RReLU(Primitive):
+    """Randomized ReLU: `y = x` if x >= 0, otherwise `y = slope * x`.
+
+    In training, slope is uniform from `lower` to `upper`, drawn for each element; in inference it
+    is (lower + upper) / 2. x and y have any shape. There are no parameters.
+
+    Args:
+        lower: Smallest slope; may be traced. Default: 1/8.
+        upper: Largest slope; may be traced. Default: 1/3.
+
+    Raises:
+        ValueError: If `lower` is not below `upper`, or in training without a key.
+
+    Reference: Xu et al., Empirical evaluation of rectified activations in convolutional network,
+    2015.
+
+    >>> import jax, jax.numpy as jnp
+    >>> RReLU(0.0, 0.5).apply({}, jnp.array([-1.0, 2.0])).tolist()
+    [-0.25, 2.0]
+    """
+
+    lower: Annotated[float, number()] = 1 / 8
+    upper: Annotated[float, number()] = 1 / 3
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        check_below(self, "lower", "upper")
+
+    def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
+        """Return x with its negative part scaled."""
+        check_rank(x, 0, "(...)")
+        x = x.astype(floating_type(x))
+        lower, upper, middle = (jnp.asarray(a, jnp.float32) for a in (self.lower, self.upper, 0.5))
+        at = jax.random.uniform(key, x.shape, jnp.float32) if train else middle
+        slope = (lower + at * (upper - lower)).astype(x.dtype)
+        return jnp.where(x >= 0, x, slope * x)
 
 
 class LayerScale(Primitive):

@@ -14,7 +14,7 @@ from ..functional.recurrence import lstm_step
 from ..functional.windows import Padding
 from ..initializers import InitFn, glorot_uniform, ones, orthogonal, zeros
 from .checks import AXES, check_window, positive_size, sizes
-from .recurrence import Cell, check_carry
+from .recurrence import Cell, check_carry, masked
 
 
 class LongShortTerm(Cell):
@@ -120,15 +120,18 @@ class LSTMCell(LongShortTerm):
             declared |= {"input_norm": gates, "recurrent_norm": gates, "cell_norm": cell}
         return declared
 
-    def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+    def forward(
+        self, params: Any, carry: Any, x: jax.Array, *, recurrent_mask: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
         """Return the new carry, and the output at x."""
         if self.hoists:
-            return super().forward(params, carry, x)
+            return super().forward(params, carry, x, recurrent_mask=recurrent_mask)
         check_carry(carry, self.carries(x))
         c, given = carry["c"], params["input"]
         z = linear(x, given["w"])
         dtype, wide = z.dtype, c.dtype
-        u = linear(carry["h"].astype(dtype), params["recurrent"]["w"])
+        h = masked(carry["h"], recurrent_mask)
+        u = linear(h.astype(dtype), params["recurrent"]["w"])
         if self.layer_norm:
             z = _scaled(layer_norm(z), params["input_norm"]["scale"])
             u = _scaled(layer_norm(u), params["recurrent_norm"]["scale"])

@@ -1,4 +1,4 @@
-"""Normalization: layer, root mean square, group, instance, local response, and batch."""
+"""Normalization: layer, root mean square, unit, group, instance, and local response."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from ..functional.gradients import gradient_once, spread
 from ..functional.linear import along_axis, floating_type, wider_type
 from ..functional.segments import check_segments
 from ..initializers import InitFn, ones, zeros
-from ..validation import Accepts, fraction, integer, natural, number, require
+from ..validation import Accepts, above, fraction, natural, number
 from .checks import (
     axis_or_axes,
     check_multiples,
@@ -24,11 +24,11 @@ from .checks import (
     positive_size,
 )
 
-_AXIS = integer().such(what="the axis of the features, an int")
-_MOMENTUM = fraction.such(
+momentum_of: Accepts = fraction.such(
     what="the weight of the old statistics, a number from 0 to 1",
     hint="the number of input features is inferred from the input",
 )
+_STATISTICS = (("mean", zeros()), ("var", ones()))
 window_rank: Accepts = None | natural.such(
     what="the number of axes between examples and features, an int >= 0 (2 for images)"
 )
@@ -67,13 +67,13 @@ class LayerNorm(Primitive):
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale and b, as requested."""
-        return _scale_and_bias(self, x, self.axis, self.scale, self.bias)
+        return scale_and_bias(self, x, self.axis, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x normalized over `axis`."""
         x = gradient_once(x)
         y = norm.standardize(x, *norm.moments(x, self.axis), self.eps)
-        return _scaled(y, params, self.axis).astype(floating_type(x))
+        return scaled(y, params, self.axis).astype(floating_type(x))
 
 
 class RMSNorm(Primitive):
@@ -102,13 +102,41 @@ class RMSNorm(Primitive):
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale, if requested."""
-        return _scale_and_bias(self, x, self.axis, self.scale, False)
+        return scale_and_bias(self, x, self.axis, self.scale, False)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x divided by its root mean square."""
         wide = gradient_once(x).astype(wider_type(x.dtype, jnp.float32))
         y = norm.rms_norm(wide, self.axis, self.eps)
-        return _scaled(y, params, self.axis).astype(floating_type(x))
+        return scaled(y, params, self.axis).astype(floating_type(x))
+
+
+class UnitNorm(Primitive):
+    """Unit normalization: `y = x / max(|x|, eps)`, with the Euclidean norm over the last axis.
+
+    x and y have shape (..., n). There are no parameters. The norm is computed in at least float32.
+
+    Args:
+        axis: Axis or axes of the norm. Default: -1.
+        eps: Lower bound of the norm, a number > 0; x = 0 gives 0. Default: 1e-12.
+
+    Raises:
+        ValueError: If x does not have an axis of `axis`.
+
+    Reference: Wang et al., NormFace: L2 hypersphere embedding for face verification, 2017.
+
+    >>> import jax.numpy as jnp
+    >>> UnitNorm().apply({}, jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+
+    axis: Annotated[norm.Axes, axis_or_axes] = -1
+    eps: Annotated[float, above(0)] = 1e-12
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x divided by its norm."""
+        distinct_axes(x, self.axis)
+        return norm.unit_norm(gradient_once(x), self.axis, self.eps)
 
 
 class GroupNorm(Primitive):
@@ -155,14 +183,14 @@ class GroupNorm(Primitive):
         """Declare scale and b, as requested."""
         window_axes(x, self.spatial)
         check_multiples(x, "features", x.shape[-1:], (self.groups,), "change GroupNorm.groups")
-        return _scale_and_bias(self, x, -1, self.scale, self.bias)
+        return scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(
         self, params: Any, x: jax.Array, *, segment_ids: jax.Array | None = None
     ) -> jax.Array:
         """Return x normalized over the window and each group of features."""
-        y = _over_window(x, self.groups, self.spatial, self.eps, segment_ids)
-        return _scaled(y, params, -1).astype(floating_type(x))
+        y, *_ = _over_window(x, self.groups, self.spatial, self.eps, segment_ids)
+        return scaled(y, params, -1).astype(floating_type(x))
 
 
 class InstanceNorm(Primitive):
@@ -171,10 +199,15 @@ class InstanceNorm(Primitive):
     x and y have shape `(..., *window, n)`. Parameters are scale and b (n,). The mean and variance
     are taken separately for each feature of each example, in at least float32.
 
+    With `track_running_stats`, training also updates running statistics, which inference uses
+    instead: each becomes momentum * running + (1 - momentum) * (the mean over the examples). The
+    state is that of `BatchNorm`.
+
     Positions that `segment_ids` mark as padding (0) have no effect on the statistics, and each
     packed sequence is normalized by its own statistics. They are integers (..., T) for the leading
     axes of x, and T is the first axis of the window. They are ignored if they end before the
-    window, or if x does not have their axes.
+    window, or if x does not have their axes. In running statistics, a sequence counts by its
+    length.
 
     Args:
         scale: Whether to multiply by a learned scale. Default: True.
@@ -182,6 +215,8 @@ class InstanceNorm(Primitive):
         eps: Added to the variance, a number >= 0. Default: 1e-5.
         spatial: Number of axes of the window, which precede the last axis. None means all axes
             between the first and the last. Default: None.
+        track_running_stats: Whether inference uses running statistics. Default: False.
+        momentum: Weight of the old running statistics, as for `BatchNorm`. Default: 0.9.
         scale_init: Initializer of scale. Default: `ones()`.
         b_init: Initializer of b. Default: `zeros()`.
 
@@ -200,6 +235,8 @@ class InstanceNorm(Primitive):
     bias: bool = True
     eps: Annotated[float, number(0)] = 1e-5
     spatial: Annotated[int | None, window_rank] = None
+    track_running_stats: bool = False
+    momentum: Annotated[float | None, None | momentum_of] = 0.9
     scale_init: InitFn = ones()
     b_init: InitFn = zeros()
 
@@ -210,14 +247,35 @@ class InstanceNorm(Primitive):
                 f"expected a window to normalize each feature over, but {describe(x)} has none; a "
                 "number minus its own mean is 0; use nn.LayerNorm() to normalize over features"
             )
-        return _scale_and_bias(self, x, -1, self.scale, self.bias)
+        return scale_and_bias(self, x, -1, self.scale, self.bias)
+
+    def variables(self, x: Any) -> dict[str, Variable]:
+        """Declare the running statistics, if they are tracked."""
+        if not self.track_running_stats:
+            return {}
+        return running_statistics(x.shape[-1], self.momentum)
 
     def forward(
-        self, params: Any, x: jax.Array, *, segment_ids: jax.Array | None = None
-    ) -> jax.Array:
-        """Return x normalized over the window."""
-        y = _over_window(x, x.shape[-1], self.spatial, self.eps, segment_ids)
-        return _scaled(y, params, -1).astype(floating_type(x))
+        self,
+        params: Any,
+        x: jax.Array,
+        *,
+        segment_ids: jax.Array | None = None,
+        state: State,
+        train: bool,
+    ) -> tuple[jax.Array, State]:
+        """Return x normalized over the window, and the new running statistics."""
+        if self.track_running_stats and not train:
+            mean, var = (along_axis(state[name], x.ndim, -1) for name in ("mean", "var"))
+            y = norm.standardize(x, mean, var, self.eps)
+        else:
+            y, mean, var, count = _over_window(x, x.shape[-1], self.spatial, self.eps, segment_ids)
+            if self.track_running_stats:
+                check_not_empty(x, range(x.ndim - 1), "a batch of at least one element")
+                count = jnp.maximum(jnp.asarray(count, mean.dtype), 1)
+                batch = {"mean": jnp.sum(mean, 0) / count, "var": jnp.sum(var, 0) / count}
+                state = norm.running(state, batch, self.momentum)
+        return scaled(y, params, -1).astype(floating_type(x)), state or {}
 
 
 class LocalResponseNorm(Primitive):
@@ -256,105 +314,13 @@ class LocalResponseNorm(Primitive):
         return norm.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 
-class BatchNorm(Primitive):
-    """Batch normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`.
-
-    In training, the mean and the biased variance are those of the batch over all axes but `axis`,
-    and each running statistic becomes momentum * running + (1 - momentum) * batch. In inference
-    they are the running statistics. Parameters are scale and b (n,). The state is `mean` and `var`,
-    float32 of shape (n,), which start at 0 and 1.
-
-    Positions that `segment_ids` mark as padding (0) have no effect on the statistics. They are
-    integers for the leading axes of x, such as (..., T) for x (..., T, n), and are ignored if x
-    does not have these axes, as after pooling.
-
-    On a mesh, the statistics are those of the whole batch, on all devices.
-
-    Args:
-        momentum: Weight of the old running statistics, in [0, 1]. Default: 0.9.
-        scale: Whether to multiply by a learned scale. Default: True.
-        bias: Whether to add b. Default: True.
-        eps: Added to the variance, a number >= 0. Default: 1e-5.
-        axis: Axis of the features. Default: -1.
-        axis_name: Name or names of mapped axes (of `jax.vmap`, `jax.pmap`, or `shard_map`) over
-            which the batch statistics are also taken. Default: None.
-        scale_init: Initializer of scale. Default: `ones()`.
-        b_init: Initializer of b. Default: `zeros()`.
-
-    Raises:
-        ValueError: If `apply` receives no state, or if a training batch is empty.
-
-    Reference: Ioffe and Szegedy, Batch normalization, 2015.
-
-    >>> import jax, jax.numpy as jnp
-    >>> x = jnp.ones((4, 8))
-    >>> jax.tree.map(jnp.shape, BatchNorm().init_state(x))
-    {'mean': (8,), 'var': (8,)}
-    """
-
-    momentum: Annotated[float, _MOMENTUM] = 0.9
-    scale: bool = True
-    bias: bool = True
-    eps: Annotated[float, number(0)] = 1e-5
-    axis: Annotated[int, _AXIS] = -1
-    axis_name: str | tuple[str, ...] | None = None
-    scale_init: InitFn = ones()
-    b_init: InitFn = zeros()
-
-    def parameters(self, x: Any) -> dict[str, Param]:
-        """Declare scale and b, as requested."""
-        return _scale_and_bias(self, x, self.axis, self.scale, self.bias)
-
-    def variables(self, x: Any) -> dict[str, Variable]:
-        """Declare the running mean and variance."""
-        n = x.shape[self.axis]
-        return {
-            "mean": Variable((n,), zeros(), "float32"),
-            "var": Variable((n,), ones(), "float32"),
-        }
-
-    def forward(
-        self,
-        params: Any,
-        x: jax.Array,
-        *,
-        segment_ids: jax.Array | None = None,
-        state: State,
-        train: bool,
-    ) -> tuple[jax.Array, State]:
-        """Return x normalized, and the new running statistics."""
-        real, marks = None, _marks(x, segment_ids, x.ndim)
-        if marks is not None:
-            ahead = f"an axis behind those of segment_ids {marks.shape}"
-            require(self.axis % x.ndim >= marks.ndim, "BatchNorm.axis", ahead, self.axis)
-            real = (marks != 0).reshape(marks.shape + (1,) * (x.ndim - marks.ndim))
-        if train:
-            others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
-            check_not_empty(x, others, "a batch of at least one element, to compute statistics")
-            x = gradient_once(x)
-            mean, var = norm.moments(x, others, self.axis_name, real)
-            batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
-            state = {
-                name: _running(old, batch[name].astype(old.dtype), self.momentum)
-                for name, old in state.items()
-            }
-        else:
-            mean, var = (along_axis(state[name], x.ndim, self.axis) for name in ("mean", "var"))
-        rest = dict(params)
-        scale = rest.pop("scale", None)
-        scale = None if scale is None else along_axis(scale, x.ndim, self.axis)
-        y = norm.standardize(x, mean, var, self.eps, scale)
-        return _scaled(y, rest, self.axis).astype(floating_type(x)), state
+def running_statistics(n: int, momentum: Any) -> dict[str, Variable]:
+    """Declare running statistics of n features; a momentum of None needs the number of batches."""
+    kept = {name: Variable((n,), init, "float32") for name, init in _STATISTICS}
+    return kept | {"count": Variable((), zeros(), "int32")} if momentum is None else kept
 
 
-def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
-    momentum = jnp.asarray(momentum, old.dtype)
-    mean = momentum * old + (1.0 - momentum) * new
-    # 0 * NaN is NaN, so at 0 and 1 the statistic of weight 0 is left out.
-    return jnp.where(momentum == 0, new, jnp.where(momentum == 1, old, mean))
-
-
-def _marks(x: jax.Array, segment_ids: Any, most: int) -> Any:
+def padding_marks(x: jax.Array, segment_ids: Any, most: int) -> Any:
     """Return segment_ids that mark at most `most` first axes of x; None if x does not have them."""
     if segment_ids is None or len(getattr(segment_ids, "shape", ())) > x.ndim - 1:
         return None
@@ -364,10 +330,11 @@ def _marks(x: jax.Array, segment_ids: Any, most: int) -> Any:
 
 def _over_window(
     x: jax.Array, groups: int, spatial: int | None, eps: float, segment_ids: Any
-) -> jax.Array:
-    """Return x standardized over the window and each group of features, or each sequence there."""
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """Return x standardized over the window and each group of features, or each sequence there,
+    with the means, variances, and their number, as `functional.normalization.group_norm` does."""
     axes = window_axes(x, spatial)
-    marks = _marks(x, segment_ids, x.ndim - axes)
+    marks = padding_marks(x, segment_ids, x.ndim - axes)
     if marks is None or marks.ndim < x.ndim - axes or axes == 0:
         return norm.group_norm(x, groups, axes, eps)
     return norm.segment_group_norm(x, groups, marks, eps)
@@ -382,16 +349,17 @@ def window_axes(x: Any, spatial: int | None) -> int:
     return spatial
 
 
-def _scale_and_bias(
+def scale_and_bias(
     layer: Any, x: Any, axis: norm.Axes, scale: bool, bias: bool
 ) -> dict[str, Param]:
+    """Declare scale and b of the sizes of some axes, as requested."""
     axes = distinct_axes(x, axis)
     shape = tuple(x.shape[i] for i in sorted(axes))
     declared = {"scale": Param(shape, layer.scale_init)} if scale else {}
     return declared | {"b": Param(shape, layer.b_init)} if bias else declared
 
 
-def _scaled(y: jax.Array, params: Any, axis: norm.Axes) -> jax.Array:
+def scaled(y: jax.Array, params: Any, axis: norm.Axes) -> jax.Array:
     """Return y * scale + b along `axis`, with the parameters that exist, in the type of y."""
     axes = tuple(sorted(one % y.ndim for one in (axis if isinstance(axis, tuple) else (axis,))))
     if "scale" in params:

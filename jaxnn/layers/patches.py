@@ -1,4 +1,4 @@
-"""Patches: conversion of windows to channels, and back; the inverse of max pooling."""
+"""Patches: windows as channels, and back; separate kernels for each; the inverse of max pooling."""
 
 import math
 from collections.abc import Iterator
@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..functional.convolution import per_axis
+from ..functional.gradients import shared_sum
+from ..functional.linear import to_compute_type, wide_einsum
 from ..functional.windows import POOLING, Padding, PerAxis, Windows, lowest, windows
+from ..initializers import InitFn, he_normal, variance_scaling, zeros
 from ..validation import check_shape, positive, tuple_of
-from .checks import check_multiples, check_rank, check_window, sizes
+from .checks import AXES, check_multiples, check_rank, check_window, positive_size, sizes
 
 
 def unfold(
@@ -93,6 +97,76 @@ class Unfold(Primitive):
         """Return the elements of each window."""
         check_rank(x, len(per_axis(self.kernel_size, 1)) + 1, "(..., *axes, channels)")
         return unfold(x, self.kernel_size, self.stride, self.padding, self.dilation)
+
+
+class LocallyConnected(Primitive):
+    """Locally connected layer: `y[t] = sum_i x[t * stride + i * dilation] @ w[t, i] + b[t]`.
+
+    This is `Conv` with a separate kernel and bias for each window. x has shape `(..., *axes, n)`
+    and y `(..., *windows, features)`, in the type of x. Parameters are w
+    `(*windows, *kernel_size, n, features)` and b `(*windows, features)`, so the sizes of the axes
+    are fixed.
+
+    Args:
+        features: Number of output channels.
+        kernel_size: Size of the window along each axis; an int means one axis.
+        stride: Step between windows, one number for all axes or one for each. Default: 1.
+        padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
+        dilation: Step between the elements of a window, as `stride`. Default: 1.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w, scaled for one window. Default: `he_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If a window is larger than the padded input, or if the input has too few axes.
+
+    Reference: Taigman et al., DeepFace: closing the gap to human-level performance in face
+    verification, 2014.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = LocallyConnected(8, (3, 3)), jnp.zeros((2, 6, 5, 4))
+    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), x))
+    {'b': (4, 3, 8), 'w': (4, 3, 3, 3, 4, 8)}
+    """
+
+    features: Annotated[int, positive_size]
+    kernel_size: Annotated[PerAxis, sizes()]
+    stride: PerAxis = 1
+    padding: Padding = "valid"
+    dilation: PerAxis = 1
+    bias: bool = True
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        check_window(self, POOLING)
+
+    def _windows(self, x: Any) -> dict[int, Windows]:
+        return windows(x.shape, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """Declare w, and b if there is a bias."""
+        kernel = per_axis(self.kernel_size, 1)
+        check_rank(x, len(kernel) + 1, f"(..., {AXES[len(kernel)]}, channels)")
+        each = tuple(along.count for along in self._windows(x).values())
+        shape = (*kernel, x.shape[-1], self.features)
+        init: Any = self.w_init
+        if isinstance(init, variance_scaling):
+            init = init.sized(shape)  # by the fan of one window
+        declared = {"w": Param((*each, *shape), init)}
+        return (
+            declared | {"b": Param((*each, self.features), self.b_init)} if self.bias else declared
+        )
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return the sum of each window by its own kernel, plus the bias."""
+        x, w = to_compute_type(x, params["w"])
+        parts = jnp.stack([part for _, part in _slices(x, self._windows(x), 0)], -2)
+        axes = "xyz"[: len(per_axis(self.kernel_size, 1))]
+        w = w.reshape(*w.shape[: len(axes)], -1, *w.shape[-2:])
+        y = wide_einsum(f"...{axes}kn,{axes}knm->...{axes}m", parts, w)
+        return shared_sum(y, params["b"]) if self.bias else y
 
 
 class Fold(Primitive):

@@ -8,11 +8,13 @@ import math
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 
 from ..core.layer import Primitive
 from ..functional import pooling
+from ..functional.convolution import per_axis
 from ..functional.windows import POOLING, Padding, PerAxis, windows
-from ..validation import above, each, is_number, natural, positive
+from ..validation import Accepts, above, each, is_number, natural, positive, require
 from .checks import AXES, check_not_empty, check_rank, check_window, sizes
 from .patches import max_pool_indices
 
@@ -24,6 +26,11 @@ _EXPONENT = above(0).such(
 _OUTPUT_SIZE = each(
     None | positive,
     "an int >= 1, or a tuple with one for each of 1 to 3 axes, None for an axis that stays",
+    tuple(AXES),
+)
+_RATIO = each(
+    Accepts("", lambda v: is_number(v) and 0 < v < 1),
+    "a number between 0 and 1, or a tuple with one for each axis",
     tuple(AXES),
 )
 OutputSize = int | tuple[int | None, ...]
@@ -132,6 +139,7 @@ class AvgPool(Primitive):
         ceil_mode: Whether to add a last window that extends past the end. Default: False.
         divisor_override: Number by which the sum of each window is divided. Default: its number of
             elements.
+        dilation: Step between the elements of a window. Default: 1.
 
     Raises:
         ValueError: As for `MaxPool`.
@@ -150,6 +158,7 @@ class AvgPool(Primitive):
     count_include_pad: bool = True
     ceil_mode: bool = False
     divisor_override: Annotated[int | None, None | positive] = None
+    dilation: PerAxis = 1
 
     def __post_init__(self) -> None:
         """Check the window."""
@@ -159,7 +168,8 @@ class AvgPool(Primitive):
         """Return the mean of each window."""
         _check_axes(x, self.kernel_size)
         given = (self.kernel_size, self.stride, self.padding, self.count_include_pad)
-        return pooling.average_pool(x, *given, self.ceil_mode, self.divisor_override)
+        more = (self.ceil_mode, self.divisor_override, self.dilation)
+        return pooling.average_pool(x, *given, *more)
 
 
 class LpPool(Primitive):
@@ -176,6 +186,7 @@ class LpPool(Primitive):
         padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
         ceil_mode: Whether to add a last window that extends past the end; its sum is scaled to the
             size of a whole window. Default: False.
+        dilation: Step between the elements of a window. Default: 1.
 
     Raises:
         ValueError: If a window is larger than the padded input, even in `ceil_mode`.
@@ -190,6 +201,7 @@ class LpPool(Primitive):
     stride: PerAxis | None = None
     padding: Padding = "valid"
     ceil_mode: bool = False
+    dilation: PerAxis = 1
 
     def __post_init__(self) -> None:
         """Check the window."""
@@ -199,7 +211,7 @@ class LpPool(Primitive):
         """Return the power mean of each window, times its size."""
         _check_axes(x, self.kernel_size)
         given = (self.p, self.kernel_size, self.stride, self.padding, self.ceil_mode)
-        return pooling.lp_pool(x, *given)
+        return pooling.lp_pool(x, *given, self.dilation)
 
 
 class AdaptiveAvgPool(Primitive):
@@ -256,6 +268,62 @@ class AdaptiveMaxPool(Primitive):
         """Return the maximum of each window."""
         _check_axes(x, self.output_size)
         return pooling.adaptive_max_pool(x, self.output_size)
+
+
+class FractionalMaxPool(Primitive):
+    """Fractional max pooling: the maximum of windows at random, evenly spread places.
+
+    Along an axis of n elements, m windows of k elements start at floor((i + u) * a) - floor(u * a),
+    with a = (n - k) / (m - 1), and the last one at n - k. In training, u is drawn from [0, 1) for
+    each axis, example, and feature; in inference u is 1/2. x has shape `(..., *axes, features)`,
+    and y `(..., *output_size, features)`, in the type of x. The windows are those of
+    torch.nn.FractionalMaxPool2d and 3d, which draw in inference, too.
+
+    Args:
+        kernel_size: Size of the window along each axis; an int means one axis.
+        output_size: Number of windows along each axis; an int means all axes. Default: None.
+        output_ratio: Number of windows as a fraction of n, rounded down, in (0, 1); one number for
+            all axes or one for each. Exactly one of the two must be given. Default: None.
+        return_indices: Whether to return a tuple (y, indices), as `MaxPool` does. Default: False.
+
+    Raises:
+        ValueError: If an axis has fewer than k + m - 1 elements, or in training without a key.
+
+    Reference: Graham, Fractional max-pooling, 2014.
+
+    >>> import jax.numpy as jnp
+    >>> FractionalMaxPool((2, 2), output_ratio=0.7).apply({}, jnp.zeros((2, 10, 10, 3))).shape
+    (2, 7, 7, 3)
+    """
+
+    kernel_size: Annotated[PerAxis, sizes()]
+    output_size: Annotated[PerAxis | None, None | sizes()] = None
+    output_ratio: Annotated[float | tuple[float, ...] | None, None | _RATIO] = None
+    return_indices: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that one of the two is given, with a number for each axis."""
+        axes = len(per_axis(self.kernel_size, 1))
+        given = (self.output_size, self.output_ratio)
+        each = [axes if not isinstance(a, tuple) else len(a) for a in given if a is not None]
+        what = f"one of output_size and output_ratio, for {axes} axes"
+        require(each == [axes], "FractionalMaxPool", what, given)
+
+    def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> Any:
+        """Return the maximum of each window, with its index if it is requested."""
+        _check_axes(x, self.kernel_size)
+        axes = len(per_axis(self.kernel_size, 1))
+        along = x.shape[x.ndim - 1 - axes : -1]
+        size = self.output_size
+        if size is None:
+            ratio: Any = self.output_ratio
+            ratios = ratio if isinstance(ratio, tuple) else (ratio,) * axes
+            size = tuple(int(n * r) for n, r in zip(along, ratios, strict=True))
+        shape = (*x.shape[: x.ndim - 1 - axes], x.shape[-1], axes)
+        dtype = jnp.float32
+        samples = jax.random.uniform(key, shape, dtype) if train else jnp.full(shape, 0.5, dtype)
+        y, indices = pooling.fractional_max_pool(x, self.kernel_size, size, samples)
+        return (y, indices) if self.return_indices else y
 
 
 class GlobalAvgPool(Primitive):

@@ -47,6 +47,9 @@ class Cell(Primitive):
     least float32; y has the type of the input. A cell of another structure may be any layer with
     `forward(carry, x) -> (carry, y)` and a method `carries(x)`.
 
+    The named input `recurrent_mask`, numbers of the shape of h, multiplies h in its products, but
+    not in the carry; `Recurrent(recurrent_dropout=)` passes one mask to all steps.
+
     Args:
         features: Number of features of the hidden state and the output.
 
@@ -103,11 +106,13 @@ class Cell(Primitive):
         """Return the new carry and the output."""
         ...
 
-    def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+    def forward(
+        self, params: Any, carry: Any, x: jax.Array, *, recurrent_mask: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
         """Return the new carry, and the output at x."""
         check_carry(carry, self.carries(x))
         z = self.project(params["input"], x)
-        u = self.recur(params["recurrent"], carry["h"].astype(z[0].dtype))
+        u = self.recur(params["recurrent"], masked(carry["h"], recurrent_mask).astype(z[0].dtype))
         return self.wide_step(z[0].dtype, carry, *gate_sums(z, u, self.apart))
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -249,17 +254,20 @@ class GRUCell(Cell):
         biases = (self.b_init,) * 3 * self.bias
         return {"input": self._input(x, (self.w_init,) * 3, biases), "recurrent": recurrent}
 
-    def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+    def forward(
+        self, params: Any, carry: Any, x: jax.Array, *, recurrent_mask: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
         """Return the new carry, and the output at x."""
         if self.reset_after:
-            return super().forward(params, carry, x)
+            return super().forward(params, carry, x, recurrent_mask=recurrent_mask)
         check_carry(carry, self.carries(x))
         z, h = self.project(params["input"], x), carry["h"]
+        seen = masked(h, recurrent_mask)
         dtype, w = z[0].dtype, params["recurrent"]["w"]
         both, last = w[:, : 2 * self.features], w[:, 2 * self.features :]
-        u = jnp.split(linear(h.astype(dtype), both), 2, -1)
+        u = jnp.split(linear(seen.astype(dtype), both), 2, -1)
         r, k = (jax.nn.sigmoid((a + b).astype(h.dtype)) for a, b in zip(z[:2], u, strict=True))
-        n = jnp.tanh((z[2] + linear((r * h).astype(dtype), last)).astype(h.dtype))
+        n = jnp.tanh((z[2] + linear((r * seen).astype(dtype), last)).astype(h.dtype))
         h = n + k * (h - n)
         return {"h": h}, h.astype(dtype)
 
@@ -287,6 +295,7 @@ class MinimalGatedCell(Cell):
             `orthogonal()`.
         b_init: Initializer of b_n and b_hn. Default: `zeros()`.
         forget_init: Initializer of b_f. Default: `ones()`, so that a new cell remembers.
+        bias: Whether there are biases. Default: True.
 
     Reference: Zhou et al., Minimal gated unit for recurrent neural networks, 2016.
 
@@ -301,22 +310,28 @@ class MinimalGatedCell(Cell):
     recurrent_init: InitFn = orthogonal()
     b_init: InitFn = zeros()
     forget_init: InitFn = ones()
+    bias: bool = True
 
     gates = 2
     apart = True
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
         """Declare weights and biases of the input and of the hidden state."""
-        return {
-            "input": self._input(x, (self.w_init,) * 2, (self.forget_init, self.b_init)),
-            "recurrent": self._recurrent((self.recurrent_init,) * 2)
-            | {"b": Param((self.features,), self.b_init)},
-        }
+        recurrent = self._recurrent((self.recurrent_init,) * 2)
+        if self.bias:
+            recurrent["b"] = Param((self.features,), self.b_init)
+        biases = (self.forget_init, self.b_init) * self.bias
+        return {"input": self._input(x, (self.w_init,) * 2, biases), "recurrent": recurrent}
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new hidden state as carry and output."""
         h = minimal_gated_step(carry["h"], *gates)
         return {"h": h}, h
+
+
+def masked(h: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return h times a `recurrent_mask`, in the type of h."""
+    return h if mask is None else h * mask.astype(h.dtype)
 
 
 class by_gate(Initializer):

@@ -1,7 +1,7 @@
 """Layers without parameters that change the shape of an array, and resample spatial axes."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.resize import Method, upsample
-from ..validation import Accepts, above, is_int, natural, positive, tuple_of
+from ..functional.windows import fill
+from ..validation import Accepts, above, each, is_int, natural, number, positive, require, tuple_of
 from .checks import AXES, check_multiples, check_not_empty, check_rank
 
 _START = natural.such(what="an axis, an int >= 0")
@@ -69,6 +70,68 @@ class Reshape(Primitive):
             )
         shape = (have // want if n == -1 else n for n in self.shape)  # supports an empty batch
         return x.reshape(*x.shape[: self.start], *shape)
+
+
+_AMOUNT = Accepts(
+    "an int, a pair of ints (before, after)",
+    lambda v: is_int(v) or (isinstance(v, tuple) and len(v) == 2 and all(map(is_int, v))),
+)
+_AMOUNTS = each(
+    _AMOUNT,
+    "an int, or a tuple with an int or a pair (before, after) for each of 1 to 3 axes",
+    tuple(AXES),
+)
+
+
+class Pad(Primitive):
+    """Pad the axes before the features: `y = concatenate([before, x, after])` along each axis.
+
+    x has shape `(..., *axes, n)`, and y has the type of x. With `mode="constant"` the new elements
+    are `value`; with "reflect" they are those of the axis mirrored at its end, without the end
+    itself; with "replicate" its last element; and with "circular" those of its other end. Negative
+    amounts remove elements. There are no parameters.
+
+    Args:
+        padding: Number of elements on both sides of one axis, or a tuple with an entry for each
+            axis: one number for both sides, or a pair (before, after). A pair for one axis is
+            `((1, 2),)`.
+        mode: "constant", "reflect", "replicate", or "circular". Default: "constant".
+        value: Value of the new elements, for "constant"; may be traced. Default: 0.
+
+    Raises:
+        ValueError: If more elements are removed than there are, or if an axis is too short to be
+            mirrored or repeated.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.array([[1.0], [2.0], [3.0]])
+    >>> Pad(2, "reflect").apply({}, x).ravel().tolist()
+    [3.0, 2.0, 1.0, 2.0, 3.0, 2.0, 1.0]
+    >>> Pad(((1, -1),), value=9.0).apply({}, x).ravel().tolist()
+    [9.0, 1.0, 2.0]
+    """
+
+    padding: Annotated[int | tuple[int | tuple[int, int], ...], _AMOUNTS]
+    mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+    value: Annotated[float, number()] = 0.0
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x with padded axes."""
+        amounts = self.padding if isinstance(self.padding, tuple) else (self.padding,)
+        check_rank(x, len(amounts) + 1, f"(..., {AXES[len(amounts)]}, channels)")
+        for axis, entry in enumerate(amounts, x.ndim - 1 - len(amounts)):
+            before, after = entry if isinstance(entry, tuple) else (entry, entry)
+            n = x.shape[axis]
+            cut = max(-before, 0), n - max(-after, 0)
+            require(cut[0] <= cut[1], "Pad.padding", f"at most {n} elements to remove", entry)
+            x = jax.lax.slice_in_dim(x, *cut, axis=axis)
+            before, after = max(before, 0), max(after, 0)
+            if self.mode == "constant":
+                edges = [(0, 0, 0)] * x.ndim
+                edges[axis] = (before, after, 0)
+                x = jax.lax.pad(x, jnp.asarray(self.value).astype(x.dtype), edges)
+            elif before or after:
+                x = fill(x, axis, self.mode, before, after)
+        return x
 
 
 grid: Accepts = tuple_of(

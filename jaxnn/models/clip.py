@@ -43,8 +43,8 @@ class LastTokenEncoder(Composite):
         blocks: Layer that contains all transformer blocks.
         norm: Final norm.
         head: Output layer.
-        end: The token at whose first position the features are taken; None for the largest token of
-            each text.
+        end: The token at whose first position the features are taken, the first position of a text
+            without it; None for the largest token of each text.
 
     >>> net = CLIP(image=4, patch=2, image_layers=1, text_layers=1, text_width=8, text_heads=2)
     >>> type(net.network().text).__name__
@@ -67,11 +67,12 @@ class LastTokenEncoder(Composite):
 
 
 class DualEncoder(Composite):
-    """Two networks whose outputs are compared: images (..., H, W, C) and tokens (..., T) to a tuple
-    of image features (..., n), text features (..., n), both of length 1, and a scale.
+    """Two networks that map images and texts to features in one space, and a learned scale.
 
-    Logits are `scale * images @ texts.T`, and `train.InfoNCE()` is the contrastive loss of the
-    tuple. The methods `encode_image` and `encode_text` return the features of one input.
+    Inputs are images (..., H, W, C) and tokens (..., T). The output is a tuple of image features
+    (..., n), text features (..., n), both of length 1, and the scale, a scalar. Logits are
+    `scale * images @ texts.T`, and `train.InfoNCE()` is the contrastive loss of the tuple. The
+    methods `encode_image` and `encode_text` return the features of one input.
 
     Args:
         image: Network of images.
@@ -187,46 +188,46 @@ CLIP_FAMILIES = (
 class CLIP(Published, Model):
     """Vision transformer and causal transformer that embed images and texts into one space.
 
-    The default is ViT-B/32 of the paper, and `from_pretrained` loads checkpoints of CLIP in
-    transformers, which include those of OpenCLIP. Weights are drawn from a normal distribution with
-    a standard deviation of 0.02, and the scale starts at 1 / 0.07.
+    The default is ViT-B/32 of the paper. `from_pretrained` loads checkpoints of CLIP in the format
+    of transformers, including models of OpenCLIP in this format. Weights are drawn from a normal
+    distribution with a standard deviation of 0.02, and the scale starts at 1 / 0.07.
 
     Reference: Radford et al., Learning transferable visual models from natural language
     supervision, 2021.
     """
 
     features: Annotated[int, size] = 512
-    """Features of images and texts."""
+    """Number of features of an image or a text."""
     image: Annotated[int, size] = 224
     """Height and width of the images."""
     patch: Annotated[int, size] = 32
     """Height and width of a patch, a divisor of the image size."""
     image_layers: Annotated[int, size] = 12
-    """Number of blocks of the network of images."""
+    """Number of blocks of the image network."""
     image_width: Annotated[int, size] = 768
     """Features of each patch."""
     image_heads: Annotated[int, size] = 12
     """Number of attention heads, a divisor of image_width."""
     image_hidden: Annotated[int | None, None | size] = None
-    """Units of its feed-forward networks; None for 4 * image_width."""
+    """Units of the feed-forward networks for images; None for 4 * image_width."""
     vocabulary: Annotated[int, size] = 49408
     """Number of tokens."""
     length: Annotated[int, size] = 77
-    """Longest text."""
+    """Largest number of tokens of a text."""
     text_layers: Annotated[int, size] = 12
-    """Number of blocks of the network of texts."""
+    """Number of blocks of the text network."""
     text_width: Annotated[int, size] = 512
     """Features of each token."""
     text_heads: Annotated[int, size] = 8
     """Number of attention heads, a divisor of text_width."""
     text_hidden: Annotated[int | None, None | size] = None
-    """Units of its feed-forward networks; None for 4 * text_width."""
+    """Units of the feed-forward networks for texts; None for 4 * text_width."""
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     """Activation of the feed-forward networks; "gelu" in most of OpenCLIP."""
     eps: float = 1e-5
     """Added to the variance in the norms."""
     end: Annotated[int, natural] = 49407
-    """Token at the end of a text; 2 stands for the largest token of each text, as in old files."""
+    """Token at the end of a text; 2 selects the largest token of each text, as in old configs."""
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 

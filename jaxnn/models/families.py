@@ -104,7 +104,7 @@ class Family:
             fields: The fields of the model, with the number of outputs.
         """
         headless = "outputs" in fields and fields["outputs"] is None
-        architecture = self.bare_architecture if headless else self.architecture
+        architecture = (headless and self.bare_architecture) or self.architecture
         config: dict[str, Any] = {"model_type": self.model_type, "architectures": [architecture]}
         for key, accepted in self.fixed.items():
             _put(config, key, accepted[0])
@@ -345,7 +345,7 @@ def _resnet(layer_type: str, bottleneck: bool) -> Family:
 
 
 RESNET_FAMILIES = (_resnet("bottleneck", True), _resnet("basic", False))
-"""The kinds of blocks of `ResNet`, that of transformers' default first."""
+"""The model types of `ResNet`, one per kind of block; the default of transformers is first."""
 
 CONVNEXT_FAMILIES = (
     Family(

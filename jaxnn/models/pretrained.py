@@ -42,7 +42,7 @@ path_like: Accepts = Accepts(
 
 
 class Pretrained(NamedTuple):
-    """A published model: its configuration, its network, and the parameters.
+    """A published model: its configuration, network, parameters, and state.
 
     Args:
         model: Configuration, such as a `GPT`.
@@ -69,7 +69,7 @@ class Published:
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | os.PathLike[str], **changes: Any) -> Pretrained:
-        """Load a published model: its configuration, network, and parameters.
+        """Load a published model: its configuration, network, parameters, and state.
 
         The configuration is read from config.json, and the weights from model.safetensors or the
         files in model.safetensors.index.json. Values of config.json that the model does not support
@@ -174,7 +174,8 @@ class Published:
 
         Args:
             folder: The new folder.
-            params: Parameters of `self.network(outputs)`; of `self.network()` for `BERT`.
+            params: Parameters of `self.network(outputs)`, or of `self.network()` for `BERT` and
+                `CLIP`.
             state: State of the network, if it keeps any, as `ResNet` does. Default: None.
 
         Raises:
@@ -241,7 +242,8 @@ def _is_head(name: str, family: Family) -> bool:
 def _for_images(params: Any, model: Any, before: Any) -> Any:
     """Return the parameters with position encodings for the images of `model`, not of `before`."""
     old, new = (one.image // one.patch for one in (before, model))
-    smoothed = getattr(model, "registers", 0) > 0  # only these are, in transformers
+    # transformers antialiases only in models with registers.
+    smoothed = getattr(model, "registers", 0) > 0
 
     def fitted(path: paths.Path, w: jax.Array) -> jax.Array:
         if path[:-1] != model.patch_positions:
@@ -273,7 +275,7 @@ Find = Callable[[str], Path | None]
 
 
 def find_files(path_or_name: str | os.PathLike[str]) -> tuple[Find, Path | None]:
-    """Return what finds the files of a checkpoint by name, and the weights if they are one file.
+    """Return a function that finds files of a checkpoint, and the weights file if it was passed.
 
     Args:
         path_or_name: A folder, a safetensors file, or the name of a repository.
@@ -296,7 +298,7 @@ def _in_folder(folder: Path) -> Find:
 
 
 def _on_hub(name: str) -> Find:
-    """Return what downloads a file of a repository; None if it has no such file."""
+    """Return a function that downloads a file of a repository, or returns None if there is none."""
     purpose = f"there is no folder {name!r}, and a model of that name is downloaded by"
     hub = required("huggingface_hub", purpose, "huggingface_hub", "hub")
     errors = required("huggingface_hub.errors", purpose, "huggingface_hub", "hub")
@@ -328,13 +330,13 @@ def found_file(find: Find, name: str, where: Any) -> Path:
     """Return a file of a checkpoint, or raise FileNotFoundError.
 
     Args:
-        find: What finds the files.
+        find: Function that finds the files.
         name: The name of the file.
         where: The checkpoint, for the error.
     """
     file = find(name)
     if file is None:
-        raise FileNotFoundError(f"{where}: has no {name}, which is read")
+        raise FileNotFoundError(f"{where}: there is no {name}, which is required")
     return file
 
 

@@ -27,9 +27,10 @@ from .pretrained import Published
 
 
 class RelativeEncoder(Composite):
-    """Transformer encoder whose layers share a relative position bias: features (..., T, n) to
-    features (..., T, n).
+    """Transformer encoder whose layers share a relative position bias.
 
+    Inputs and outputs are features (..., T, n). The named input `segment_ids` (..., T) is 0 for
+    padding.
     Args:
         bias: `nn.RelativePositionBias`.
         dropout: Layer applied to the input and to the output.
@@ -52,9 +53,9 @@ class RelativeEncoder(Composite):
 
 
 class RelativeDecoder(Composite):
-    """Transformer decoder whose layers share a relative position bias: tokens (..., T) and a memory
-    (..., S, n) to logits (..., T, vocabulary).
+    """Transformer decoder whose layers share a relative position bias.
 
+    Inputs are tokens (..., T) and a memory (..., S, n); outputs are logits (..., T, vocabulary).
     Named inputs: `segment_ids` (..., T) of the tokens, and `memory_segment_ids` (..., S), 0 for
     padding.
 
@@ -65,7 +66,7 @@ class RelativeDecoder(Composite):
         blocks: Layer that contains all transformer blocks.
         norm: Final norm.
         head: Output layer. None to use the embedding's table.
-        scale: Factor of the features of which the head computes logits. Default: None, for 1.
+        scale: Factor of the features before the output layer. Default: None, 1.
 
     >>> type(T5(layers=1, width=8, num_heads=2).network(11).decoder).__name__
     'RelativeDecoder'
@@ -94,10 +95,11 @@ class RelativeDecoder(Composite):
 
 
 class EncoderDecoder(Composite):
-    """Encoder-decoder transformer: tokens (..., S) of a source, and tokens (..., T) of a target, to
-    logits (..., T, vocabulary) of the next tokens of the target.
+    """Encoder-decoder transformer, from the tokens of a source and a target to logits.
 
-    The method `encode` returns the memory of a source, (..., S, n), and the decoder is a network:
+    Inputs are tokens (..., S) of the source and (..., T) of the target; outputs are logits
+    (..., T, vocabulary) of the next tokens of the target. The method `encode` returns the memory
+    of a source, (..., S, n), and the decoder can be used as a network:
 
         memory = net.apply(params, source, method="encode", segment_ids=mask)
         out = nn.generate(net.decoder, params["decoder"], [[0]], steps=20, temperature=0,
@@ -206,7 +208,7 @@ def _t5(feed_forward: str) -> Family:
 
 
 T5_FAMILIES = (_t5("relu"), _t5("geglu"), _t5("swiglu"))
-"""The feed-forward networks of `T5`, that of transformers' default first."""
+"""The model types of `T5`, one per feed-forward network; the default of transformers is first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +216,11 @@ class T5(Published, Model):
     """Encoder-decoder transformer with relative position biases and RMS norms, without biases.
 
     The default is T5-small, and `from_pretrained` loads T5, T5 v1.1, and Flan-T5. Initial weights
-    have the distribution of the paper's code, except that its smaller scale of the queries is
-    divided among queries, keys, values, and outputs, so that scores and outputs have the same one.
+    have the distribution of the paper's code, with one exception: its factor `head_dim**-0.5` of the
+    query weights is divided evenly between queries and keys, which leaves the scores the same. The
+    value weights are smaller, and the output weights larger, by the factor of the keys.
 
-    Reference: Raffel et al., Exploring the limits of transfer learning with a unified text-to-text
+    References: Raffel et al., Exploring the limits of transfer learning with a unified text-to-text
     transformer, 2020; Shazeer, GLU variants improve transformer, 2020 (v1.1).
     """
 
@@ -236,7 +239,7 @@ class T5(Published, Model):
     num_buckets: Annotated[int, size] = 32
     """Number of rows of the relative position bias."""
     max_distance: Annotated[int, size] = 128
-    """Distance from which on all positions share a row."""
+    """Distance at and beyond which all positions on a side share a row."""
     feed_forward: Literal["relu", "geglu", "swiglu"] = "relu"
     """Feed-forward network: two layers with ReLU (v1.0), or three with a gate (v1.1: "geglu")."""
     tied: bool = True

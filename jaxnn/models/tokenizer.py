@@ -33,7 +33,7 @@ class Tokens(NamedTuple):
     """Tokens of texts as int32 arrays (rows, T), or (T,) for a single text.
 
     Args:
-        tokens: The tokens, filled with the padding token.
+        tokens: The tokens, filled with the padding token, or with 0 if the tokenizer has none.
         segment_ids: 1 at tokens and 0 at padding, the named input of the layers.
         token_types: 0, and 1 for the second text of a pair, if the tokenizer distinguishes them.
     """
@@ -46,16 +46,18 @@ class Tokens(NamedTuple):
 class Tokenizer:
     """Conversion of texts to tokens and back, as by the tokenizer of a published model.
 
-    It is called with texts, and returns arrays of `Tokens`. `apply_chat_template` writes a
-    conversation as the text on which the model was trained.
+    A call with texts returns `Tokens`, a named tuple of arrays. `apply_chat_template` converts a
+    conversation to text in the format on which the model was trained.
 
     Args:
-        backend: A `tokenizers.Tokenizer`.
+        backend: A `tokenizers.Tokenizer`; its padding and truncation are turned off.
         config: The contents of tokenizer_config.json, of which the special tokens, the sides of
             padding and truncation, and the chat template are used. Default: {}.
 
-    Raises:
-        ImportError: If `tokenizers` is not installed.
+    Attributes:
+        special_tokens: The special tokens as texts, such as "pad_token", by name.
+        padding: The padding token, an integer; 0 if there is none.
+        end: The end token, an integer; None if there is none.
 
     >>> import tokenizers
     >>> from tokenizers.models import WordLevel
@@ -133,14 +135,14 @@ class Tokenizer:
             pairs: A second text for each one. Default: None.
             length: Largest number of tokens in a row; longer texts are truncated. Default: None,
                 for no limit.
-            pad_to: Number of tokens in all rows; a network compiles again for each new one.
-                Default: None, for that of the longest row.
+            pad_to: Number of tokens in all rows; a compiled network is compiled again for each new
+                number. Default: None, that of the longest row.
             add_special_tokens: Whether to add the tokens that the model expects at the start and
                 end. Default: True. False for the result of `apply_chat_template`.
 
         Raises:
             TypeError: If texts are not of type str.
-            ValueError: If there are not as many pairs as texts, or if a row exceeds `pad_to`.
+            ValueError: If `pairs` and `texts` differ in number, or if a row exceeds `pad_to`.
         """
         single = isinstance(_texts(texts, "texts"), str)
         inputs: list[Any] = [texts] if single else list(texts)
@@ -194,7 +196,7 @@ class Tokenizer:
         template: str | None = None,
         **variables: Any,
     ) -> str:
-        """Return a conversation as text, by the chat template of the model.
+        """Return a conversation as text, formatted by the chat template of the model.
 
         A template is a program of the model's author. It runs in jinja2's sandbox, and sees only
         the arguments, converted to plain JSON, and the special tokens.
@@ -203,8 +205,9 @@ class Tokenizer:
             messages: The conversation, such as `[{"role": "user", "content": "Hello"}]`.
             add_generation_prompt: Whether the text ends with the start of an answer. Default:
                 False.
-            template: The name of one of several templates, or a template. Default: None, for the
-                model's default one.
+            template: The name of one of several templates, or the text of a template. Default:
+                None, the model's template "tool_use" if `tools` are passed and it has one,
+                otherwise its default template.
             **variables: Further variables of the template, such as `tools=[...]`, JSON schemas.
 
         Raises:
@@ -245,13 +248,13 @@ class Tokenizer:
 
 @functools.cache
 def _environment() -> Any:
-    """Return the sandbox of chat templates, with the functions that transformers gives them."""
+    """Return the sandbox of chat templates, with the functions that transformers provides."""
     import jinja2.exceptions
     import jinja2.ext
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):
-        """`{% generation %}`, which marks answers, and changes nothing in the text."""
+        """The tag `{% generation %}`, which marks answers and does not change the text."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -260,7 +263,7 @@ def _environment() -> Any:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     class Namespace(jinja2.utils.Namespace):
-        """The namespace of jinja2, which does not hold attributes of the interpreter."""
+        """The namespace of jinja2 without names that begin with `_`, such as `__class__`."""
 
         def __init__(*items: Any, **named: Any) -> None:
             self, *rest = items
@@ -285,7 +288,7 @@ def _environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson
-    # Types would give templates more than their calls.
+    # Functions, because types would also expose their attributes to templates.
     environment.globals |= {
         "raise_exception": raise_exception,
         "strftime_now": lambda form: datetime.datetime.now().strftime(form),
@@ -296,9 +299,9 @@ def _environment() -> Any:
 
 
 def _parsed(file: Path, parse: Callable[[str], Any]) -> Any:
-    """Return what `parse` makes of a text file."""
+    """Return `parse(text)` for the text of a file; FileError if it fails."""
     content = read_bytes(file, LONGEST_HEADER)
     try:
         return parse(content.decode())
-    except Exception as error:  # tokenizers raises Exception itself
+    except Exception as error:  # tokenizers raises the class Exception
         raise FileError(f"{file}: {error}") from error

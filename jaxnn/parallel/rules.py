@@ -187,8 +187,8 @@ FSDP: Rules = (("**", Split(largest="data")),)
 when it uses them (Rajbhandari et al., ZeRO, 2020; Zhao et al., PyTorch FSDP, 2023)."""
 
 TENSOR_PARALLEL: Rules = _by_role(P())
-"""The mesh axis `model` splits pairs of layers, which are found by the names that the models give
-them (Shoeybi et al., Megatron-LM, 2019)."""
+"""The mesh axis `model` splits pairs of layers, which are matched by their names in the models
+(Shoeybi et al., Megatron-LM, 2019)."""
 
 FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 """The mesh axis `model` splits layers as in `TENSOR_PARALLEL`, and `data` weights as in `FSDP`."""

@@ -1,13 +1,13 @@
 """A cohort: trials of one structure that train together as lanes of one compiled program.
 
-A `Work` is sent to a worker, where `work` runs it, and a `WorkResult` returns. Both are plain data,
-so any executor can transfer them.
+A `Work` is sent to a worker, on which `work` runs it and returns a `WorkResult`. Both are plain
+data, so any executor can transfer them.
 
 When a lane stops early, the remaining lanes are packed into fewer calls.
 
 The states of lanes that continue, or that are kept, are one pytree whose leaves have a first axis
-of lanes. As bytes it is safetensors: named arrays without code, whose shapes and types are checked
-against the program.
+of lanes. It is serialized as safetensors: named arrays without code, whose shapes and types are
+checked against the program.
 """
 
 import dataclasses

@@ -135,7 +135,7 @@ class Compiled:
         first = self._example = trainings[0]
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
-        # folds have different ones
+        # lanes of different folds train on different rows
         rows = [seed if isinstance(seed, FoldOfSeed) else 0 for seed in seeds]
         by_rows = {one: first.pieces(data[0], one) for one in dict.fromkeys(rows)}
         pieces = [by_rows[one] for one in rows]

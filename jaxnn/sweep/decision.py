@@ -57,6 +57,9 @@ class SweepHistory:
         objectives: All metrics that trials are compared by, the first of which is `metric`.
             Default: none, only that one.
         known_metrics: Metrics of the configuration and of its training, by trial. Default: none.
+        scores: The scores of trials that have ended, by number, added when they are first computed;
+            later histories of the same sweep may share them. Default: empty.
+        observed: The observations of the first trials, likewise. Default: empty.
     """
 
     trials: Sequence[Trial]
@@ -73,6 +76,8 @@ class SweepHistory:
     seconds: float = 0.0
     objectives: Sequence[Objective] = ()
     known_metrics: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    scores: dict[int, float | None] = dataclasses.field(default_factory=dict)
+    observed: list[Observation] = dataclasses.field(default_factory=list)
 
     def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
         """Return the values of a metric of a trial by seed and epoch."""
@@ -165,9 +170,11 @@ def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train |
             return End("")
         count = min(settings.bracket(index, None, history.epochs).count, left)
         waiting = history.known.waiting(trials)[:count]
-        scores = [_scores(history, trial, settings) for trial in trials]
-        violations = _violations(history, trials, settings)
-        observations = history.known.observations(trials, scores, violations)
+        new = trials[len(history.observed) :]  # all have ended, which is never undone
+        scores = [_scores(history, trial, settings) for trial in new]
+        violations = _violations(history, new, settings)
+        history.observed.extend(history.known.observations(new, scores, violations))
+        observations = [*history.known.earlier, *history.observed]
         observations += [Observation(values, None, index, own=False) for values in waiting]
         return Ask(index, waiting, count - len(waiting), observations)
     index = min(open_rounds)
@@ -221,7 +228,7 @@ def used_up(history: SweepHistory, settings: Settings) -> str:
     done = [trial for trial in history.trials if trial.status == "done"]
     far = _violations(history, done, settings)
     done = [trial for trial, violated in zip(done, far, strict=True) if not violated]
-    scores = {trial.number: _score(history, trial, settings) for trial in done}
+    scores = {trial.number: _end_score(history, trial, settings) for trial in done}
     ranked = sorted((score, number) for number, score in scores.items() if score is not None)
     if not ranked:
         return ""
@@ -282,6 +289,15 @@ def _changes(
     return found
 
 
+def _end_score(history: SweepHistory, trial: Trial, settings: Settings) -> float | None:
+    """Return the score of a trial at its end, which is computed once for a trial that has ended."""
+    if trial.status in OPEN:
+        return _score(history, trial, settings)
+    if trial.number not in history.scores:
+        history.scores[trial.number] = _score(history, trial, settings)
+    return history.scores[trial.number]
+
+
 def _score(
     history: SweepHistory, trial: Trial, settings: Settings, epochs: tuple[int, int] | None = None
 ) -> float | None:
@@ -320,7 +336,7 @@ def _value(
 
 def _scores(history: SweepHistory, trial: Trial, settings: Settings) -> tuple[float, ...]:
     """Return the scores of all objectives, smaller is better; () if the trial lacks one."""
-    found = [_score(history, trial, settings)]
+    found = [_end_score(history, trial, settings)]
     for metric, maximize in history.objectives[1:]:
         value = _value(history, metric, trial.number, settings)
         found.append(None if value is None else badness(value, maximize))

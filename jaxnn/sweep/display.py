@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..files.reading import LONGEST, encodable, printable
@@ -20,10 +20,11 @@ from ..html.page import aligned_columns, count, duration, format_number, label, 
 from ..train.history import table_html
 from ..train.hooks.progress import in_notebook
 from .ledger import Ledger
-from .remaining import SweepProgress, Watch
 from .report.result import seed_mean
 from .report.scores import known_best, score_axis
+from .reporter import SweepProgress, TopTrial, Watch, top_trial
 from .snapshot import Sweep
+from .tables import Trial
 
 LISTED = 5  # trials in the table at the end
 NAMED = 5  # trials that are named for a cause of failures
@@ -33,14 +34,14 @@ CAUSES = 10  # causes of failures that are shown
 @contextlib.contextmanager
 def watched(ledger: Ledger) -> Iterator[Watch]:
     """Yield a function that shows the progress of a sweep."""
-    metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
+    seeds = ledger.meta["seeds"]
     if in_notebook():
         from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
         shown: Any = display(HTML("<pre>starting</pre>"), display_id=True)
 
         def update(progress: SweepProgress) -> None:
-            rows = lines(progress, metric, seeds, 100)
+            rows = lines(progress, seeds, 100)
             shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
 
         yield update
@@ -48,7 +49,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
 
         def plain(progress: SweepProgress) -> None:
-            print(encodable("; ".join(lines(progress, metric, seeds, 999)[:2])), flush=True)
+            print(encodable("; ".join(lines(progress, seeds, 999)[:2])), flush=True)
 
         yield plain
         return
@@ -63,7 +64,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         waited = time.perf_counter() - began
         if not now:
             return Text(f"starting, {duration(waited)}")
-        rows = lines(now[0], metric, seeds, width(), waited)
+        rows = lines(now[0], seeds, width(), waited)
         return Text(encodable("\n".join(rows)), no_wrap=True, overflow="ellipsis")
 
     def show(progress: SweepProgress) -> None:
@@ -82,24 +83,23 @@ def width() -> int:
     return max(shutil.get_terminal_size((80, 24)).columns, 40)
 
 
-def lines(
-    progress: SweepProgress, metric: str, seeds: int, columns: int, waited: float = 0.0
-) -> list[str]:
+def lines(progress: SweepProgress, seeds: int, columns: int, waited: float = 0.0) -> list[str]:
     """Return the progress of a sweep: two lines, and a line for each of the best three trials.
 
     Args:
         progress: of the sweep.
-        metric: that trials are compared by.
         seeds: per trial.
         columns: the width of a line.
         waited: seconds since what runs now began. Default: 0.
 
     >>> statuses = {"done": 5, "failed": 1, "running": 2}
     >>> doing = "compiling group 2 of 12"
-    >>> seen = SweepProgress(8, 64, statuses, 4, None, 9, 20, 80, 0, 10, 30.0, doing=doing)
-    >>> print("\\n".join(lines(seen, "loss", 1, 80)))
+    >>> top = [TopTrial(3, {"loss": 0.5, "parameters": 9.0}, {"rate": 0.1}, ["parameters <= 8"])]
+    >>> seen = SweepProgress(8, 64, statuses, 4, 9, 20, 80, 0, 10, 30.0, top, doing)
+    >>> print("\\n".join(lines(seen, 1, 80)))
     6 of 64 trials: 5 done, 1 failed · 25 % · 30.0 s left · 0.9 trials per second
     epoch 4 · compiling group 2 of 12
+    trial 3: loss 0.5, parameters 9, violates parameters <= 8, rate 0.1
     """
     many = progress.statuses.get
     share = progress.epochs / progress.whole if progress.whole else 1.0
@@ -119,11 +119,18 @@ def lines(
     second += [printable(progress.doing)] if progress.doing else []
     second += [duration(waited)] if waited >= 1 else []
     rows = [" · ".join(facts), " · ".join(second)]
-    for trial, value, values in progress.top:
-        rows.append(
-            f"trial {trial}: {printable(metric, 40)} {format_number(value)}, {_values(values)}"
-        )
+    for top in progress.top:
+        rows.append(f"trial {top.number}: {_facts(top)}, {_values(top.values)}")
     return [printable(row, columns) for row in rows]
+
+
+def _facts(top: TopTrial, first: str = "") -> str:
+    """Return the metrics of a trial, of which the first may be a text, and what it violates."""
+    texts = {name: format_number(value) for name, value in top.metrics.items()}
+    texts |= {next(iter(texts)): first} if first else {}
+    facts = [f"{printable(name, 40)} {text}" for name, text in texts.items()]
+    facts += [f"violates {' and '.join(top.violated)}"] if top.violated else []
+    return ", ".join(facts)
 
 
 def _values(values: Mapping[str, Any]) -> str:
@@ -143,16 +150,14 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
         listed: the number of trials. Default: `LISTED`.
     """
     trials, columns = sweep.ranking[:listed], width()
-    names = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
-    rows: list[list[Any]] = [["trial", sweep.metric, *shorts(names).values()]]
+    heads, rows = _table(sweep, trials)
     blocks = []
     for trial in trials:
-        mean = seed_mean(sweep.scores[trial.number].each)
-        values = [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
-        rows.append([trial.number, mean, *values])
-        blocks.append(f"trial {trial.number}: {printable(sweep.metric, 40)} {mean}")
+        mean = str(seed_mean(sweep.scores[trial.number].each))
+        text = f"trial {trial.number}: {_facts(top_trial(sweep, trial), mean)}"
+        blocks += textwrap.wrap(text, columns, subsequent_indent="    ")
         blocks += _wrapped(_values(trial.values), columns)
-    table = aligned_columns(rows) if trials else []
+    table = aligned_columns([heads, *rows]) if trials else []
     ends = Counter(trial.status for trial in sweep.trials)
     ended = ", ".join(f"{many:,} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
@@ -164,6 +169,9 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     if len(sweep.causes) > CAUSES:
         shown.append(f"and {len(sweep.causes) - CAUSES:,} other causes of failures")
     notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
+    if len(sweep.objectives) > 1:
+        named = " and ".join(printable(one.metric, 40) for one in sweep.objectives)
+        notes.append(f"On the Pareto front of {named}: {count(len(sweep.front), 'trial')}")
     if test := sweep.facts.get("test"):
         means = ", ".join(f"{name} {seed_mean(each)}" for name, each in test["scores"].items())
         notes.append(f"Trial {test['trial']} on {count(test['rows'], 'test row')}: {means}")
@@ -178,17 +186,33 @@ def best_trials_html(sweep: Sweep, listed: int = LISTED) -> str:
         listed: the number of trials. Default: `LISTED`.
     """
     trials = sweep.ranking[:listed]
-    names = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
-    rows = [
-        [str(trial.number), str(seed_mean(sweep.scores[trial.number].each))]
-        + [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
-        for trial in trials
-    ]
-    heads = ["trial", printable(sweep.metric, 60), *shorts(names).values()]
+    heads, rows = _table(sweep, trials)
     causes = sum(len(numbers) for _, _, numbers in sweep.causes)
     failed = f", {causes:,} failed or diverged" if causes else ""
     head = html.escape(f"{sweep.name}: {count(len(sweep.trials), 'trial')}{failed}")
-    return f"<div>{head}</div>{table_html(heads, rows)}"
+    return f"<div>{head}</div>{table_html(heads, [[str(one) for one in row] for row in rows])}"
+
+
+def _table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
+    """Return the titles and rows of a table of trials: all metrics, and the values.
+
+    The metrics are those that trials are compared and bounded by. If a trial violates a constraint,
+    there is a column that says which.
+    """
+    tops = [top_trial(sweep, trial) for trial in trials]
+    bounded = any(top.violated for top in tops)
+    others = [*dict.fromkeys(name for top in tops for name in top.metrics if name != sweep.metric)]
+    names = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
+    heads = ["trial", *(printable(name, 60) for name in (sweep.metric, *others))]
+    rows = []
+    for top in tops:
+        row = [top.number, seed_mean(sweep.scores[top.number].each)]
+        row += [format_number(top.metrics[n]) if n in top.metrics else "-" for n in others]
+        row += [" and ".join(top.violated) or "-"] if bounded else []
+        rows.append(
+            [*row, *(format_number(top.values[n]) if n in top.values else "-" for n in names)]
+        )
+    return [*heads, *(["violates"] if bounded else []), *shorts(names).values()], rows
 
 
 @charts.styled

@@ -7,6 +7,7 @@ If a driver is killed at any point, the next driver therefore continues from the
 step. Cohorts of one rung do not wait for each other; as many run at a time as there are workers.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -42,9 +43,9 @@ from .decision import (
 from .known import Known
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .remaining import Reporter, Watch
+from .reporter import Reporter, Watch
 from .score import Objective, known_metrics, own_values
-from .search import new_trials, size_of
+from .search import Observation, new_trials, size_of
 from .settings import Settings
 from .space import Values
 from .storage import check_undamaged
@@ -87,10 +88,17 @@ class Driver:
         self.ledger: Ledger = ledger
         self.executor: Executor = executor
         self.workers: int = workers
-        self.reporter: Reporter = Reporter(ledger, self.planner, watch)
+        self.reporter: Reporter = Reporter(ledger, self.planner, watch, workers)
         self._call = functools.partial(result_of, executor)
         self._members: dict[int, Member] = {}
         self._groups: dict[str, Grouped] = {}
+        # What was read of the ledger, and the first trial that had not ended then.
+        self._first_open = 0
+        self._trials: list[Trial] = []
+        self._curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        self._trained: dict[tuple[int, int], int] = {}
+        self._scores: dict[int, float | None] = {}
+        self._observed: list[Observation] = []
 
     def run(self) -> None:
         """Continue until every trial has ended, or the budget is used."""
@@ -123,20 +131,33 @@ class Driver:
         return f"the search {self.settings.search} has no further trials"
 
     def history(self) -> SweepHistory:
-        """Return the history that is committed now."""
-        planner, trials = self.planner, self.ledger.trials()
-        curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        """Return the history that is committed now.
+
+        Only what may have changed since the last call is read: the trials from the first one on
+        that had not ended.
+        """
+        planner, first = self.planner, self._first_open
+        self._trials[first:] = self.ledger.trials(first)
+        trials = [*self._trials]
         bounded = {bound.metric for bound in planner.constraints}
         for name in {*(one.metric for one in planner.objectives), *bounded, *LOSSES}:
-            by_trial = curves.setdefault(name, {})
-            for trial, seed, epoch, _, value in self.ledger.results(name):
-                by_trial.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
-        running = min((trial.round for trial in trials if trial.status in OPEN), default=None)
-        round = [trial for trial in trials if trial.round == running and trial.group is not None]
+            read: dict[int, dict[int, dict[int, float]]] = {}
+            for trial, seed, epoch, _, value in self.ledger.results(name, first):
+                read.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
+            self._curves.setdefault(name, {}).update(read)
+        self._trained.update(self.ledger.trained_epochs(first))
+        open_trials = [trial for trial in trials[first:] if trial.status in OPEN]
+        self._first_open = open_trials[0].number if open_trials else len(trials)
+        round = []
+        if open_trials:
+            running = min(trial.round for trial in open_trials)
+            begin = bisect.bisect_left(trials, running, key=lambda trial: trial.round)
+            some = itertools.takewhile(lambda trial: trial.round == running, trials[begin:])
+            round = [trial for trial in some if trial.group is not None]
         return SweepHistory(
             trials=trials,
-            curves=curves,
-            trained=self.ledger.trained_epochs(),
+            curves=self._curves,
+            trained=self._trained,
             changes=self.ledger.changes(),
             groups={trial.group: self._group(trial) for trial in round if trial.group},
             seeds={trial.number: self._member(trial).seed for trial in round},
@@ -147,6 +168,8 @@ class Driver:
             known=self.known,
             seconds=self.reporter.seconds,
             objectives=planner.objectives,
+            scores=self._scores,
+            observed=self._observed,
             known_metrics=known_metrics(trials, self.ledger.groups(), self.ledger.cohorts())
             if len(planner.objectives) > 1 or bounded
             else {},
@@ -352,7 +375,8 @@ class Driver:
             for at, value in enumerate(row[: last - begin])
         ]
         ends = dict(zip(part.lanes, outcome.ended, strict=True))
-        replaced = self.settings.halving == "population" and not step.last  # by another state
+        # A diverged trial of a population later takes over the state of another.
+        replaced = self.settings.halving == "population" and not step.last
         errors = {} if replaced else divergences(results, ends, self.planner.metric, step.last)
         statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
         statuses |= dict.fromkeys(errors, "diverged")

@@ -13,6 +13,7 @@ appears under the target's name.
 import csv
 import datetime
 import functools
+import math
 import os
 import shutil
 import tempfile
@@ -36,14 +37,14 @@ def export_sweep(sweep: Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
-        sweep: the sweep, as `snapshot.read` and `Result.sweep` return it.
+        sweep: The sweep, as `snapshot.read` returns it and `Result.sweep` holds it.
         kind: "csv", "parquet", "optuna", "tensorboard", "mlflow", or "wandb".
-        target: the file to write; for TensorBoard and W&B the folder.
+        target: The file to write; for TensorBoard and W&B, the folder.
 
     Raises:
-        ValueError: the kind is unknown.
-        FileExistsError: the target exists already.
-        ImportError: a package that writes the kind is not installed.
+        ValueError: The kind is unknown.
+        FileExistsError: The target already exists.
+        ImportError: A package that writes the kind is not installed.
     """
     one_of(*KINDS)(kind, "export.kind")
     KINDS[kind](sweep, Path(target))
@@ -143,13 +144,14 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
         # The file is opened by a function, since a URL reads `?` and `%` of a path differently.
         creator = functools.partial(_unsynchronized, place)
         storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": creator})
-        direction = "maximize" if sweep.maximize else "minimize"
-        study = optuna.create_study(storage=storage, study_name=sweep.name, direction=direction)
-        study.set_metric_names([sweep.metric])
+        directions = ["maximize" if one.maximize else "minimize" for one in sweep.objectives]
+        study = optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)
+        study.set_metric_names([one.metric for one in sweep.objectives])
         for trial in sweep.trials:
             score = sweep.scores.get(trial.number)
+            values = [sweep.measured(trial.number, one.metric) for one in sweep.objectives]
             now = state.get(trial.status, states.FAIL)
-            if now is states.COMPLETE and score is None:
+            if now is states.COMPLETE and None in values:
                 now = states.FAIL
             about: Row = {"status": trial.status, "group": trial.group}
             if score:
@@ -158,11 +160,12 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
                 about["error"] = trial.error[-1000:]
             made = optuna.trial.create_trial(
                 state=now,
-                value=score.mean if score and now.is_finished() else None,
+                values=values if None not in values and now.is_finished() else None,
                 params=_texts(trial.values),
                 distributions={name: kinds[name] for name in trial.values},
                 intermediate_values=sweep.means[trial.number],
                 user_attrs=about,
+                system_attrs=_violations(sweep, trial.number),
             )
             if ran := spans.get(trial.number):
                 # Optuna has times without a zone, which are those of the reader's clock.
@@ -172,6 +175,12 @@ def _to_optuna(sweep: Sweep, target: Path) -> None:
             study.add_trial(made)
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _violations(sweep: Sweep, number: int) -> Row:
+    """Return how far a trial violates each constraint, as Optuna records it; {} if unknown."""
+    found = [one.violation(sweep.measured(number, one.metric)) for one in sweep.constraints]
+    return {"constraints": found} if found and max(found) < math.inf else {}
 
 
 def _texts(values: Mapping[str, Any]) -> Row:
@@ -216,7 +225,8 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
         place.mkdir()
         every = {name: v for trial in sweep.trials for name, v in _plain(trial.values).items()}
         with board.SummaryWriter(str(place)) as writer:  # all dimensions, also conditional ones
-            writer.file_writer.add_summary(hparams.hparams(every, {SCORE: 0.0})[0])
+            shown = dict.fromkeys((SCORE, *_known(sweep)), 0.0)
+            writer.file_writer.add_summary(hparams.hparams(every, shown)[0])
         for lane in _lanes(sweep):
             trial = lane.trial
             with board.SummaryWriter(str(place / lane.name)) as writer:
@@ -300,8 +310,7 @@ def _to_wandb(sweep: Sweep, target: Path) -> None:
             run.define_metric("*", step_metric="epoch")
             for epoch, at, numbers in lane.records:
                 run.log({"epoch": epoch, **numbers, "_timestamp": at}, step=epoch)
-            facts = {} if lane.score is None else {SCORE: lane.score}
-            run.summary.update(facts | {"seconds": lane.end - lane.begin})
+            run.summary.update({"seconds": lane.end - lane.begin} | lane.final)
             run.finish(exit_code=int(trial.status in BROKEN))
 
 
@@ -319,7 +328,7 @@ KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
 
 
 class Span(NamedTuple):
-    """The training of a trial in a cohort: from and to which epoch, and when, as Unix time."""
+    """The training of a trial in a cohort: the epochs before and after it, and its Unix times."""
 
     first: int
     last: int
@@ -328,7 +337,7 @@ class Span(NamedTuple):
 
 
 def spans_of(sweep: Sweep) -> dict[int, list[Span]]:
-    """Return when each trial trained, by number."""
+    """Return the spans in which each trial trained, by number."""
     found: dict[int, list[Span]] = {}
     for one in sweep.cohorts:
         if one.finished is not None:
@@ -346,7 +355,8 @@ class LaneRecords(NamedTuple):
         trial: Its trial.
         seed: Its seed.
         name: Its name.
-        score: Its score; None if its trial has none.
+        final: Its score, if its trial has one; and metrics of the configuration that trials are
+            compared by.
         begin: When it began, as Unix time.
         records: The epoch, the time, and the finite metrics of each record. A cohort records its
             end only; its epochs are assumed to take equally long.
@@ -355,7 +365,7 @@ class LaneRecords(NamedTuple):
     trial: Trial
     seed: int
     name: str
-    score: float | None
+    final: Row
     begin: float
     records: list[tuple[int, float, Row]]
 
@@ -366,9 +376,9 @@ class LaneRecords(NamedTuple):
 
     @property
     def scored(self) -> list[tuple[int, float, Row]]:
-        """The records, the last one with the score."""
+        """The records, the last one with the final metrics."""
         *before, (epoch, at, numbers) = self.records
-        return [*before, (epoch, at, numbers | ({} if self.score is None else {SCORE: self.score}))]
+        return [*before, (epoch, at, numbers | self.final)]
 
 
 def lane_score(sweep: Sweep, trial: Trial, seed: int) -> float | None:
@@ -378,9 +388,15 @@ def lane_score(sweep: Sweep, trial: Trial, seed: int) -> float | None:
     return score.each[seeds.index(seed)] if score and len(seeds) == len(score.each) else None
 
 
+def _known(sweep: Sweep) -> list[str]:
+    """Return the metrics that trials are compared and bounded by, and that no lane reports."""
+    names = dict.fromkeys(one.metric for one in (*sweep.objectives, *sweep.constraints))
+    return [name for name in names if name not in sweep.curves]
+
+
 def _lanes(sweep: Sweep) -> Iterator[LaneRecords]:
     """Yield each lane that ran."""
-    spans = spans_of(sweep)
+    spans, known = spans_of(sweep), _known(sweep)
     for trial in sweep.trials:
         found: dict[int, dict[int, Row]] = {}
         for name, trials in sweep.curves.items():
@@ -391,9 +407,11 @@ def _lanes(sweep: Sweep) -> Iterator[LaneRecords]:
         ran = spans.get(trial.number) or [Span(0, 1, time.time(), time.time())]
         for seed, records in sorted(found.items()):
             name = f"trial-{trial.number:05d}-seed-{seed}"
-            score = lane_score(sweep, trial, seed)
+            final = {name: sweep.measured(trial.number, name) for name in known}
+            final[SCORE] = lane_score(sweep, trial, seed)
+            final = {name: value for name, value in final.items() if value is not None}
             rows = [(epoch, _time_of(ran, epoch), row) for epoch, row in sorted(records.items())]
-            yield LaneRecords(trial, seed, name, score, ran[0].begin, rows)
+            yield LaneRecords(trial, seed, name, final, ran[0].begin, rows)
 
 
 def _time_of(spans: Sequence[Span], epoch: int) -> float:

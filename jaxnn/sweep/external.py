@@ -64,7 +64,7 @@ class AskTell(Protocol):
 
 
 def _has(search: Any, *methods: str) -> bool:
-    """Return whether an object has methods; a class has none."""
+    """Return whether an object has all these methods; False for a class."""
     named = [getattr(search, name, None) for name in methods]
     return not isinstance(search, type) and all(map(callable, named))
 
@@ -119,7 +119,7 @@ class External(Search):
         if _has(search, "sample_independent") and found.copied().ask(1) != found.copied().ask(1):
             name = type(search).__name__
             raise ValueError(
-                f"{name} chooses other trials each time, so that the sweep could not be resumed: "
+                f"{name} draws other trials each time, so the sweep could not be resumed: "
                 f"write {name}(seed=0)"
             )
         return found

@@ -213,7 +213,7 @@ def perturbed(
 def _moved(space: Space, values: Values, draws: Any, resample: float) -> Values:
     def choose(swept: SweptField, draw: Any) -> Any:
         chance, direction, at = draw
-        if swept.name not in values or chance < resample:  # not in values: of a branch drawn again
+        if swept.name not in values or chance < resample:  # absent if its branch was drawn again
             return swept.dimension.at(float(at))
         return _neighbor(swept.dimension, values[swept.name], up=bool(direction >= 0.5))
 

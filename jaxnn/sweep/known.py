@@ -24,7 +24,7 @@ from ..validation import Accepts
 from .ledger import Ledger
 from .ranges import Int
 from .score import CONFIGURED, Constraint, Objective, violation
-from .search import Observation, distinct, trial_key
+from .search import Observation, distinct, matching, trial_key
 from .snapshot import Sweep, read
 from .space import Space, Values
 from .swept import SweptField
@@ -73,7 +73,8 @@ class Known:
         """
         if not self.tries:
             return []
-        done = Counter(trial_key(trial.values) for trial in trials)
+        match = matching(self.tries)
+        done = Counter(match(trial.values) for trial in trials)
         found = []
         for values in self.tries:
             if done[trial_key(values)] > 0:
@@ -93,16 +94,16 @@ class Known:
         scores: Sequence[tuple[float, ...]],
         violations: Sequence[float],
     ) -> list[Observation]:
-        """Return what the search learns from: earlier sweeps, then the trials.
+        """Return what the search learns from these trials.
 
         Args:
             trials: The trials.
             scores: The scores of each by all objectives, smaller is better; () for none.
             violations: How far each violates the constraints.
         """
-        found = list(self.earlier)
+        found, match = [], matching(self.tries)
         for trial, each, far in zip(trials, scores, violations, strict=True):
-            own = trial.number >= self.begin and trial_key(trial.values) not in self.given
+            own = trial.number >= self.begin and match(trial.values) is None
             score, several = each[0] if each else None, each if len(each) > 1 else ()
             found.append(Observation(trial.values, score, trial.round, own, several, far))
         return found
@@ -162,7 +163,7 @@ def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None)
 
 
 def _converted(swept: SweptField, value: Any) -> Any:
-    """Return a value in the type of the dimension, which may not contain it."""
+    """Return a value in the type of the dimension, even if it is outside of the dimension."""
     dimension = swept.dimension
     if swept.classes:
         kind = value if isinstance(value, type) else type(value)
@@ -337,7 +338,7 @@ def _path(name: str) -> str:
 
 
 def _translated(space: Space, sweep: Sweep, trial: Trial) -> tuple[Values, str]:
-    """Return the values of an earlier trial in this space, and why they do not fit; "" if so."""
+    """Return the values of an earlier trial in this space, and why they do not fit, or ""."""
     by_path = {_path(name): value for name, value in trial.values.items()}
     values: Values = {}
     for swept in space.swept:

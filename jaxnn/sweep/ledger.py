@@ -26,8 +26,8 @@ from .tables import BROKEN, Change, Cohort, EpochResult, Group, Tables, Trial, V
 
 __all__ = ["Change", "Cohort", "EpochResult", "Group", "Ledger", "LedgerError", "Trial"]
 
-# Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial
-# takes a state of it at its epoch.
+# Cohorts whose checkpoint is no longer needed: no open trial continues from it, and no open trial
+# takes over a state from it at its epoch.
 SPARE = """
     SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (
@@ -49,11 +49,11 @@ ADD_GROUP = """
 
 
 class Ledger(Tables):
-    """The ledger in a folder: created by `Ledger.create` or `Ledger.open`, closed by `with`.
+    """The ledger in a folder: opened by `Ledger.create` or `Ledger.open`, closed by `with`.
 
-    `Tables` reads it. Writing methods raise ValueError unless the ledger is open for its driver.
-    Errors of SQLite or the disk are raised as LedgerError, in one line; committed data are not
-    lost.
+    The methods that read are in `Tables`. Methods that write raise ValueError unless the ledger is
+    open for its driver. Errors of SQLite or the disk are raised as LedgerError, in one line;
+    committed data are not lost.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -78,7 +78,7 @@ class Ledger(Tables):
             self._writes = write
             resume = command_to_resume(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
-                "Nothing was lost, what was committed is whole: remove the cause, then write "
+                "Nothing was lost; committed results are intact: remove the cause, then write "
                 f"{resume}"
             )
             self._held = stack.pop_all()

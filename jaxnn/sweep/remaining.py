@@ -1,179 +1,18 @@
-"""The progress of a sweep, and the remaining time.
+"""The remaining time of a sweep, as pure functions of what the ledger records and of the plan."""
 
-The driver reports its `SweepProgress` after each cohort, for `display` to show.
-"""
-
-import dataclasses
 import heapq
+import itertools
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from ..train.metrics import badness
-from .ledger import Ledger
-from .plan import Planner
-from .score import curve_score, mean
-from .search import size_of
+from .halving import Bracket
 from .settings import Settings
-from .space import Values
 from .tables import OPEN, Cohort, Group, Trial
 
-PATIENCE = 1.0
-"""Seconds between two reports of the progress."""
-
-SHARE = 20
-"""Ratio of the pause between two reports to the time of a report, which counts all trials."""
-
-
-class SweepProgress(NamedTuple):
-    """The progress of a sweep.
-
-    Args:
-        asked: Number of trials asked so far.
-        trials: Number of trials in total.
-        statuses: Number of trials by status.
-        rung: The epochs of the rung that is being reached.
-        best: Number and metric of the best trial that ran to its end; None if there is none yet.
-        lanes: Number of lanes trained to a rung in this session.
-        epochs: Epochs of all lanes that are done.
-        whole: Epochs of all lanes that are expected in total.
-        before: Epochs that were done when this session began.
-        seconds: Seconds since this session began.
-        left: Seconds that are left, by `remaining`; None if nothing was measured.
-        top: Number, metric, and values of the best three trials that ran to their end.
-        doing: What runs now, such as "compiling group 1 of 12".
-    """
-
-    asked: int
-    trials: int
-    statuses: Mapping[str, int]
-    rung: int
-    best: tuple[int, float] | None
-    lanes: int
-    epochs: float
-    whole: float
-    before: float
-    seconds: float
-    left: float | None = None
-    top: Sequence[tuple[int, float, Values]] = ()
-    doing: str = ""
-
-
-Watch = Callable[[SweepProgress], None]
-
-
-class Reporter:
-    """Reports the progress of a sweep, at most once per second.
-
-    Args:
-        ledger: Ledger of the sweep.
-        planner: The planner of the sweep.
-        watch: Receives the progress.
-    """
-
-    ledger: Ledger
-    planner: Planner
-    watch: Watch
-
-    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
-        self.ledger, self.planner, self.watch = ledger, planner, watch
-        self.lanes = 0  # trained in this session
-        self._before = float(sum(ledger.trained_epochs().values()))
-        self._began, self._next = time.perf_counter(), -math.inf
-        self.doing: str = ""
-        self._used = time_used(ledger.cohorts(), ledger.groups())
-        self._cohorts = len(ledger.cohorts())
-        repeats = planner.settings.repeat or planner.settings.halving == "population"
-        self._most = math.inf if repeats else size_of(planner.space)
-
-    @property
-    def seconds(self) -> float:
-        """The wall time of training: that of earlier sessions, and all of this one."""
-        return self._used + time.perf_counter() - self._began
-
-    def note(self, doing: str) -> None:
-        """Report immediately what runs now, because it may take long.
-
-        Args:
-            doing: What runs, as in `SweepProgress`.
-        """
-        self.doing = doing
-        self.report(0, now=True)
-
-    def report(self, rung: int, now: bool = False) -> None:
-        """Report the progress, unless the last report was very recent.
-
-        Args:
-            rung: The epochs of the rung that is being reached.
-            now: Whether to report even then. Default: False.
-        """
-        began = time.perf_counter()
-        if now or began >= self._next:
-            progress = self.progress(rung)
-            pause = max(PATIENCE, SHARE * (time.perf_counter() - began))
-            self.watch(progress)
-            self._next = time.perf_counter() + pause
-
-    def progress(self, rung: int) -> SweepProgress:
-        """Return the progress.
-
-        Args:
-            rung: The epochs of the rung that is being reached.
-        """
-        trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
-        many = int(max(len(trials), min(settings.trials, self._most)))
-        settings = dataclasses.replace(settings, trials=many)
-        ends: dict[int, dict[int, list[float]]]
-        ends = {trial.number: {} for trial in trials if trial.status == "done"}
-        for result in self.ledger.results(planner.metric):  # in the order of epochs
-            if result.trial in ends:
-                ends[result.trial].setdefault(result.seed, []).append(result.value)
-        rule, larger = settings.score, planner.maximize
-        means = {
-            number: mean([curve_score(curve, rule, larger) for curve in each.values()])
-            for number, each in ends.items()
-            if each
-        }
-        ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
-        first = heapq.nsmallest(3, ranked)
-        worth, best = first[0] if first else (math.inf, -1)
-        trained, cohorts, groups = (
-            self.ledger.trained_epochs(),
-            self.ledger.cohorts(),
-            self.ledger.groups(),
-        )
-        left = epochs_left(trials, trained, settings, planner.epochs)
-        epochs, seconds = float(sum(trained.values())), time.perf_counter() - self._began
-        asked = Counter(trial.group or "" for trial in trials)
-        now = cohorts[self._cohorts :]
-        time_left = remaining(now or cohorts, groups, left, asked)
-        budget = settings.budget
-        if budget.epochs is not None and time_left is not None and sum(left.values()) > 0:
-            time_left *= min(1.0, max(0.0, budget.epochs - epochs) / sum(left.values()))
-        if budget.time is not None and time_left is not None:
-            time_left = min(time_left, max(0.0, float(budget.time) - self.seconds))
-        return SweepProgress(
-            asked=len(trials),
-            trials=settings.trials,
-            statuses=Counter(trial.status for trial in trials),
-            rung=rung,
-            best=(best, means[best]) if worth < math.inf else None,
-            lanes=self.lanes,
-            epochs=epochs,
-            whole=epochs + sum(left.values()),
-            before=self._before,
-            seconds=seconds,
-            left=time_left,
-            top=[(n, means[n], trials[n].values) for worth, n in first if worth < math.inf],
-            doing=self.doing,
-        )
-
-
-# Time, as pure functions of what the ledger records
+LAST = 3
+"""Number of the last rounds whose pauses are expected of later ones."""
 
 
 def time_used(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
@@ -195,13 +34,39 @@ def time_used(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
     return total
 
 
-def epochs_left(
+class Segment(NamedTuple):
+    """Lanes that are expected to train from one rung to the next.
+
+    Args:
+        group: Their group; "" if it is unknown.
+        lanes: Number of lanes.
+        epochs: Epochs of each lane.
+    """
+
+    group: str
+    lanes: float
+    epochs: float
+
+
+class PlannedRung(NamedTuple):
+    """Lanes that train before others may begin.
+
+    Args:
+        segments: What trains.
+        asks: Whether the search is asked for the trials of a round before. Default: False.
+    """
+
+    segments: Sequence[Segment]
+    asks: bool = False
+
+
+def steps_left(
     trials: Sequence[Trial],
     trained: Mapping[tuple[int, int], int],
     settings: Settings,
     epochs: int,
-) -> dict[str, float]:
-    """Return the remaining epochs of lanes by group; "" for trials whose group is unknown.
+) -> list[PlannedRung]:
+    """Return what is left to train, by the plan of the rounds: a step for each rung to be reached.
 
     Without halving, a trial is expected to train for the mean number of epochs of those that have
     ended, since it may stop early, fail, or have a different number of epochs.
@@ -212,82 +77,174 @@ def epochs_left(
         settings: Settings of the sweep.
         epochs: Epochs of a whole run.
     """
-    left: Counter[str] = Counter()
-    by_trial: Counter[int] = Counter()
+    past: dict[int, list[int]] = {}
     for (number, _), count in trained.items():
-        by_trial[number] += count
+        past.setdefault(number, []).append(count)
     rounds = Counter(trial.round for trial in trials)
     future = settings.rounds(epochs, [rounds[index] for index in sorted(rounds)])[len(rounds) :]
-    if settings.halving == "none":
-        ended = [by_trial[trial.number] for trial in trials if trial.status not in OPEN]
-        usual = float(np.mean(ended)) if ended else epochs * settings.repeats
-        for trial in trials:
-            if trial.status in OPEN:
-                left[trial.group or ""] += max(0.0, usual - by_trial[trial.number])  # type: ignore[assignment]
-        left[""] += usual * sum(bracket.count for bracket in future)  # type: ignore[assignment]
-        return dict(left)
-    for index in {trial.round for trial in trials if trial.status in OPEN}:
+    repeats, usual, found = settings.repeats, float(epochs), list[PlannedRung]()
+    ended = [sum(past.get(t.number, [0])) / repeats for t in trials if t.status not in OPEN]
+    if settings.halving == "none" and ended:
+        usual = sum(ended) / len(ended)
+    for index in dict.fromkeys(trial.round for trial in trials if trial.status in OPEN):
         members = [trial for trial in trials if trial.round == index]
-        whole = settings.bracket(index, len(members), epochs).epochs * settings.repeats
-        done = sum(by_trial[trial.number] for trial in members)
-        left[""] += max(0, whole - done)
-    left[""] += settings.repeats * sum(bracket.epochs for bracket in future)
-    return dict(left)
+        waiting: dict[str, list[list[int]]] = {}  # by group, the epochs of the lanes of each trial
+        for trial in members:
+            if trial.status in OPEN:
+                waiting.setdefault(trial.group or "", []).append(past.get(trial.number, []))
+        if settings.halving == "none":
+            each = {n: [usual - sum(one) / repeats for one in all_] for n, all_ in waiting.items()}
+            found.append(
+                PlannedRung([
+                    Segment(n, len(some) * repeats, sum(max(0.0, one) for one in some) / len(some))
+                    for n, some in each.items()
+                ])
+            )  # fmt: skip
+            continue
+        bracket = settings.bracket(index, len(members), epochs)
+        for count, (begin, end) in zip(bracket.counts, _spans(bracket), strict=True):
+            lanes = {
+                name: sum(repeats - sum(at >= end for at in one) for one in all_)
+                for name, all_ in waiting.items()
+            }
+            if sum(map(len, waiting.values())) > count:  # who continues is unknown
+                lanes = {"": count * repeats}
+            found.append(PlannedRung([Segment(n, many, end - begin) for n, many in lanes.items()]))
+    for bracket in future:
+        spans = _spans(bracket) if settings.halving != "none" else [(0.0, usual)]
+        pairs = zip(bracket.counts, spans, strict=True)
+        found += [
+            PlannedRung([Segment("", count * repeats, end - begin)], asks=begin == 0)
+            for count, (begin, end) in pairs
+        ]
+    left = (
+        step._replace(segments=[one for one in step.segments if one.lanes > 0 and one.epochs > 0])
+        for step in found
+    )
+    return [step for step in left if step.segments]
+
+
+def _spans(bracket: Bracket) -> list[tuple[float, float]]:
+    """Return the first and the last epoch of each rung of a bracket."""
+    return list(itertools.pairwise((0, *bracket.rungs)))
 
 
 def remaining(
     cohorts: Sequence[Cohort],
     groups: Sequence[Group],
-    left: Mapping[str, float],
-    asked: Mapping[str, int],
+    left: Sequence[PlannedRung],
+    trials: Sequence[Trial],
+    workers: int = 1,
 ) -> float | None:
     """Return the remaining wall time in seconds; None if nothing was measured.
 
-    The rate of a group, its seconds per lane and epoch, is that of its cohorts without the first
-    one, which also starts the program. A group with fewer cohorts has the rate of its probe, scaled
-    as the rates of other groups are to their probes. Groups without a cohort are expected to
-    compile as long as others did. The sum is scaled for the time between cohorts and for parallel
-    workers.
+    The cohorts that are left are distributed to the workers, and a rung begins when the one before
+    has ended. A cohort takes
+
+        calls * epochs * seconds of a call + compiling + pause
+
+    since a call trains a full number of lanes, even if fewer are left. The seconds are measured for
+    each group, without compiling and without the first cohort, which also starts the program. A
+    group with fewer cohorts has the time of its probe, scaled as other groups are to their probes.
+    A group without a cohort is expected to compile as long as others did. The pause is the mean
+    time between cohorts of a round, without the probes of new groups. Between rounds the search is
+    asked, which is expected to take as long as the last times.
 
     Args:
         cohorts: The cohorts of this session, or all before it has any.
         groups: The groups.
-        left: Epochs of lanes that are left, by group; "" for those of unknown groups, which are
+        left: What is left to train, as `steps_left` returns it. Lanes of unknown groups are
             expected to be distributed over the groups as the trials are.
-        asked: The number of trials by group.
+        trials: The trials.
+        workers: Number of cohorts that run at the same time. Default: 1.
 
     >>> run = dict(group="all", rung=0, epoch_from=0, epoch_to=2, lanes=((0, 0), (1, 0)))
-    >>> remaining([Cohort(**run, seconds=5.0, compile_seconds=3.0)], [], {"all": 40.0}, {})
+    >>> ran = Cohort(**run, seconds=5.0, compile_seconds=3.0)  # 0.5 s for an epoch of a lane
+    >>> remaining([ran], [], [PlannedRung([Segment("all", lanes=10, epochs=4)])], [])
     20.0
     """
-    by_group: dict[str, list[Cohort]] = {}
-    for one in cohorts:
-        by_group.setdefault(one.group, []).append(one)
-    if not by_group:
+    if not cohorts:
         return None
-    rates = {name: _rate(some[1:] or some) for name, some in by_group.items()}
-    probed = {group.name: _probed(group) for group in groups}
-    both = [n for n, some in by_group.items() if len(some) > 1 and probed.get(n)]
-    scale = float(np.mean([rates[name] / probed[name] for name in both])) if both else 1.0
-    mean = float(np.mean([*rates.values()]))
-    for name in {*left, *asked, *rates} - {""}:
-        if len(by_group.get(name, ())) < 2 and probed.get(name):
-            rates[name] = probed[name] * scale
-        rates.setdefault(name, mean)
-    shares = {name: many for name, many in asked.items() if name}
-    if shares:
-        mean = sum(rates[name] * many for name, many in shares.items()) / sum(shares.values())
-    found = sum(rates.get(name, mean) * epochs for name, epochs in left.items())
-    new = {name for name, epochs in left.items() if name and epochs > 0} - set(by_group)
-    found += len(new) * sum(one.compile_seconds for one in cohorts) / len(by_group)
-    first, *later = sorted(cohorts, key=lambda one: one.finished or 0.0)
-    spent = sum(one.seconds for one in later)
-    return found * (((later[-1].finished or 0.0) - (first.finished or 0.0)) / spent if spent else 1)
+    named = {group.name: group for group in groups}
+    ran: dict[str, list[Cohort]] = {}
+    for one in cohorts:
+        ran.setdefault(one.group, []).append(one)
+    asked = Counter(trial.group for trial in trials if trial.group)
+    shares: Mapping[str, int] = asked or dict.fromkeys(ran, 1)
+    rates = _rates(
+        ran, named, {*shares, *(one.group for step in left for one in step.segments if one.group)}
+    )
+    compiling = sum(one.compile_seconds for one in cohorts) / len(ran)
+    pause, asking = _pauses(cohorts, groups, trials)
+    total, new = 0.0, rates.keys() - ran.keys()
+    for step in left:
+        free = [0.0] * workers
+        total += asking if step.asks else 0.0
+        for segment in step.segments:
+            parts = {segment.group: 1.0}
+            if not segment.group:
+                parts = {name: many / sum(shares.values()) for name, many in shares.items()}
+            for name, share in parts.items():
+                lanes, group = segment.lanes * share, named.get(name)
+                size = (group.probe.get("cohort") if group else None) or math.inf
+                while lanes > 1e-9:
+                    seconds = _paid(min(lanes, size), group) * segment.epochs * rates[name] + pause
+                    seconds += compiling if name in new else 0.0
+                    new -= {name}
+                    heapq.heapreplace(free, free[0] + seconds)
+                    lanes -= size
+        total += max(free)
+    return total
 
 
-def _rate(cohorts: Sequence[Cohort]) -> float:
-    """Return the seconds per lane and epoch of cohorts, without compiling."""
-    work = sum(len(one.lanes) * (one.epoch_to - one.epoch_from) for one in cohorts)
+def _rates(
+    ran: Mapping[str, Sequence[Cohort]], named: Mapping[str, Group], names: Collection[str]
+) -> dict[str, float]:
+    """Return the seconds per lane of a call and epoch by group, also of groups that did not run."""
+    found = {name: _rate(some[1:] or some, named.get(name)) for name, some in ran.items()}
+    mean = sum(found.values()) / len(found)
+    probed = {name: _probed(group) for name, group in named.items()}
+    both = [n for n in ran if probed.get(n)]
+    both = [n for n in both if len(ran[n]) > 1] or both
+    scale = sum(found[n] / probed[n] for n in both) / len(both) if both else 1.0
+    for name in {*names, *found}:
+        if len(ran.get(name, ())) < 2 and probed.get(name):
+            found[name] = probed[name] * scale
+        found.setdefault(name, mean)
+    return found
+
+
+def _pauses(
+    cohorts: Sequence[Cohort], groups: Sequence[Group], trials: Sequence[Trial]
+) -> tuple[float, float]:
+    """Return the time in which no cohort trains: for each cohort of a round, and between rounds."""
+    within, between = list[float](), list[float]()
+    until, last = -math.inf, -1
+    for one in sorted(cohorts, key=lambda one: one.finished or 0.0):
+        end = one.finished or 0.0
+        begin, number = end - one.seconds, one.lanes[0][0]
+        now = trials[number].round if number < len(trials) else 0
+        if until > -math.inf:
+            probes = (
+                g.probe_seconds for g in groups if until < g.probe.get("finished", 0) <= begin
+            )
+            pause = max(0.0, begin - until - sum(probes))
+            (within if now == last else between).append(pause)
+        until, last = max(until, end), now
+    usual = sum(within) / len(within) if within else 0.0
+    recent = between[-LAST:] or [usual]
+    return usual, max(0.0, sum(recent) / len(recent) - usual)
+
+
+def _paid(lanes: float, group: Group | None) -> float:
+    """Return the lanes of whole calls: a call of fewer lanes than its width takes as long."""
+    width = group.lanes * group.devices if group else 1
+    return math.ceil(lanes / width) * width if group else lanes
+
+
+def _rate(cohorts: Sequence[Cohort], group: Group | None) -> float:
+    """Return the seconds per lane of a call and epoch of cohorts, without compiling."""
+    work = sum(_paid(len(one.lanes), group) * (one.epoch_to - one.epoch_from) for one in cohorts)
     return sum(max(0.0, one.seconds - one.compile_seconds) for one in cohorts) / work
 
 

@@ -37,7 +37,7 @@ from .display import watched
 from .driver import Driver
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
-from .remaining import SweepProgress
+from .reporter import SweepProgress
 from .results import Result, with_test_scores
 from .settings import OBJECT, Settings
 from .snapshot import read
@@ -90,8 +90,8 @@ def run(
         executor: Where cohorts train: a name that `executors.create` accepts, or any
             `concurrent.futures.Executor`. Default: "local", this process.
         workers: The number of cohorts that run at the same time; with several, "local" starts
-            worker processes that divide the cores. Default: None, the number of workers of the
-            executor, or 1 if that is unknown.
+            worker processes that divide the cores and GPUs. Default: None, the number of workers of
+            the executor, or 1 if that is unknown.
         force: Whether to continue even if the code or the data have changed since the sweep began;
             the sweep records this. Default: False.
         progress: Whether to show progress: a live display in a terminal or a notebook, otherwise
@@ -110,8 +110,8 @@ def run(
               `ask(count)` and `tell(values, score)`, see `sweep.AskTell`. Default: "random".
             - `seeds`: Number of seeds per configuration; its score is their mean. Default: 1.
             - `folds`: Number of folds for cross-validation over the training and validation rows;
-              the score of a configuration is the mean over the folds. Default: 1, no
-              cross-validation.
+              the score of a configuration is the mean over the folds. With whole numbers as
+              targets, each fold has its share of every class. Default: 1, no cross-validation.
             - `metric`: The metric to compare trials by, in the direction that it declares. Default:
               that of the experiment, otherwise the validation accuracy, otherwise the validation
               loss.
@@ -231,7 +231,7 @@ def _drive(
             if isinstance(executor, str):  # one that was given belongs to the caller
                 pool.shutdown(wait=False, cancel_futures=True)
 
-        whole = "what was committed is whole"
+        whole = "committed results are intact"
         count = workers or getattr(pool, "workers", 1)
         try:
             Driver(experiment, ledger, pool, count, show, search).run()

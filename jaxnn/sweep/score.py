@@ -100,19 +100,19 @@ def lane_scores(
 
 
 def own_values(curve: Mapping[int, float | None], changed: Iterable[int], end: int) -> list[float]:
-    """Return the values of a curve up to an epoch, since the trial took the state of another.
+    """Return the values of a curve after the last epoch at which the trial took another's state.
 
     Args:
         curve: The metric by epoch.
         changed: The epochs at which the trial took the state of another.
-        end: The last epoch.
+        end: The last epoch that counts.
     """
     begin = max((at for at in changed if at < end), default=0)
     return [finite(curve[at]) for at in sorted(curve) if begin < at <= end]
 
 
 def finite(value: float | None) -> float:
-    """Return a value of a curve; NaN if it is not finite, so that no mean over it is."""
+    """Return a value of a curve; NaN if it is not finite, so that means over it are NaN."""
     return math.nan if value is None or not math.isfinite(value) else value
 
 

@@ -268,6 +268,24 @@ def trial_key(values: Values) -> frozenset[Any]:
     return frozenset((name, type(value), value) for name, value in values.items())
 
 
+def matching(trials: Sequence[Values]) -> Callable[[Values], Any]:
+    """Return a function that returns the key of a trial that equals one of these; None for others.
+
+    It is several times faster than `trial_key` for those that do not.
+
+    Args:
+        trials: The trials.
+    """
+    alike = {frozenset(values.values()) for values in trials}
+    keys = {trial_key(values) for values in trials}
+
+    def match(values: Values) -> Any:
+        key = trial_key(values) if frozenset(values.values()) in alike else None
+        return key if key in keys else None
+
+    return match
+
+
 def tried(history: Sequence[Observation]) -> set[Any]:
     """Return the keys of the trials of this sweep."""
     return {trial_key(one.values) for one in history if one.round is not None}
@@ -344,10 +362,11 @@ def new_trials(
     asked = search.ask(count, round, history)
     if repeat:
         return asked
-    known = tried(history)
-    found = distinct(asked, known)
+    match = matching(asked)
+    found = distinct(asked, {match(one.values) for one in history if one.round is not None})
     missing, space = len(asked) - len(found), search.space
     if missing:
+        known = tried(history) | {trial_key(values) for values in found}
         rng = np.random.default_rng([search.seed, round, 2])
         if size_of(space) < math.inf:
             left = distinct(list(space.grid(LARGEST + 1)), known)

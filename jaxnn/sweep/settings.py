@@ -118,7 +118,8 @@ class Settings:
     seeds: Annotated[int, positive] = 1
     """Number of seeds per configuration; the score is the mean over them."""
     folds: Annotated[int, positive] = 1
-    """Number of folds for cross-validation; the score is the mean over them."""
+    """Number of folds for cross-validation, stratified by class; the score is the mean over
+    them."""
     metric: str = ""
     """The metric for comparing trials, in the direction that it or the task declares. By default
     that of the experiment, otherwise the validation accuracy or loss."""
@@ -209,15 +210,16 @@ class Settings:
     def objectives(
         self, names: Sequence[str], maximized: Callable[[str], bool | None], usual: str
     ) -> list[Objective]:
-        """Return the metrics that trials are compared by; the first is one that is reported.
+        """Return the metrics that trials are compared by, those that the program reports first.
 
         Args:
             names: The metrics that the program reports.
-            maximized: Returns whether a metric is maximized; None if that is not declared.
+            maximized: Function of a name that returns whether the metric is maximized; None if that
+                is not declared.
             usual: The metric of the experiment; "" for none.
 
         Raises:
-            ValueError: A metric is not reported, or its direction is unknown.
+            ValueError: No metric is reported, one of them is unknown, or its direction is.
         """
         held = [name for name in names if name.startswith("validation_")]
         known = [name for name in ("validation_accuracy", "validation_loss") if name in names]
@@ -234,7 +236,7 @@ class Settings:
             raise ValueError(
                 problem
                 or f"{found[0].metric} is known before training: add a metric that the "
-                f"program reports, of {', '.join(names)}, such as --metric {names[-1]}"
+                f"program reports, one of {', '.join(names)}, such as --metric {names[-1]}"
             )
         return [*reported, *(one for one in found if one not in reported)]
 
@@ -288,7 +290,7 @@ class Settings:
             epochs: Epochs of a whole run.
         """
         if self.halving == "hyperband":
-            once = hyperband(epochs, self.eta, self.least)  # they repeat
+            once = hyperband(epochs, self.eta, self.least)  # rounds cycle through these brackets
             bracket = once[index % len(once)]
             return bracket if count is None else dataclasses.replace(bracket, count=count)
         size = self.batch or (32 if self.learns else self.trials)

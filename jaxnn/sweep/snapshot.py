@@ -151,7 +151,7 @@ class Sweep:
         return [*first, *(trial for trial in found if trial.number not in numbers)]
 
     def _complete(self, trials: Sequence[Trial]) -> tuple[list[Trial], list[list[float]]]:
-        """Return the trials that ended with all objectives, and these; less is better."""
+        """Return the complete trials with all objectives, and their values; smaller is better."""
         done, points = [], []
         for trial in trials:
             pairs = [(self.measured(trial.number, o.metric), o.maximize) for o in self.objectives]
@@ -351,17 +351,17 @@ TEST: dict[str, type[Any]] = {"trial": int, "rows": int, "scores": dict}
 
 
 def _any(kind: type[Any], *names: str) -> dict[str, tuple[type[Any], Callable[[Any], Any]]]:
-    """Return entries that may have any value of a type."""
+    """Return entries that accept any value of a type."""
     return dict.fromkeys(names, (kind, lambda _: True))
 
 
-# What each entry of the meta data is: its type, and a test of it.
+# The type of each entry of the metadata, and a test of its value.
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     **_any(dict, "config", "traced", "versions", "sources", "kept"),
     **_any(list, "space"),
     **_any(str, "metric", "search", "ended"),
     **_any(bool, "maximize"),
-    "experiment": (str, re.compile(r"\w[\w.-]*").fullmatch),  # it is in commands to copy
+    "experiment": (str, re.compile(r"\w[\w.-]*").fullmatch),  # users copy it in commands
     "seeds": (int, lambda count: count > 0),
     "epochs": (int, lambda count: count > 0),
     "rungs": (list, lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs)),

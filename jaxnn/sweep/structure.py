@@ -249,7 +249,7 @@ def _data_reason(
 def _read_reason(experiment: Experiment[Any], configured: Any, numbers: Any) -> str | None:
     """Return why the data depend on the numbers of a configuration; None if they do not.
 
-    It raises what the loading of data raises on a traced number.
+    Errors that loading the data raises for a traced number are not caught.
     """
     load = experiment.data
     if load is None:

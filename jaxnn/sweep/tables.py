@@ -61,12 +61,12 @@ class Trial:
 
     Args:
         number: 0, 1, ... in the order in which trials were asked.
-        round: the request that it came from.
+        round: the number of the round that asked for it.
         bracket: the number of its bracket; the driver starts one in each round.
         values: its point of the space, as asked.
         group: the name of its group; None if its structure is unknown.
         status: one of `STATUSES`. Default: "asked".
-        rung: the last rung that it reached, from 0; None before the first.
+        rung: the last rung that it reached, from 0. Default: None, before the first.
         error: why it failed or diverged. Default: None.
     """
 
@@ -199,7 +199,7 @@ class Tables:
     """Reads the tables of a ledger; the base of `Ledger`.
 
     Each read sees the data that were committed when it began; `snapshot` makes several reads see
-    the same data. Values of another kind than the tables have are raised as LedgerError.
+    the same data. A value whose type is not that of its column raises LedgerError.
 
     Args:
         folder: Folder of the sweep.
@@ -225,29 +225,34 @@ class Tables:
             for name, static, way, lanes, devices, probe, s in rows
         ]
 
-    def trials(self) -> list[Trial]:
-        """Return all trials, in the order of their numbers."""
-        rows = self._rows("trials", "iiitTtIT", "ORDER BY number")
+    def trials(self, first: int = 0) -> list[Trial]:
+        """Return the trials, in the order of their numbers.
+
+        Args:
+            first: Number of the first one. Default: 0, all.
+        """
+        rows = self._rows("trials", "iiitTtIT", "WHERE number >= ? ORDER BY number", first)
         with storage.undamaged(self.folder):
-            _NUMBERS([row[0] for row in rows], "the numbers of trials")
+            _NUMBERS([row[0] - first for row in rows], "the numbers of trials")
             _STATUSES({row[5] for row in rows}, "the statuses of trials")
         return [
             Trial(number, round, bracket, self._values(values), *rest)
             for number, round, bracket, values, *rest in rows
         ]
 
-    def results(self, name: str | None = None) -> list[EpochResult]:
+    def results(self, name: str | None = None, first: int = 0) -> list[EpochResult]:
         """Return the results in the order of trial, seed, epoch, and name.
 
         Args:
             name: Name of a metric. Default: all metrics.
+            first: Number of the first trial. Default: 0, all.
         """
-        which, values = ("", ()) if name is None else ("WHERE name = ?", (name,))
+        which, values = ("", ()) if name is None else ("AND name = ?", (name,))
         order = "ORDER BY trial, seed, epoch, name"
         return [
             EpochResult(trial, seed, at, name, math.nan if value is None else value)
             for trial, seed, at, name, value in self._rows(
-                "results", "iiitR", f"{which} {order}", *values
+                "results", "iiitR", f"WHERE trial >= ? {which} {order}", first, *values
             )
         ]
 
@@ -266,9 +271,14 @@ class Tables:
         rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
         return [Change(trial, at, self._values(text), source) for trial, at, text, source in rows]
 
-    def trained_epochs(self) -> dict[tuple[int, int], int]:
-        """Return how many epochs each (trial, seed) has trained."""
-        rows = self._typed("iii", "SELECT trial, seed, max(epoch) FROM lanes GROUP BY trial, seed")
+    def trained_epochs(self, first: int = 0) -> dict[tuple[int, int], int]:
+        """Return how many epochs each (trial, seed) has trained.
+
+        Args:
+            first: Number of the first trial. Default: 0, all.
+        """
+        query = "SELECT trial, seed, max(epoch) FROM lanes WHERE trial >= ? GROUP BY trial, seed"
+        rows = self._typed("iii", query, first)
         return {(trial, seed): epoch for trial, seed, epoch in rows}
 
     def states(self) -> dict[tuple[int, int, int], tuple[int, int]]:

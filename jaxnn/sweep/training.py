@@ -24,11 +24,12 @@ from jax import lax
 from jax.extend.core import Var, primitives
 
 from ..data.accept import Augmented, augmented
-from ..data.rows import check_rows, row_count
+from ..data.rows import check_rows, classes_of, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded, seed_words
 from ..keys import as_key, kept_key
 from ..train.evaluation import SIZE, require_metrics
-from ..train.metrics import check_metrics, direction_of, directions, without_collected
+from ..train.metric_checks import check_metrics
+from ..train.metrics import direction_of, directions, without_collected
 from ..train.program import strong
 from ..train.record import Tally, combine, prefixed
 from ..train.step import check_step
@@ -66,7 +67,9 @@ class Folded(Loaded):
     """Data whose rows are divided into folds for cross-validation.
 
     The rows are those for training and for validation together, in a random order that is always
-    the same. Folds have equal sizes; left-over rows are always used for training.
+    the same. If the rows have whole numbers as targets, folds are stratified: the numbers of rows
+    of a class in two folds differ by at most one. Folds have equal sizes; left-over rows, fewer
+    than there are folds, are always used for training.
 
     Args:
         whole: The data.
@@ -95,7 +98,10 @@ class Folded(Loaded):
         rows = row_count(self.arrays)
         integer(2, rows)(count, "folds", f"there are {rows} rows")
         order, size = np.random.default_rng(0).permutation(rows).astype(np.int32), rows // count
-        self.held = [np.sort(order[k * size : (k + 1) * size]) for k in range(count)]
+        if (classes := classes_of(self.arrays)) is not None:
+            order = order[np.argsort(classes[order], kind="stable")]
+        # Dealt out in turn, so that each fold gets its share of every stretch of the order.
+        self.held = [np.sort(order[k : size * count : count]) for k in range(count)]
         every = np.arange(rows, dtype=np.int32)
         self.taught = [np.setdiff1d(every, held, assume_unique=True) for held in self.held]
         self.validation: Any = _rows(self.arrays, self.held[0])

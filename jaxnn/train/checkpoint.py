@@ -35,6 +35,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..data.accept import as_source, fingerprint_of
 from ..data.rows import leaves_by_path
@@ -111,7 +112,7 @@ def changes(
     """Return what differs from the recorded identity and from the recorded versions, as lines."""
     here = environment()
     one, other = (str(each.get("python")).split(".")[:2] for each in (before, here))
-    if one != other:  # its bytecode differs, whatever the source
+    if one != other:  # the bytecode of equal source differs between versions of Python
         recorded, now = _without_code(recorded), _without_code(now)
     pairs = (recorded, now), (before, here)
     lines, others = ([printable(line) for line in fingerprint_differences(*pair)] for pair in pairs)
@@ -259,7 +260,11 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in declared])
 
 
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+def _target(leaf: Any) -> Any:
+    """Return how an array is read: on the host if JAX would shorten it to 32 bits."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if not is_key and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        return np.empty(leaf.shape, leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, jax.sharding.Sharding):  # none, or what orbax stored of one
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

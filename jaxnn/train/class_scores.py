@@ -13,8 +13,8 @@ The functions of this file accept these outputs:
     the shape of the targets         floats are logits of yes, with several labels per example
                                      along the last axis; integers and booleans are predictions
 
-`classes=` states the number of classes of labels and predictions; each target is then the label of
-one example or position. Examples with the label `ignore`, or the weight 0, are left out. Weights
+`classes=` sets the number of classes of labels and predictions; each target is then the label of
+one example or position. Examples with the label `ignore` or with weight 0 are excluded. Weights
 have one number per example or per position: their shape is a prefix of that of the targets. A label
 out of range gives NaN.
 """
@@ -266,7 +266,7 @@ def _decisions(
     size = size if classes is None else classes
     several = fit == shape and len(shape) > 1 and classes is None
     labels = WeightedTargets.of_labels(owner, targets, weights, classes=size, ignore=ignore)
-    if is_made or classes is not None:  # they may be out of range
+    if is_made or classes is not None:  # predictions may be out of range, too
         found = WeightedTargets.of_labels(owner, predicted, classes=size, ignore=None)
         predicted, labels = found.targets, labels.valid_where(~jnp.isnan(found.counts))
     return _Decisions(predicted, labels, size, several)

@@ -28,14 +28,14 @@ factors: Accepts = None | Accepts(
 
 
 class LabelTask(Task):
-    """Base of the tasks with labels: outputs are a logit for each class, or a single one for yes.
+    """Base of the tasks with labels: outputs are one logit per class, or a single logit for yes.
 
-    The number of classes is the field `number`.
+    The number of outputs is the field `number`, unless a subclass overrides `outputs`.
     """
 
     @property
     def outputs(self: Any) -> int:
-        """One output for each class, or one for yes."""
+        """One output per class, or a single one for yes or no."""
         return self.number
 
     @property
@@ -63,20 +63,20 @@ class Classification(LabelTask):
 
     Args:
         number: Number of classes, at least 2.
-        ignore: Label of examples that are excluded from loss and metrics; None excludes none.
-            Without any other example the loss is 0 (torch gives NaN). Default: -100, as in
+        ignore: Label of examples that are excluded from loss and metrics; None excludes none. If
+            all examples are excluded, the loss is 0 (NaN in torch). Default: -100, as in
             torch.nn.CrossEntropyLoss.
         label_smoothing: Fraction s in [0, 1] of each label that is spread over all classes. The
             target probability is 1 - s + s / number for the label and s / number for the other
             classes. Default: 0.
         class_weights: Tuple of `number` weights. As in torch.nn.CrossEntropyLoss, the loss of
-            integer labels divides by the sum of the weights of the labels, and that of
+            integer labels is divided by the sum of the weights of the labels, and that of
             probabilities by the number of examples. Metrics do not use them. Default: None, 1 each.
-        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy.
+        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by
+            `(1 - p)**g`. Default: 0, cross entropy.
 
     Raises:
-        ValueError: `number` is less than 2, or differs from the number of weights.
+        ValueError: `number` is less than 2, or `class_weights` does not have `number` weights.
 
     References: Szegedy et al., Rethinking the inception architecture, 2016 (label smoothing); Lin
     et al., Focal loss for dense object detection, 2017.
@@ -108,8 +108,7 @@ class Classification(LabelTask):
             _check_length(self, "class_weights", self.class_weights)
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean of -log softmax(outputs)[target], or of its mean by the targets'
-        probabilities, and the accuracy."""
+        """Return the mean cross entropy of labels or probabilities, and the accuracy."""
         soft, ignore = None, self.ignore
         if targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating):
             soft, targets, ignore = targets, jnp.argmax(targets, -1), None
@@ -128,9 +127,9 @@ class Classification(LabelTask):
 class NextToken(LabelTask):
     """The next token: softmax cross entropy at every position of a sequence.
 
-    Outputs are logits (..., T, vocabulary). Targets are integer tokens (..., T) in [0, vocabulary),
-    the token that follows each position. Predictions are probabilities (..., T, vocabulary). The
-    metrics are `accuracy`, the fraction of tokens with the largest output, and `bits`, the cross
+    Outputs are logits (..., T, vocabulary). Targets are integers (..., T) in [0, vocabulary), the
+    token that follows each position. Predictions are probabilities (..., T, vocabulary). The
+    metrics are `accuracy`, the fraction of targets with the largest logit, and `bits`, the cross
     entropy in bits per token without smoothing. Loss and metrics are means over the positions whose
     target is not `ignore`. Targets outside of the vocabulary are handled as in `Classification`.
 
@@ -174,7 +173,7 @@ class NextToken(LabelTask):
 
 
 class _YesOrNo(LabelTask):
-    """Base of the tasks whose outputs are logits of yes; subclasses have a `pos_weight`."""
+    """Base of the tasks whose outputs are logits of yes, with `pos_weight` and `focal_gamma`."""
 
     @property
     def classes(self) -> int:
@@ -182,7 +181,7 @@ class _YesOrNo(LabelTask):
         return 2
 
     def measure(self: Any, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
+        """Return the mean sigmoid cross entropy of the logits, and the accuracy."""
         logits = self._wide(outputs, targets)
         if self._axis is not None and jnp.issubdtype(targets.dtype, jnp.floating):
             known = (targets >= 0) & (targets <= 1)
@@ -213,12 +212,12 @@ class BinaryClassification(_YesOrNo):
     Args:
         ignore: Target of examples that are excluded from loss and metrics; None excludes none.
             Default: -100.
-        pos_weight: Factor on the loss of examples with target 1, as in
-            torch.nn.BCEWithLogitsLoss. The loss divides by the number of examples. Default: None,
-            1.
-        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy. The factors alpha and 1 - alpha of torchvision's focal loss
-            correspond to pos_weight=alpha / (1 - alpha) and a factor 1 - alpha of the whole loss.
+        pos_weight: Factor of the loss of examples with target 1, as in torch.nn.BCEWithLogitsLoss.
+            The loss is divided by the number of examples. Default: None, 1.
+        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by
+            `(1 - p)**g`. The factors alpha and 1 - alpha of torchvision's focal loss correspond to
+            pos_weight=alpha / (1 - alpha) and a factor 1 - alpha of the whole loss. Default: 0,
+            cross entropy.
 
     >>> import jax.numpy as jnp
     >>> BinaryClassification().predict(jnp.zeros((1, 1))).tolist()
@@ -249,10 +248,10 @@ class MultiLabelClassification(_YesOrNo):
         number: Number of labels per example, at least 1.
         ignore: Target of labels that are excluded, such as unknown labels; None excludes none. It
             does not apply to floating-point targets; use example weights instead. Default: -100.
-        pos_weight: Factor on the loss of labels with target 1, or a tuple of `number` factors, as
+        pos_weight: Factor of the loss of labels with target 1, or a tuple of `number` factors, as
             in torch.nn.BCEWithLogitsLoss. Default: None, 1.
-        focal_gamma: Exponent g >= 0 of the focal loss, a factor `(1 - p)**g` of each -log p.
-            Default: 0, cross entropy.
+        focal_gamma: Exponent g >= 0 of the focal loss, which multiplies each -log p by
+            `(1 - p)**g`. Default: 0, cross entropy.
 
     >>> import jax.numpy as jnp
     >>> task = MultiLabelClassification(3)
@@ -280,7 +279,7 @@ class MultiLabelClassification(_YesOrNo):
 
 
 def _check_length(task: Task, name: str, weights: Any) -> None:
-    """Raise ValueError for anything but a tuple of a weight for each output."""
+    """Raise ValueError unless `weights` is a tuple with one number per output."""
     count = task.outputs
     several = tuple_of(number(), f"a tuple of {count} numbers", (count,))
     several(weights, f"{type(task).__name__}.{name}", f"write {name}=(1.0,) * {count}")

@@ -16,12 +16,13 @@ from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
 from ..explain.tracebacks import entry
+from ..fields import describe
 from ..keys import as_key, kept_key, kept_words
-from ..validation import Accepts, positive
-from .metrics import check_metrics
+from ..validation import Accepts, positive, require
+from .metric_checks import check_metrics
 from .program import Program, check_program, code_of
 from .record import combine
-from .step import SINGLE_DEVICE, remembered
+from .step import SINGLE_DEVICE, remembered, valid_placement
 
 SIZE = 1024  # rows of a piece
 
@@ -62,6 +63,7 @@ def evaluate(
     ['loss', 'mae']
     """
     check_program(program, "evaluate")
+    valid_placement(placement, "placement")
     positive(batch_size, "batch_size")
     data = prepare_data(program, data, "data", placement)
     return evaluated(program, state, data, batch_size, placement, key)
@@ -97,6 +99,9 @@ def predict(
         placement: Devices of the arrays, a `parallel.Placement`. On a mesh, every device receives
             all predictions. Default: one device.
 
+    Raises:
+        TypeError, ValueError: The inputs have no rows, or predictions do not have a row for each.
+
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
@@ -107,6 +112,7 @@ def predict(
     (5, 3)
     """
     check_program(program, "predict")
+    valid_placement(placement, "placement")
     positive(batch_size, "batch_size")
     compiled = _compiled_prediction(jax.tree.structure(program), code_of(program), placement)
     numbers = placement.put_numbers(program)
@@ -209,6 +215,14 @@ def _compiled_prediction(structure: Any, code: Any, placement: Any) -> Any:
     def predict(numbers: Any, state: Any, inputs: Any) -> Any:
         program = jax.tree.unflatten(structure, numbers)
         found = program.predict(state, placement.pinned_piece(inputs))
+        for leaf in jax.tree.leaves(found) if jax.tree.leaves(inputs) else ():
+            require(
+                jnp.shape(leaf)[:1] == (row_count(inputs),),
+                f"predictions of {describe(inputs)}",
+                f"of {row_count(inputs)} rows, one for each row of the inputs",
+                leaf,
+                "write x[None] for the inputs of one row",
+            )
         return placement.pinned_whole(found)
 
     return jax.jit(predict)

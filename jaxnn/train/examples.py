@@ -37,7 +37,7 @@ class WeightedTargets(NamedTuple):
 
     @classmethod
     def of_numbers(cls, owner: str, targets: Any, weights: Any = None) -> "WeightedTargets":
-        """Weighted targets of numbers (...); `owner` names what takes the weights in an error."""
+        """Return weighted targets of numbers (...); `owner` names what takes them in an error."""
         counts = per_target(owner, weights, jnp.shape(targets))
         kept = None if counts is None else counts != 0
         examples = cls(jnp.asarray(targets), kept, counts)
@@ -47,7 +47,7 @@ class WeightedTargets(NamedTuple):
     def of_labels(
         cls, owner: str, targets: Any, weights: Any = None, *, classes: int, ignore: int | None
     ) -> "WeightedTargets":
-        """Weighted targets of integer labels (...) of any type; TypeError for floats."""
+        """Return weighted targets of integer labels (...) of any type; TypeError for floats."""
         if jnp.issubdtype(jnp.result_type(targets), jnp.floating):
             raise TypeError(
                 f"{owner} needs integer class labels, got {describe(targets)}; write "
@@ -157,9 +157,9 @@ def cross_entropy(
     probabilities: Any = None,
     focal_gamma: Any = 0.0,
 ) -> Ratio:
-    """-log softmax(logits)[label] over the examples that count.
+    """Return the ratio of -log softmax(logits)[label] over the examples that count.
 
-    With smoothing s and class weights w, as torch.nn.CrossEntropyLoss: the sum of
+    With smoothing s and class weights w, it is that of torch.nn.CrossEntropyLoss: the sum of
     (1 - s) w[label] (-log p[label]) + s / C * sum over classes c of w[c] (-log p[c]), over the sum
     of w[label]. For probabilities q (..., C) of the classes, the first term is the sum over classes
     of w[c] q[c] (-log p[c]), and the divisor is the number of examples. With g = `focal_gamma`,

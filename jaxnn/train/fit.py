@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from ..explain.tracebacks import entry
+from ..validation import flag
 from .history import History
 from .hooks.hook import Hook, as_hooks, ordered
 from .hooks.measurement import Evaluate
@@ -74,6 +75,7 @@ def fit(
     True
     """
     check_program(program, "fit")
+    flag(progress, "progress")
     hooks = _with_defaults(as_hooks(hooks), validation, progress)
     length = batch_size, epochs, steps
     run = Run(program, data, key, *length, hooks, every, state, placement)

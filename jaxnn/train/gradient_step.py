@@ -17,7 +17,16 @@ from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
-from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
+from .metric_checks import check_free
+from .metrics import (
+    Derived,
+    Ratio,
+    Sum,
+    merged,
+    terms_of,
+    value_of,
+    without_collected,
+)
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
 from .program import TrainState
 from .task import Metrics
@@ -239,7 +248,8 @@ def gradient_step(
         params = whole(without_gradient(optimizer, trained))
         (loss, metrics), state = loss_of(params, *rest)
         if counts is not None:
-            # Micro-batches are averaged: divide by the counts of the whole batch.
+            # The gradients of micro-batches are averaged: multiply by the number of micro-batches,
+            # and divide by the counts of the whole batch.
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
         loss = value_of(loss)
@@ -278,7 +288,9 @@ def gradient_step(
     )
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
-        metrics |= norms_by_path(log_norms, grads, updates)
+        norms = norms_by_path(log_norms, grads, updates)
+        check_free(metrics, norms, "the objective")
+        metrics |= norms
     if skipping := states_of(opt_state, SkipState):
         applied = jnp.all(jnp.stack([one.finite for one in skipping]))
         state = choose_tree(applied, state, ts.state)
@@ -369,13 +381,13 @@ def total_counts(
 ) -> list[jax.Array] | None:
     """Return the counts of a loss's ratios, summed over micro-batches; None for a plain scalar.
 
-    The loss of a whole batch divides by these, so they are computed before the gradients. They
-    rarely depend on the network, which XLA then removes from this pass.
+    The loss of a whole batch is divided by these, so they are computed before the gradients. They
+    rarely depend on the network; if they do not, XLA removes the network from this pass.
 
     Args:
         loss_of: As for `gradient_step`.
-        count: The number of micro-batches; for one, the result is None.
-        params, state, batch, key: The arguments of `loss_of`, of the whole batch.
+        count: The number of micro-batches; if it is 1, the result is None.
+        params, state, batch, key: The arguments of `loss_of`, for the whole batch.
     """
     if count == 1:
         return None

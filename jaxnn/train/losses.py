@@ -33,15 +33,15 @@ class Dice(LabelTask):
     over all other positions, and FN is the number of positions of the class minus TP. The loss is
     the mean over examples and classes. Outputs are logits (n, ..., number): of a softmax, or of a
     sigmoid for number=1. Targets are integer labels (n, ...) in [0, number), 0 or 1 for number=1.
-    Predictions are probabilities. The metric is `accuracy`, the fraction of correct labels. Example
-    weights per row are factors of the losses of rows, and weights per position are factors of TP,
-    FP, and FN.
+    Predictions are probabilities. The metric is `accuracy`, the fraction of correct labels. A
+    weight per row multiplies the loss of the row; a weight per position multiplies the terms of the
+    position in TP, FP, and FN.
 
     Args:
         number: Number of classes. Default: 1, the positions of one class against all others.
         alpha: Factor of false positives. Default: 0.5.
         beta: Factor of false negatives. Default: 0.5; both are 0.5 for Dice, 1 for Jaccard.
-        smooth: The number s. Default: 1e-5.
+        smooth: Term s, which keeps the ratio finite without positions. Default: 1e-5.
         ignore: Label of positions that are excluded; None excludes none. Default: -100.
 
     References: Milletari et al., V-Net, 2016; Salehi et al., Tversky loss function, 2017.
@@ -92,7 +92,7 @@ class Dice(LabelTask):
 
 
 class Hinge(LabelTask):
-    """Classification by margins: the hinge loss, `max(0, m - s z)**p` for score z and s = 1 or -1.
+    """Classification by margins: the hinge loss, `max(0, m - s z)**p` for score z and sign s.
 
     Outputs are scores (..., number). For number=1, targets are 0 (s = -1) or 1 (s = 1). For several
     classes, targets are labels in [0, number), and the loss of label y is the sum over the other
@@ -145,17 +145,17 @@ class CTC(LabelTask):
     """Sequences of labels without an alignment: connectionist temporal classification.
 
     The loss is -log of the total probability of all alignments of the labels with the frames.
-    Outputs are logits (n, T, number) for T frames, one of whose classes is the blank. Targets are
+    Outputs are logits (n, T, number) of T frames; one of the classes is the blank. Targets are
     labels (n, L), padded with `ignore`, or a tuple (labels, frames), whose second array (n,) has
-    the number of valid frames of each row. The loss is the mean over the rows, as in keras, and is
-    infinite if the labels of a row do not fit into its frames. Weights are numbers per row.
-    Predictions are the labels (n, T) of the best path, without repetitions and blanks, padded with
-    `ignore`.
+    the number of valid frames of each row. The loss is the mean over the rows, as in keras. It is
+    infinite if the labels of a row do not fit into its frames, and NaN if a label is the blank or
+    out of range. Example weights have one number per row. Predictions are the labels (n, T) of the
+    best path over all T frames, without repetitions and blanks, padded with `ignore`.
 
     Args:
-        number: Number of classes, including the blank.
+        number: Number of classes, including the blank, at least 2.
         blank: Class of frames without a label. Default: 0.
-        ignore: Padding of the labels. Default: -100.
+        ignore: Padding of the labels, a negative number. Default: -100.
 
     Reference: Graves et al., Connectionist temporal classification, 2006.
 
@@ -216,7 +216,7 @@ class _OfRows(Task):
         return outputs
 
     def _several(self, outputs: Any, names: str, axes: int) -> list[jax.Array]:
-        """Return a tuple of outputs of one shape in at least float32; otherwise ValueError."""
+        """Return the outputs in at least float32; ValueError unless all have one shape."""
         count = len(names.split(", "))
         if isinstance(outputs, tuple | list) and len(outputs) == count:
             arrays = [wide(one) for one in outputs]
@@ -230,7 +230,7 @@ class _OfRows(Task):
 
 
 def _distance(difference: jax.Array) -> jax.Array:
-    """Return the length of differences, 1e-6 added as by torch: it has a gradient at 0."""
+    """Return lengths of differences plus 1e-6, as in torch, so that the gradient exists at 0."""
     return jnp.sqrt(jnp.sum(jnp.square(difference + 1e-6), -1))
 
 
@@ -240,11 +240,10 @@ class Triplet(_OfRows):
     The loss is max(0, d(a, p) - d(a, n) + margin) with the Euclidean distance d, as in
     torch.nn.TripletMarginLoss. Outputs are either a tuple (anchors, positives, negatives) of three
     arrays (n, features), with None as targets, or embeddings (n, features) with integer labels (n,)
-    as targets. With labels, each row is an anchor; its positive is the most distant row with
-    its label, and its negative is the closest row with another label. Rows without either are
-    excluded.
-    The metric is `accuracy`, the fraction of anchors that are closer to the positive. Weights are
-    numbers per row; rows with the weight 0 are excluded.
+    as targets. With labels, each row is an anchor; its positive is the most distant other row with
+    its label, and its negative is the closest row with another label. Rows that lack one of them
+    are excluded. The metric is `accuracy`, the fraction of anchors that are closer to the positive.
+    Example weights have one number per row; rows with weight 0 are excluded.
 
     Args:
         margin: Smallest difference of distances for which the loss is 0. Default: 1.
@@ -281,7 +280,7 @@ class Triplet(_OfRows):
     def _hardest(
         self, embeddings: jax.Array, labels: Any, weights: Any
     ) -> tuple[WeightedTargets, jax.Array, jax.Array]:
-        """Return the rows that are anchors, and their hardest distances by labels."""
+        """Return the anchors, and the distances to their hardest positives and negatives."""
         n = len(embeddings)
         if embeddings.ndim != 2 or jnp.shape(labels) != (n,):
             raise ValueError(
@@ -308,12 +307,13 @@ class InfoNCE(_OfRows):
     """Contrastive learning of pairs: each query finds its key among the keys of the batch.
 
     Outputs are a tuple (queries, keys) of two arrays (n, features); row i of both is a pair, and
-    the other rows are negatives. Targets are None. With similarities s[i, j], the cosine of query i
-    and key j divided by the temperature, or times a learned `scale` if outputs are a tuple
-    (queries, keys, scale) as those of `models.CLIP`, the loss is the mean of -log softmax(s[i])[i].
-    If `symmetric`, it is averaged with the same loss for each key among the queries, as in CLIP.
-    The metric is `accuracy`, the fraction of queries whose own key is the most similar. Weights are
-    numbers per row; rows with the weight 0 are neither pairs nor negatives.
+    the other rows are negatives. Targets are None. The loss is the mean of -log softmax(s[i])[i],
+    in which the similarity s[i, j] is the cosine of query i and key j, divided by the temperature.
+    If outputs are a tuple (queries, keys, scale), as those of `models.CLIP`, the cosine is
+    multiplied by this scale instead. If `symmetric`, the loss is averaged with the same loss for
+    each key among the queries, as in CLIP. The metric is `accuracy`, the fraction of queries whose
+    own key is the most similar. Example weights have one number per row; rows with weight 0 are
+    neither pairs nor negatives.
 
     Args:
         temperature: Divisor of the cosines, unless the network returns a scale. Default: 0.1.
@@ -333,7 +333,7 @@ class InfoNCE(_OfRows):
     symmetric: bool = True
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean cross entropy of the pairs, and the fraction of them found."""
+        """Return the mean cross entropy of the pairs, and the accuracy."""
         scale: Any = 1 / self.temperature
         if isinstance(outputs, tuple | list) and len(outputs) == 3:
             *outputs, scale = outputs
@@ -358,7 +358,7 @@ class InfoNCE(_OfRows):
 
 
 def _unit(rows: jax.Array) -> jax.Array:
-    """Return rows of length 1; a row of zeros remains, with the gradient zero."""
+    """Return rows scaled to length 1; a row of zeros stays zero, and its gradient is zero."""
     squares = jnp.sum(jnp.square(rows), -1, keepdims=True)
     some = squares > 0
     return jnp.where(some, rows * jax.lax.rsqrt(jnp.where(some, squares, 1)), 0)
@@ -368,9 +368,9 @@ class MarginRanking(_OfRows):
     """Ranking of pairs: max(0, -y (a - b) + margin) for scores a and b, and y = 1 or -1.
 
     Outputs are a tuple (first, second) of two arrays of scores (n,). Targets y are 1 if the first
-    is to be ranked higher, and -1 otherwise. The metric is `accuracy`, the fraction of pairs in
+    should be ranked higher, and -1 otherwise. The metric is `accuracy`, the fraction of pairs in
     this order. The loss is that of torch.nn.MarginRankingLoss. A target other than 1 and -1 makes
-    loss and metric NaN. Weights are numbers per row.
+    loss and metric NaN. Example weights have one number per row.
 
     Args:
         margin: Smallest difference of scores for which the loss is 0. Default: 0.

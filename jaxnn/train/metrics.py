@@ -33,7 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..validation import Accepts, one_of, require
+from ..fields import code
+from ..validation import Accepts, one_of
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 PREFIXES = ("validation_", "train_", "test_")
@@ -105,6 +106,21 @@ def badness(value: float | None, maximize: bool) -> float:
     return -float(value) if maximize else float(value)
 
 
+def _is_real(value: Any) -> bool:
+    """Return whether a value is a real scalar, known, traced, or abstract."""
+    kinds = bool | int | float | np.generic | np.ndarray | jax.Array | jax.ShapeDtypeStruct
+    if not isinstance(value, kinds) or jnp.shape(value) != ():
+        return False
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    return any(jnp.issubdtype(jnp.result_type(value), kind) for kind in real)
+
+
+a_metric: Accepts = Accepts(
+    "a real scalar",
+    _is_real,
+    hint="write its mean, train.Ratio(sum, count), or one metric per element",
+    abstract=True,
+)
 STATIC = {"static": True}  # a field that is part of the structure of a pytree
 
 
@@ -299,7 +315,9 @@ class Collected(Metric):
     @property
     def value(self) -> float:  # type: ignore[override]
         """`function(*arrays)` of the rows of this part."""
-        return float(self.function(*map(np.asarray, self.arrays)))
+        found = self.function(*map(np.asarray, self.arrays))
+        name = f"the result of {code(self.function)}, the function of a train.Collected,"
+        return float(a_metric(found, name))
 
 
 def value_of(metric: Any) -> Any:
@@ -359,57 +377,3 @@ def directions(metrics: Mapping[str, Any]) -> dict[str, bool]:
     declared = {name: getattr(one, "maximize", None) for name, one in metrics.items()}
     declared |= {"loss": False} if "loss" in metrics else {}
     return {name: maximize for name, maximize in declared.items() if maximize is not None}
-
-
-def check_metrics(metrics: Any, owner: str) -> None:
-    """Raise TypeError or ValueError for anything but metrics by name.
-
-    Args:
-        metrics: Result of an objective or a program.
-        owner: Name of the function that returned them, for the error.
-    """
-    require(
-        isinstance(metrics, Mapping),
-        f"the metrics that {owner} returns",
-        "a dict by name",
-        metrics,
-        "write return loss, {'accuracy': accuracy}",
-        TypeError,
-    )
-    for name, metric in without_collected(metrics).items():
-        if isinstance(metric, Derived):
-            metric = jax.eval_shape(metric.function, *metric.sums)
-        for leaf in jax.tree.leaves(metric):
-            require(
-                jnp.shape(leaf) == (),
-                f"the metric {name!r} of {owner}",
-                "a scalar",
-                leaf,
-                "write its mean, train.Ratio(sum, count), or one metric per element",
-            )
-
-
-def check_loss(loss: Any, owner: str) -> None:
-    """Raise TypeError for a loss that is not a real scalar, a Ratio, or a Sum.
-
-    Args:
-        loss: Result of an objective or a loss function.
-        owner: Name of the function that returned it, for the error.
-    """
-    for term in loss.terms if isinstance(loss, Sum) else (loss,):
-        leaf = term.sum if isinstance(term, Ratio) else term
-        is_real_scalar = (
-            not isinstance(leaf, Metric | tuple | list | Mapping)
-            and jnp.shape(leaf) == ()
-            and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        )
-        require(
-            is_real_scalar,
-            f"the loss of {owner}",
-            "a real scalar or a train.Ratio",
-            leaf,
-            "write loss.mean() or train.Ratio(loss.sum(), loss.size) for an array, and "
-            "loss.real for a complex number. To report metrics, return loss, metrics from an "
-            "objective, or write a train.Task",
-            TypeError,
-        )

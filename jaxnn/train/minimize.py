@@ -24,13 +24,14 @@ from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
 from ..tree import map_children
-from ..validation import Accepts, instance, positive, require
+from ..validation import Accepts, check_none, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
-from .metrics import check_loss, check_metrics
+from .metric_checks import check_free, check_loss, check_metrics
 from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
+from .record import EVERY_STEP
 from .step import remembered
 from .task import Loss, Task, loss_function, measured, name_of
 from .weights import Weights
@@ -253,6 +254,7 @@ class Minimize(Program):
         loss, metrics = found if pair else (found, {})
         check_loss(loss, owner)
         check_metrics(metrics, owner)
+        check_free(metrics, ("loss", *EVERY_STEP), owner)
         return (loss, {"loss": loss, **metrics}), state
 
     def step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -424,8 +426,6 @@ def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     def shapes(tree: Any) -> Any:  # without types, which are converted
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
 
-    if lines := tree_differences(shapes(drawn), shapes(given), where):
-        raise ValueError(
-            f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
-        )
+    lines = tree_differences(shapes(drawn), shapes(given), where)
+    check_none(lines[:5], f"initial has other {kind} than the objective at {where}")
     return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), drawn, given)

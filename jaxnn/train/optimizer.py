@@ -65,6 +65,9 @@ class Optimizer:
         *parts: Positional arguments of `factory`.
         **arguments: Named arguments of `factory`.
 
+    Raises:
+        TypeError: `factory` is not a function, or does not take these arguments.
+
     >>> import jax, optax
     >>> slow = Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)
     >>> slow
@@ -83,6 +86,7 @@ class Optimizer:
     def __init__(self, factory: Callable[..., Any], /, *parts: Any, **arguments: Any) -> None:
         hint = "write Optimizer(optax.adam, learning_rate=1e-3)"
         function(factory, "Optimizer.factory", hint)
+        _check_call(factory, parts, arguments)
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
 
     @property
@@ -143,6 +147,23 @@ class Optimizer:
         items = [f"{name}={item!r}" for name, item in self.arguments.items()]
         whole = f"{module}.{name}" if module else name
         return f"Optimizer({', '.join([whole, *map(repr, self.parts), *items])})"
+
+
+def _check_call(factory: Any, parts: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that a factory does not take."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some builtins have none
+        return
+    try:
+        signature.bind(*parts, **arguments)
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        name = getattr(factory, "__name__", repr(factory))
+        raise TypeError(
+            f"Optimizer({name}, ...): {error}; write Optimizer({name}, ...) with arguments of "
+            f"{name}, which are {names}"
+        ) from None
 
 
 @jax.tree_util.register_static

@@ -11,6 +11,7 @@ change, in one pytree.
 """
 
 import dataclasses
+import inspect
 from typing import Any, ClassVar, NamedTuple, Protocol, dataclass_transform
 
 import jax
@@ -153,7 +154,17 @@ def strong(leaf: Any) -> Any:
     """Return the leaf as an array that is not weakly typed, as a step would return it."""
     if hasattr(leaf, "dtype") and is_key(leaf):
         return leaf
+    _state_leaf(leaf, "a leaf of the state that init returns")
     return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
+_state_leaf = Accepts(
+    "an array or a number",
+    lambda leaf: isinstance(leaf, bool | int | float | complex) or hasattr(leaf, "dtype"),
+    TypeError,
+    "write it as a field of the program, and return a pytree of arrays",
+    abstract=True,
+)
 
 
 def without_keys(tree: Any) -> Any:
@@ -205,6 +216,26 @@ class _Static:
         return repr(self.value)
 
 
+_ARGUMENTS = {
+    "init": "(self, key, batch)",
+    "step": "(self, state, batch)",
+    "evaluate": "(self, state, batch, *, key)",
+    "predict": "(self, state, inputs)",
+}
+
+
+def _takes(method: Any, form: str) -> bool:
+    """Return whether a method can be called with the arguments in `form`."""
+    positional, _, named = form.partition("*")
+    try:
+        inspect.signature(method).bind(
+            *positional.strip("(), ").split(","), **({"key": 0} if named else {})
+        )
+    except TypeError:
+        return False
+    return True
+
+
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Program:
     """Base of all programs, a frozen dataclass and a pytree. A subclass defines `init` and `step`.
@@ -245,6 +276,13 @@ class Program:
         names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         what = f"a tuple of names of fields, which are {', '.join(sorted(names)) or 'none'}"
         Accepts(what, lambda v: set(v) <= names, TypeError)(cls.static, f"{cls.__name__}.static")
+        for name, form in _ARGUMENTS.items():
+            method = vars(cls).get(name)
+            if inspect.isfunction(method) and not _takes(method, form):
+                raise TypeError(
+                    f"{cls.__name__}.{name} must take {form}, got {inspect.signature(method)}; "
+                    f"write def {name}{form}: ..."
+                )
         jax.tree_util.register_pytree_with_keys(
             cls, cls._flatten_with_keys, cls._unflatten, cls._flatten
         )

@@ -14,7 +14,7 @@ import numpy as np
 from ..core.values import Value
 from ..files.reading import FileError
 from ..validation import above, positive
-from .metrics import Collected, Derived, sum_of, terms_of, without_collected
+from .metrics import Collected, Derived, a_metric, sum_of, terms_of, without_collected
 
 
 class Moment(NamedTuple):
@@ -265,7 +265,9 @@ class Record(Mapping[str, float]):
                 f"the record has {', '.join(twice)} already; give the second hook another name, "
                 "such as train.Evaluate(data, name='test')"
             )
-        self._numbers |= numbers
+        for name, number in numbers.items():
+            a_metric(number, f"the number {name!r} that is added to a record")
+            self._numbers[name] = number if type(number) in (bool, int, float) else float(number)
 
     def plain(self) -> dict[str, float]:
         """Return the record as a dict."""
@@ -305,7 +307,6 @@ class Event:
         is_record: Whether `metrics` form a record of the run. False between two records.
 
     Attributes:
-        state: The program's state. The next step reuses its memory, so copy arrays that you keep.
         step: The number of completed steps.
         epoch: The number of the epoch of the last step, from 1; None without epochs.
         directions: Whether a metric is maximized, by name, as the program declares it.
@@ -317,13 +318,21 @@ class Event:
         self.run: Any = run
         self.metrics: Record = metrics
         self.is_record: bool = is_record
-        self.state: Any = run.state
+        self._state: Any = run.state
         self.step: int = run.step
         self.epoch: int | None = run.epoch
         self.moment: Moment = run.moment()
         self.stop: str | None = run.stop
         self.directions: dict[str, bool] = run.directions
         self.history: list[Record] = run.history
+
+    @property
+    def state(self) -> Any:
+        """The program's state. The next step reuses its memory, so copy arrays that you keep.
+
+        To continue from another state, return `train.RollBack(state)`.
+        """
+        return self._state
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add metrics to the record: floats by name, such as those of a validation.

@@ -32,7 +32,7 @@ deviation: Accepts = above(0).such(
 
 
 class _OfNumbers(Task):
-    """Base of the tasks for numbers: an output for each target, unless a subclass differs."""
+    """Base of the tasks for numbers. Targets have one number per output, unless overridden."""
 
     @property
     def _axis(self) -> int | None:  # type: ignore[override]
@@ -117,7 +117,7 @@ class PoissonRegression(_OfNumbers):
     (...) for one output and (..., outputs) for several. Predictions are the rates exp(z), with the
     shape of the targets. The loss is that of torch.nn.PoissonNLLLoss(); it leaves out log y!, which
     does not depend on the outputs. The metric is `mae`, the mean absolute error of the rates.
-    Weights are handled as in `Regression`. A negative target makes the loss NaN.
+    Weights are handled as in `Regression`. A negative target makes loss and metric NaN.
 
     Args:
         outputs: Number of targets per example. Default: 1.
@@ -153,7 +153,7 @@ class PoissonRegression(_OfNumbers):
 class GaussianRegression(_OfNumbers):
     """Numbers with their uncertainty: negative log likelihood of a normal distribution.
 
-    The loss is `(log v + (y - m)**2 / v) / 2` for the target y, as torch.nn.GaussianNLLLoss(eps=0).
+    The loss is `(log v + (y - m)**2 / v) / 2` for target y, as in torch.nn.GaussianNLLLoss(eps=0).
     For n targets, outputs are (..., 2 n): n means m, then n logarithms of variances, log v.
     Targets are numbers (...) for n = 1 and (..., n) for several. Predictions are a dict of `mean`
     and `std`, arrays with the shape of the targets. The metric is `mae`, the mean absolute error.
@@ -217,8 +217,8 @@ class QuantileRegression(_OfNumbers):
 
     Outputs z are (..., n) for n quantiles, targets y are numbers (...), and predictions are the
     quantiles (..., n) in the unit of the targets. The loss is the mean over examples and quantiles.
-    The metric is `coverage`, the fraction of targets between the first and the last quantile; for
-    one quantile, the fraction below it. Weights, `mean`, and `std` have the same meaning as in
+    The metric is `coverage`, the fraction of targets from the first to the last quantile; for one
+    quantile, the fraction at or below it. Weights, `mean`, and `std` have the same meaning as in
     `Regression`.
 
     Args:

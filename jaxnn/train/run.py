@@ -23,12 +23,12 @@ from ..data.rows import leaves_by_path
 from ..explain.tracebacks import entry, entry_iterator
 from ..keys import as_key, kept_words
 from ..validation import natural
-from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
+from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, memory_spec, named
 from .interruption import Agreed, Asked, watching_peers
 from .metrics import directions
 from .program import Program, check_program, owned, strong
 from .record import Event, Every, Moment, Record, Tally, ends_of
-from .step import SINGLE_DEVICE
+from .step import SINGLE_DEVICE, valid_placement
 from .steps import Loader, Steps, loader_of
 
 ENDLESS = 2**31 - 1  # more steps than any epoch or run has
@@ -93,6 +93,7 @@ class Run:
     def __post_init__(self) -> None:
         """Check that the parts fit together; nothing is computed."""
         check_program(self.program, "run")
+        valid_placement(self.placement, "placement")
         self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
         self._words = np.asarray(kept_words(self.key))
         parts = self.program, self.data, self.batch_size, self._words, self.placement
@@ -107,7 +108,7 @@ class Run:
         self.state: Any = None
         self.step: int = 0
         self.rows: int = 0
-        self._ended_epochs, self._at_end = 0, True  # of epochs of unknown length
+        self._ended_epochs, self._at_end = 0, True  # used if the length of an epoch is unknown
         self.history: list[Record] = []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
@@ -215,7 +216,7 @@ class Run:
                 spec,
             )
         memories = {
-            label: jax.eval_shape(hook.begin, state)
+            label: memory_spec(hook, state)
             for label, hook in zip(self._labels, self.hooks, strict=True)
         }
         # A hook without a memory in the checkpoint begins with a new one.
@@ -360,8 +361,8 @@ class Run:
             self.stop = event.stop = action.reason
             self._stopped_by = repr(one.given)
         elif isinstance(action, RollBack):
-            self.state = event.state = None  # the copy must not be a third state
-            self.state = event.state = owned(action.state)
+            self.state = event._state = None  # the copy must not be a third state
+            self.state = event._state = owned(action.state)
             self.tally = Tally()  # omit the failed steps
 
     def _event(self, is_record: bool) -> Event:

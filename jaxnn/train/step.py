@@ -11,8 +11,9 @@ import jax
 from ..data.check import saturated_batch
 from ..explain.tracebacks import entry
 from ..random import is_outside
-from ..validation import require
-from .metrics import check_metrics, without_collected
+from ..validation import Accepts, require
+from .metric_checks import check_metrics
+from .metrics import without_collected
 from .program import Program, check_program, code_of, owned, strong, tree_differences
 
 
@@ -93,6 +94,12 @@ class SingleDevice:
 
 
 SINGLE_DEVICE = SingleDevice()
+valid_placement: Accepts = Accepts(
+    "a parallel.Placement",
+    lambda one: isinstance(one, SingleDevice) or hasattr(type(one), "put_batch"),
+    TypeError,
+    "write placement=parallel.Placement(parallel.mesh(data=-1)), or leave it out for one device",
+)
 
 
 KEPT = 8
@@ -126,6 +133,7 @@ def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
     (1, ['loss', 'mae'])
     """
     check_program(program, "make_step")
+    valid_placement(placement, "placement")
     return Step(program, placement)
 
 

@@ -26,8 +26,8 @@ A task with another loss is a subclass that keeps metrics and predictions:
 >>> Poly(3, epsilon=1.5)
 Poly(3, epsilon=1.5)
 
-A loss without such predictions is a function. Targets may be any tuple or dict of arrays, such as
-labels for contrastive learning:
+A loss without such predictions is a function. Targets may be an array, such as labels for
+contrastive learning, or any tuple or dict of arrays:
 
 >>> def contrastive(embeddings, labels):
 ...     return optax.ntxent(embeddings, labels, temperature=0.1)
@@ -48,13 +48,12 @@ from ..explain.text import describe
 from ..fields import is_traced
 from ..validation import Accepts, is_number, require, unwritten
 from .examples import WeightedTargets, expand_like, per_target, wide
+from .metric_checks import check_loss, check_metrics
 from .metrics import (
     Collected,
     Derived,
     Direction,
     Ratio,
-    check_loss,
-    check_metrics,
     directed,
     directions_of,
     sum_of,
@@ -218,8 +217,8 @@ def measured(task: Loss, outputs: Any, targets: Any, weights: Any = None) -> dic
         task: Task, or a function loss(outputs, targets).
         outputs: Outputs of the network.
         targets: Targets.
-        weights: As for `Task.measure`. A loss function, and a task that writes `__call__` or
-            `metrics`, takes one per row.
+        weights: As for `Task.measure`. A loss function, and a task that defines `__call__` or
+            `metrics`, accepts one per row.
 
     Raises:
         TypeError, ValueError: A loss that is not a real scalar or `train.Ratio`, a metric with an
@@ -265,7 +264,7 @@ _BOTH = {"__call__", "metrics"}
 
 
 def _own_methods(task: Loss) -> set[str]:
-    """Return which of `__call__` and `metrics` a task writes, both if it has no `measure`."""
+    """Return which of `__call__` and `metrics` a task defines; both if it has no `measure`."""
     kind: Any = type(task)
     if not isinstance(task, Task) or kind.measure is Task.measure:
         return _BOTH
@@ -363,8 +362,8 @@ class MultiTask(Task):
         for name, weight in self.weights:
             if name not in self._named() or not (is_traced(weight) or is_number(weight)):
                 raise ValueError(
-                    f"MultiTask.weights must have numbers by the names of tasks, got {weight!r} "
-                    f"for {name!r}; the tasks are {', '.join(self._named())}"
+                    f"MultiTask.weights must map names of tasks to numbers, got {weight!r} for "
+                    f"{name!r}; the tasks are {', '.join(self._named())}"
                 )
 
     @property

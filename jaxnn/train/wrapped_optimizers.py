@@ -11,7 +11,7 @@ import optax.contrib
 from jax import lax
 
 from ..core import paths
-from ..validation import Accepts, instance, is_number
+from ..validation import Accepts, check_none, instance, is_number
 from .optimizer import (
     Optimizer,
     SlowState,
@@ -26,7 +26,7 @@ from .weights import Weights
 
 
 def by_pattern(*groups: tuple[str, Any]) -> Any:
-    """Return the optimizer that `partition` makes, of pairs of a pattern and its optimizer."""
+    """Return the optimizer of `partition` from pairs of a pattern and its optimizer."""
     optimizers: Any = {str(i): _as_optax(one) for i, (_, one) in enumerate(groups)}
     patterns = [pattern for pattern, _ in groups]
     return optax.partition(optimizers, functools.partial(_labels, patterns))
@@ -126,13 +126,11 @@ def _labels(patterns: list[str], params: Any) -> Any:
                 if others
                 else f"{pattern!r} matches no trained parameter; nn.Inference freezes its own"
             )
-    if lines:
-        raise ValueError(
-            "partition: the patterns do not match the parameters:\n  "
-            + "\n  ".join(lines)
-            + f"\nThe trained parameters are {', '.join(groups) or 'none'}; the first pattern that "
-            'matches is used, and "**" matches all: train.partition({..., "**": optimizer})'
-        )
+    hint = (
+        f"the trained parameters are {', '.join(groups) or 'none'}; the first pattern that matches "
+        'is used, and "**" matches all: train.partition({..., "**": optimizer})'
+    )
+    check_none(lines, "partition: the patterns do not match the parameters", hint)
     return paths.map_with_path(
         lambda path, leaf: None if leaf is None else str(groups[paths.text(path)]), params
     )

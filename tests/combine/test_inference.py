@@ -161,7 +161,7 @@ def test_another_state_inside_does_not_change():
     )
     for net in (nn.Inference(nn.Sequential(count=Counter())), nn.Inference(cached)):
         params, state = net.init(KEY, XS[:, :1]), net.init_state(XS[:, :1])
-        _, after = net.apply(params, XS[:, :1], state=state)
+        _, after = jax.jit(net.apply)(params, XS[:, :1], state=state)
         assert after["count"]["n"] == 0
     assert after["attend"]["written"] == 1
 
@@ -171,8 +171,9 @@ def test_quantized_weights_inside_may_be_part_of_a_training():
     small, params = nn.quantize(plain, plain.init(KEY, X))
     net = nn.Sequential(teacher=nn.Inference(small), head=nn.Dense(2))
     params = net.init(KEY, X) | {"teacher": params}
-    y = net.apply(params, X, train=True)
-    assert_near(y, nn.Dense(2).apply(params["head"], small.apply(params["teacher"], X)))
+    y = jax.jit(lambda params: net.apply(params, X, train=True))(params)
+    hidden = jax.jit(small.apply)(params["teacher"], X)
+    assert_near(y, nn.Dense(2).apply(params["head"], hidden))
     outside, _ = nn.quantize(nn.Inference(plain), plain.init(KEY, X))
     assert outside == nn.Inference(small)
 

@@ -151,20 +151,27 @@ def test_a_loop_over_the_cell(name, batch):
 
 
 @pytest.mark.parametrize(
-    "cell",
-    [pytest.param(nn.LSTMCell(2), marks=pytest.mark.slow), nn.GRUCell(2)],
-    ids=["LSTM", "GRU"],
+    ("cell", "order"),
+    [
+        (nn.GRUCell(2), 1),
+        pytest.param(nn.GRUCell(2), 2, marks=pytest.mark.slow),
+        pytest.param(nn.LSTMCell(2), 2, marks=pytest.mark.slow),
+    ],
+    ids=["GRU", "GRU twice", "LSTM twice"],
 )
-def test_derivatives_of_every_kind(cell):
+def test_derivatives_of_every_kind(cell, order):
     """Forward, backward, and one over the other: the scan has a derivative rule of its own."""
     net = nn.Recurrent(cell)
-    with jax.enable_x64(True):
-        x = normals(0, 3, 2, dtype=np.float64)
-        params = net.init(KEY, x)
-        check_grads(jax.jit(net.apply), (params, x), order=2, modes=("fwd", "rev"))
 
     def total(params: Any, x: Any) -> Any:
         return net.apply(params, x).sum()
+
+    with jax.enable_x64(True):
+        x = normals(0, 3, 2, dtype=np.float64)
+        params = net.init(KEY, x)
+        check_grads(jax.jit(net.apply), (params, x), order=order, modes=("fwd", "rev"))
+        if order == 1:
+            check_grads(jax.jit(jax.grad(total)), (params, x), order=1, modes=("fwd", "rev"))
 
     x = normals(0, 3, 2)
     params = net.init(KEY, x)

@@ -72,6 +72,14 @@ def errors(capsys, *arguments):
     return status, capsys.readouterr().err
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pictures_without_pixels():
+    """Leave out what takes most of these runs; tests of pictures and of experiments draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "png", lambda figure: b"\x89PNG")
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"

@@ -162,7 +162,7 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys,
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, error) == (
         130,
-        "error: interrupted: what was committed is whole; continue with "
+        "error: interrupted: committed results are intact; continue with "
         f"python -m tests.sweep.quick resume {place}\n",
     )
     assert ask is Driver._train
@@ -187,7 +187,7 @@ def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
         status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert status == 128 + number
     assert "8 done" not in out
-    assert error.startswith("error: interrupted: what was committed is whole; continue with ")
+    assert error.startswith("error: interrupted: committed results are intact; continue with ")
     assert signal.getsignal(number) is handlers
     assert said(capsys, "resume", place)[0] == 0
     assert digest(place) == digest(folder)
@@ -204,7 +204,7 @@ def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, mon
     assert status == 1
     assert error == (
         f"error: the disk is full, {place} cannot be written (No space left on device). Nothing "
-        "was lost, what was committed is whole: remove the cause, then write python -m "
+        "was lost; committed results are intact: remove the cause, then write python -m "
         f"tests.sweep.quick resume {place}\n"
     )
     assert said(capsys, "resume", place)[0] == 0

@@ -186,7 +186,7 @@ def test_a_forward_that_draws_needs_no_special_case(net, quiet):
     assert one.shape == other.shape and not np.array_equal(one, other)
     chex.assert_trees_all_equal(nn.capture(net).init(KEY, X), params)
     with pytest.raises(TypeError, match="forward draws random numbers, but no key was given"):
-        net.apply(params, X)
+        jax.eval_shape(net.apply, params, X)
 
 
 def test_a_cell_that_draws():

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
+from jaxnn.executors import processes as processes_
 from jaxnn.executors.clusters import minutes
 from jaxnn.executors.processes import Processes, _Loader, divided, pickled_call
 from jaxnn.installation import install
@@ -309,9 +310,12 @@ def test_every_result_comes_when_a_worker_is_killed(remote, tmp_path):
     assert remote.submit(pow, 2, 3).result(60) == 8
 
 
-def test_a_worker_process_has_its_cores_and_is_replaced_when_it_dies(tmp_path):
+def test_a_worker_process_has_its_share_and_is_replaced_when_it_dies(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,3")
     with create("processes", workers=1) as executor:
         assert isinstance(executor, Processes)
+        assert executor.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result(60) == "GPU-5,3"
+        assert executor.submit(os.getenv, processes_.PREALLOCATE).result(60) == "false"
         assert executor.submit(os.sched_getaffinity, 0).result(60) == os.sched_getaffinity(0)
         first = executor.submit(os.getpid).result(60)
         error = executor.submit(int, "x").exception(60)
@@ -327,6 +331,43 @@ def test_a_worker_process_has_its_cores_and_is_replaced_when_it_dies(tmp_path):
 )
 def test_worker_processes_divide_the_cores(cores, workers, shares):
     assert divided(range(cores), workers) == shares
+
+
+@pytest.mark.parametrize(
+    ("listed", "workers", "variables"),
+    [
+        ("5, 3,7", 2, ["5,3", "7"]),
+        ("GPU-a,MIG-b", 3, ["GPU-a", "MIG-b", "GPU-a"]),  # two workers share the first
+        ("", 2, ["none", "none"]),
+        ("-1", 1, ["none"]),
+    ],
+)
+def test_worker_processes_divide_the_visible_gpus(monkeypatch, listed, workers, variables):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    monkeypatch.setenv(processes_.PREALLOCATE, "true")  # the user's choice stays
+    with Processes(workers) as executor:
+        found = [worker._variables for worker in executor._all]
+    assert [one.pop("CUDA_VISIBLE_DEVICES", "none") for one in found] == variables
+    assert found == [{}] * workers
+
+
+def test_gpus_are_counted_by_their_device_files(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    files = [processes_.Path(f"/dev/nvidia{index}") for index in (2, 10)]
+    monkeypatch.setattr(processes_.Path, "glob", lambda self, pattern: iter(files))
+    assert processes_.visible_gpus() == ["0", "1"]  # as CUDA numbers those that it sees
+
+
+def test_the_environment_of_a_worker_is_not_that_of_its_parent(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv(processes_.PREALLOCATE, raising=False)
+    with processes_.child_environment(processes_.worker_variables(["1"])):
+        assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[processes_.PREALLOCATE]) == (
+            "1",
+            "false",
+        )
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert processes_.PREALLOCATE not in os.environ
 
 
 def test_a_function_of_a_notebook_is_sent_by_value_and_arrives_as_one(monkeypatch):

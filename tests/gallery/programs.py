@@ -69,9 +69,6 @@ SMALL = {
     "wgan_gp": lambda: (wgan_gp.program(4, rows=8, critic_steps=2), None, {}),
 }
 
-# Killed and resumed in other processes for every change; the others at night.
-KILLED = ("vae",)
-
 # What each prints lies between these. The closed form is in the file.
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
     "byol": {"pixels": (0.60, 0.64), "trained": (0.68, 0.80)},

@@ -19,7 +19,7 @@ from jaxnn import train
 from jaxnn.train.program import is_key
 from tests.gallery.killed import digest
 from tests.gallery.more_programs import EAGER, MAPPED
-from tests.gallery.programs import EXPECTED, KILLED, SMALL, TRACES, small
+from tests.gallery.programs import EXPECTED, SMALL, TRACES, small
 
 KEY = jax.random.key(3)
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,8 @@ def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(case, tm
     assert len(TRACES) == traces > 0
 
 
-@pytest.mark.parametrize("case", some(KILLED))
+@pytest.mark.slow  # tests/train/test_checkpoint.py kills a run for every change
+@pytest.mark.parametrize("case", SMALL)
 def test_a_killed_run_resumes_bitwise_in_another_process(case, tmp_path):
     program, data, options = small(case)
     whole = train.fit(program, data, progress=False, **options)

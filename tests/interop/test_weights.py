@@ -345,7 +345,9 @@ def test_two_weights_of_keras_with_one_path():
     x, kernel = np.ones((1, 3), "f"), np.arange(9.0).reshape(3, 3)
     net = nn.Sequential(a=nn.Dense(3, bias=False), b=nn.Dense(3, bias=False))
     twice = [Variable("block/d/kernel", kernel), Variable("block/d/kernel", 2 * kernel)]
-    with pytest.raises(ValueError, match="several weights have one name: block/d/kernel; give the"):
+    with pytest.raises(
+        ValueError, match="several weights have the same name: block/d/kernel; give"
+    ):
         interop.from_keras(net, twice, x)
     names = {"a": "block/d", "b": "block/d"}
     with pytest.raises(ValueError) as caught:
@@ -659,7 +661,7 @@ def test_names_are_of_layers_and_used_once():
 
 def test_two_collections_with_one_name():
     clash = {"params": {"n": {"mean": np.zeros(2)}}, "batch_stats": {"n": {"mean": np.ones(2)}}}
-    with pytest.raises(ValueError, match="several weights have one name: n/mean; pass one of"):
+    with pytest.raises(ValueError, match="several weights have the same name: n/mean; pass one of"):
         interop.from_flax(nn.Sequential(n=nn.BatchNorm()), clash, np.zeros((1, 2), "f"))
 
 
@@ -708,6 +710,18 @@ def test_names_are_a_mapping():
     names: Any = ["0"]
     with pytest.raises(TypeError, match=r"names must be a dict from paths .* got \['0'\]"):
         interop.from_torch(nn.Dense(1), {"weight": np.ones((1, 1))}, jnp.ones((1, 1)), names=names)
+
+
+def test_running_statistics_of_instances_and_the_number_of_batches():
+    net, x = nn.InstanceNorm(track_running_stats=True, momentum=None), np.zeros((1, 4, 2), "f")
+    a = {"weight": [1, 2], "bias": [3, 4], "running_mean": [5, 6], "running_var": [7, 8]}
+    arrays = {k: np.asarray(v, "f") for k, v in a.items()}
+    found = interop.from_torch(net, arrays | {"num_batches_tracked": np.asarray(9)}, x)
+    both = jax.tree.map(np.asarray, (found.params, found.state))
+    assert jax.tree.map(np.ndarray.tolist, both) == (
+        {"scale": [1, 2], "b": [3, 4]},
+        {"mean": [5, 6], "var": [7, 8], "count": 9},
+    )
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,12 @@ def test_prelu_of_each_element_by_the_formula():
     found = jax.jit(lambda a, x: net.apply({"alpha": a}, x))(alpha, images)
     expected = np.where(images >= 0, images, images * alpha[None, :, None])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rrelu_draws_slopes_between_its_bounds():
+    x = -jnp.ones(1000)
+    y = nn.RReLU(0.25, 0.5).apply({}, x, key=jax.random.key(0), train=True)
+    assert -0.5 <= y.min() < -0.49 and -0.26 < y.max() <= -0.25
+    np.testing.assert_allclose(nn.RReLU(0.25, 0.5).apply({}, jnp.array([-2.0, 3.0])), [-0.75, 3.0])
+    with pytest.raises(ValueError, match=r"RReLU.lower must be below upper=0.1, got 0.2"):
+        nn.RReLU(0.2, 0.1)

@@ -100,6 +100,45 @@ def test_functions_of_positions_mask_and_change_scores():
     assert_near(*run(x))
 
 
+def test_a_prefix_is_seen_whole_in_cached_decoding():
+    """Equal to the whole sequence if the prefix comes in one call, with two sequences in a row."""
+    net = nn.MultiHeadAttention(2, mask_mod=nn.PrefixMask(3))
+    cached, x = nn.with_cache(net, 12), normals(2, 1, 9, 8)
+    ids = jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 2]])
+    params, place = net.init(KEY, x), np.arange(6)
+    seen = jnp.asarray((place < 3) | (place <= place[:, None]))
+    plain = nn.MultiHeadAttention(2)
+
+    def fed(x, splits, **named):
+        state, parts, start = cached.init_state(x[:, :1]), [], 0
+        for end in splits:
+            given = {k: a[:, start:end] for k, a in named.items()}
+            y, state = cached.apply(params, x[:, start:end], state=state, **given)
+            parts.append(y)
+            start = end
+        return jnp.concatenate(parts, 1)
+
+    @jax.jit
+    def run(x):
+        x1 = x[:, :6]
+        one = plain.apply(params, x1, mask=seen), net.apply(params, x1)
+        found = fed(x1, (3, 6)), fed(x, (7, 9), segment_ids=ids)
+        whole = net.apply(params, x, segment_ids=ids)
+        return (one, found), (one[::-1], (one[0], whole)), fed(x1, (2,))
+
+    found, wanted, early = run(x)
+    assert_near(found, wanted)
+    assert np.isnan(early).all()
+
+
+@pytest.mark.slow  # operations are compiled one by one
+def test_a_prefix_in_two_calls_raises_outside_of_jit():
+    cached = nn.with_cache(nn.MultiHeadAttention(2, mask_mod=nn.PrefixMask(3)), 4)
+    params, state = cached.init(KEY, X), cached.init_state(X)
+    with pytest.raises(ValueError, match=r"PrefixMask\(3\) lets positions of this chunk see later"):
+        cached.apply(params, X[:, :2], state=state)
+
+
 def test_additive_attention_as_keras():
     a = stored("additive")
     eye, zero = jnp.eye(3), jnp.zeros(3)
@@ -152,6 +191,8 @@ def test_wrong_inputs_are_reported():
     with pytest.raises(ValueError, match="would leave out cached keys"):
         cached = nn.with_cache(nn.MultiHeadAttention(2, causal=True))
         cached.apply(cached.init(KEY, X), X, method="weights")
+    with pytest.raises(ValueError, match=r"causal must be False with PrefixMask.*omit causal"):
+        nn.MultiHeadAttention(2, causal=True, mask_mod=nn.PrefixMask(3))
     with pytest.raises(TypeError, match="mask_mod must be None or a plain function"):
         nn.MultiHeadAttention(2, mask_mod=nn.Dense(3))
     with pytest.raises(ValueError, match="num_buckets must be below max_distance=8, got 32"):

@@ -65,6 +65,66 @@ def test_other_products_as_keras(name):
     assert_near(run(a["x"], params, a["dy"]), (a["y"], (slopes, a["dx"])))
 
 
+DROPPED = {
+    "LSTM": (nn.LSTMCell(4), np.asarray),
+    "GRU": (nn.GRUCell(4, reset_after=False), ordered),
+    "SimpleRNN": (nn.RNNCell(4), np.asarray),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_recurrent_dropout_as_keras(name):
+    """One mask for all steps, given as `Recurrent` passes it."""
+    (cell, order), a = DROPPED[name], stored(f"dropped {name}")
+    net = nn.Recurrent(cell)
+    params, slopes = (
+        {"input": {k: order(a[d + k]) for k in "wb"}, "recurrent": {"w": order(a[f"{d}u"])}}
+        for d in ("", "d")
+    )
+
+    @jax.jit
+    def run(x, params, dy):
+        y, pull = jax.vjp(lambda p, x: net.apply(p, x, recurrent_mask=a["mask"]), params, x)
+        return y, pull(dy)
+
+    assert_near(run(a["x"], params, a["dy"]), (a["y"], (slopes, a["dx"])))
+
+
+def test_recurrent_dropout_draws_one_mask_for_each_row():
+    """With h' = h * mask + 1, h after T steps is T if the mask is 0, and 2**T - 1 if it is 2."""
+
+    class Sum(nn.Cell):
+        def parameters(self, carry, x):
+            ones = (nn.ones(),)
+            return {"input": self._input(x, ones, ()), "recurrent": self._recurrent(ones)}
+
+        def step(self, carry, gate):
+            return {"h": gate}, gate
+
+    net, x = nn.Recurrent(Sum(1), recurrent_dropout=0.5), jnp.ones((64, 4, 1))
+    params = net.init(KEY, x)
+
+    @jax.jit
+    def run(key):
+        return net.apply(params, x, key=key, train=True), net.apply(params, x)
+
+    dropped, whole = run(KEY)
+    np.testing.assert_array_equal(whole[..., 0], np.tile(np.arange(1.0, 5), (64, 1)))
+    rows = {tuple(row) for row in np.asarray(dropped[..., 0]).tolist()}
+    assert rows == {(1.0, 1.0, 1.0, 1.0), (1.0, 3.0, 7.0, 15.0)}
+    assert 16 < (dropped[:, -1, 0] == 1).sum() < 48
+    with pytest.raises(TypeError, match=r"takes the named input recurrent_mask.*_Plain"):
+        nn.Recurrent(_Plain(), recurrent_dropout=0.5)
+
+
+class _Plain(nn.Primitive):
+    def carries(self, x):
+        return {}
+
+    def forward(self, params, carry, x):
+        return carry, x
+
+
 def test_peepholes_as_onnx():
     a = stored("peepholes")
 
@@ -111,9 +171,22 @@ def test_layer_normalized_lstm_by_the_formula():
 
 def test_cells_without_bias_have_none():
     x = jnp.zeros((1, 2, 3))
-    for cell in (nn.RNNCell(2, bias=False), nn.GRUCell(2, bias=False), nn.LSTMCell(2, bias=False)):
+    for kind in (nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.MinimalGatedCell):
+        cell = kind(2, bias=False)
         params = jax.eval_shape(nn.Recurrent(cell).init, KEY, x)
         assert {part: list(arrays) for part, arrays in params.items()} == {
             "input": ["w"],
             "recurrent": ["w"],
         }
+
+
+def test_a_minimal_gated_cell_without_bias_is_one_with_zeros():
+    with_bias, without = (
+        nn.Recurrent(nn.MinimalGatedCell(2, forget_init=nn.zeros(), bias=bias))
+        for bias in (True, False)
+    )
+    x = normals(0, 2, 4, 3)
+    params = with_bias.init(KEY, x)
+    short = {part: {"w": arrays["w"]} for part, arrays in params.items()}
+    y, z = jax.jit(lambda p, q: (with_bias.apply(p, x), without.apply(q, x)))(params, short)
+    assert_near(y, z)

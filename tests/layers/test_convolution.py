@@ -118,6 +118,17 @@ def test_transposed_as_flax():
     assert_agree(net.apply, theirs, weights(3, 2, 3, 4), normals(0, 2, 4, 3, 3))
 
 
+def test_transposed_with_a_stride_longer_than_the_window_as_flax():
+    peer = flax.linen.ConvTranspose(4, (2,), strides=(3,), padding="VALID", transpose_kernel=True)
+
+    def theirs(params, x):
+        kernel = jnp.swapaxes(params["w"], -1, -2)
+        return peer.apply({"params": {"kernel": kernel, "bias": params["b"]}}, x)
+
+    net = nn.ConvTranspose(4, 2, stride=3, padding="valid", output_padding="stride")
+    assert_agree(net.apply, theirs, weights(2, 3, 4), normals(0, 2, 3, 3))
+
+
 def test_transposed_as_equinox():
     def make() -> eqx.nn.ConvTranspose2d:
         return eqx.nn.ConvTranspose2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0), key=KEY)
@@ -491,7 +502,7 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
         (
             nn.Conv(4, 9, padding="reflect"),
             jnp.ones((4, 1)),
-            "at most 3 elements on each side of an axis of 4, but the",
+            "at most 3 elements on each side of an axis of 4, but 4 are needed",
         ),
         (
             nn.Conv(4, 11, padding="circular"),

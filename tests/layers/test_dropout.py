@@ -59,7 +59,13 @@ def test_the_identity_without_training_and_at_rate_zero():
 
 @pytest.mark.parametrize(
     "net",
-    [nn.Dropout(0.0), nn.AlphaDropout(0), nn.StochasticDepth(0.0), nn.GaussianNoise(0.0)],
+    [
+        nn.Dropout(0.0),
+        nn.AlphaDropout(0),
+        nn.StochasticDepth(0.0),
+        nn.GaussianNoise(0.0),
+        nn.GaussianDropout(0.0),
+    ],
     ids=str,
 )
 def test_a_known_rate_of_zero_needs_no_key_and_a_traced_one_does(net):
@@ -144,6 +150,21 @@ def test_gaussian_noise():
     y = nn.GaussianNoise(0.5).apply({}, x, key=KEY, train=True)
     assert_near(y, x + 0.5 * jax.random.normal(KEY, (5, 4)))
     np.testing.assert_array_equal(nn.GaussianNoise(0.5).apply({}, x), x)
+
+
+def test_gaussian_dropout_is_noise_with_the_variance_of_dropout():
+    x = normals(0, 5, 4)
+    y = nn.GaussianDropout(0.2).apply({}, x, key=KEY, train=True)
+    assert_near(y, x * (1 + 0.5 * jax.random.normal(KEY, (5, 4))))
+    np.testing.assert_array_equal(nn.GaussianDropout(0.2).apply({}, x), x)
+
+
+def test_alpha_dropout_of_feature_maps():
+    """torch.nn.FeatureAlphaDropout: a whole map has one value or keeps its numbers."""
+    y = nn.AlphaDropout(0.5, (-3, -2)).apply({}, normals(0, 8, 2, 2, 4), key=KEY, train=True)
+    maps = np.asarray(y).transpose(0, 3, 1, 2).reshape(32, 4)
+    fell = (maps == maps[:, :1]).all(1)
+    assert 0 < fell.sum() < 32 and len(set(maps[fell, 0].tolist())) == 1
 
 
 @pytest.mark.parametrize("kind", [nn.AlphaDropout, nn.StochasticDepth, nn.GaussianNoise])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from tests.fixtures.layers import stored as layer_stored
 from tests.fixtures.normalization import CASES, FILE
 from tests.near import assert_near
 
@@ -79,3 +80,64 @@ def test_weight_norm(name):
     params, grads = ({"w": {k: a[p + k] for k in "vg"}, "b": a[p + "b"]} for p in ("", "d"))
     chex.assert_trees_all_equal_shapes(net.init(jax.random.key(0), a["x"]), params)
     agree(net, params, grads, a, {}, train=True)
+
+
+def gradients(net, params, x, dy, **options):
+    """y, the gradients, and the new state, of one program."""
+
+    @jax.jit
+    def run(params, x, dy):
+        y, pull, state = jax.vjp(lambda p, x: net.apply(p, x, **options), params, x, has_aux=True)
+        return y, pull(dy), state
+
+    return run(params, x, dy)
+
+
+def test_running_statistics_of_instances():
+    """torch's running variance is of variances divided by n - 1."""
+    a = layer_stored("instance, running")
+    net = nn.InstanceNorm(track_running_stats=True, momentum=0.7)
+    params, n = {k: a[k] for k in ("scale", "b")}, a["x"].shape[1]
+    y, slopes, state = gradients(
+        net, params, a["x"], a["dy"], state=net.init_state(a["x"]), train=True
+    )
+    assert_near((y, slopes), (a["y"], ({k: a[f"d{k}"] for k in params}, a["dx"])))
+    assert_near(state, {"mean": a["mean"], "var": 0.7 + (a["var"] - 0.7) * (n - 1) / n})
+    given = {"mean": a["mean"], "var": a["var"]}
+    later = jax.jit(lambda x: net.apply(params, x, state=given)[0])(a["x"])
+    assert_near(later, a["later"])
+
+
+def test_cumulative_statistics_of_batches():
+    a = layer_stored("batch, cumulative")
+    net = nn.BatchNorm(None, scale=False, bias=False)
+    state, n = net.init_state(a["x"][0]), a["x"].shape[1]
+    step, y = jax.jit(lambda x, s: net.apply({}, x, state=s, train=True)), None
+    for part in a["x"]:
+        y, state = step(part, state)
+    assert_near(y, a["y"])
+    assert_near(state, {"count": 3, "mean": a["mean"], "var": a["var"] * (n - 1) / n})
+
+
+def test_batch_renormalization_as_keras():
+    a = layer_stored("batch renorm")
+    # The first running deviation is 1 in keras, and sqrt(1 + eps) here.
+    net = nn.BatchNorm(0.7, eps=1e-6, renorm=True, r_max=1.5, d_max=0.4)
+    params, state = {k: a[k] for k in ("scale", "b")}, net.init_state(a["x"][0])
+    first, last = a["x"]
+    _, state = net.apply(params, first, state=state, train=True)
+    y, slopes, state = gradients(net, params, last, a["dy"], state=state, train=True)
+    assert_near((y, slopes), (a["y"], ({k: a[f"d{k}"] for k in params}, a["dx"][1])))
+    assert_near(state, {k: a[k] for k in ("mean", "var")})
+
+
+def test_unit_norm():
+    a = layer_stored("unit norm")
+    net = nn.UnitNorm(1)
+
+    @jax.jit
+    def run(x, dy):
+        y, pull = jax.vjp(lambda x: net.apply({}, x), x)
+        return y, *pull(dy)
+
+    assert_near(run(a["x"], a["dy"]), (a["y"], a["dx"]))

@@ -176,6 +176,8 @@ def test_images_and_texts_are_embedded_as_by_transformers(tmp_path: Path):
     saved, arrays = (load_file(f / "model.safetensors") for f in (tmp_path / "saved", folder))
     assert saved.keys() == arrays.keys()
     jax.tree.map(np.testing.assert_array_equal, saved, arrays)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["architectures"] == ["CLIPModel"] and config["text_config"]["hidden_size"] == 8
     assert CLIP.from_pretrained(tmp_path / "saved").model == model.__class__(**model.explicit())
 
 

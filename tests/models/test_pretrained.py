@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxnn.interop.torch_names import GEMMA, LLAMA
 from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
-from jaxnn.models import BERT, GPT
+from jaxnn.models import BERT, GPT, Tokenizer
 from jaxnn.models.clip import CLIP_FAMILIES
 from jaxnn.models.families import (
     BERT_FAMILIES,
@@ -129,6 +129,7 @@ def test_encoder_saved_and_loaded_again(name: str, tmp_path: Path):
     model.save_pretrained(tmp_path / "saved", params)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["model_type"] == name and config["max_position_embeddings"] == 14
+    assert config["architectures"] == [f"{name.title()}Model"]
     again = BERT.from_pretrained(tmp_path / "saved", pooling="pooler")
     assert again.model == model
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
@@ -353,10 +354,11 @@ def test_sentence_encoder_with_its_published_weights(tmp_path: Path):
     mask = given["attention_mask"]
     mean = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     _, net, params, _ = BERT.from_pretrained(folder, pooling="mean")
-    tokens, types, mask = (
-        given[name].numpy().astype(np.int32)
-        for name in ("input_ids", "token_type_ids", "attention_mask")
-    )
+    found = Tokenizer.from_pretrained(folder)(SENTENCES)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    for ours, name in zip(found, names, strict=True):
+        np.testing.assert_array_equal(ours, given[name].numpy())
+    tokens, mask, types = found
     y = jax.jit(net.apply)(params, tokens, token_types=types, segment_ids=mask)
     np.testing.assert_allclose(y, mean.numpy(), atol=1e-5)
 

@@ -198,7 +198,7 @@ def test_templates_cannot_leave_the_sandbox(folder: Path, attack: str):
 
 
 def test_files_that_are_missing_or_broken(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
+    with pytest.raises(FileNotFoundError, match=r"there is no tokenizer\.json"):
         Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json: "):

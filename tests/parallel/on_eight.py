@@ -38,7 +38,7 @@ SWIGLU = models.GPT(
 
 CONVOLUTION = nn.Sequential(
     nn.Conv(8, (3, 3), bias=False),
-    nn.BatchNorm(),
+    nn.BatchNorm(None, renorm=True),
     jax.nn.relu,
     nn.GlobalAvgPool(),
     nn.Dense(8),

@@ -23,6 +23,7 @@ from jaxnn.executors import create
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.files import writing
 from jaxnn.sweep import Choice, Grid, Space, cohort
+from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.settings import Settings
 from tests.sweep import driven, quick, toy
@@ -360,6 +361,33 @@ def test_population_based_training_goes_on_from_the_better(tmp_path):
 # Seeds
 
 
+def test_a_driver_reads_what_may_have_changed_and_has_the_whole_history(tmp_path):
+    settings = dataclasses.replace(FEW, batch=2, halving="successive", eta=2)
+    made, read = quick.experiment(RATES), []
+
+    class Counted(Ledger):
+        def trials(self, first=0):
+            read.append(first)
+            return super().trials(first)
+
+    begun = driven.begun(made, settings, tmp_path / "sweep", Counted)
+    with begun as ledger, create("local") as executor:
+        driver = Driver(made, ledger, executor)
+        driver.run()
+        read.clear()
+        known = driver.history()
+        assert read == [4]  # all four had ended
+        fresh = Driver(made, ledger, executor).history()
+    assert (known.trials, known.curves, known.trained) == (
+        fresh.trials,
+        fresh.curves,
+        fresh.trained,
+    )
+    assert len(known.trials) == 4 and known.curves["validation_loss"]
+    rounds = {trial.number: trial.round for trial in known.trials}
+    assert rounds == {0: 0, 1: 0, 2: 1, 3: 1}
+
+
 def test_each_seed_is_a_lane_and_a_trial_is_judged_by_their_mean(tmp_path):
     settings = dataclasses.replace(FEW, seeds=3, halving="successive", eta=2)
     folder, told = tmp_path / "sweep", []
@@ -382,7 +410,8 @@ def test_each_seed_is_a_lane_and_a_trial_is_judged_by_their_mean(tmp_path):
         following = [number for number in order if any(e > epoch for e in means[number])]
         assert following == order[:count]
     (best,) = [number for number, status in enumerate(statuses) if status == "done"]
-    assert told[-1].best == (best, pytest.approx(means[best][4], rel=1e-15))
+    assert told[-1].top[0].number == best
+    assert [*told[-1].top[0].metrics.values()] == [pytest.approx(means[best][4], rel=1e-15)]
     assert (told[-1].asked, told[-1].trials, told[-1].lanes) == (4, 4, 3 * (4 + 2 + 1))
     assert all(len(one.lanes) % 3 == 0 for one in cohorts)  # a trial's seeds go together
 

@@ -97,6 +97,34 @@ def test_optuna_opens_its_storage(tmp_path):
     study._storage._backend.engine.dispose()
 
 
+def test_optuna_gets_all_objectives_and_constraints(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    sizes = {group.name: 100.0 * (at + 1) for at, group in enumerate(SWEEP.groups)}
+    groups = [
+        dataclasses.replace(group, probe={"metrics": {"parameters": sizes[group.name]}})
+        for group in SWEEP.groups
+    ]
+    facts = {
+        **SWEEP.facts,
+        "objectives": [["validation_accuracy", True], ["parameters", False]],
+        "settings": {"constraints": ["parameters <= 100"]},
+    }
+    sweep = dataclasses.replace(SWEEP, groups=groups, facts=facts)
+    assert len(sizes) > 1
+    export_sweep(sweep, "optuna", tmp_path / "study.db")
+    study = optuna.load_study(study_name="mnist_mlp", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert [one.name for one in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["validation_accuracy", "parameters"]
+    for trial, ours in zip(study.trials, sweep.trials, strict=True):
+        if trial.state.name == "COMPLETE":
+            size = sizes[ours.group or ""]
+            assert trial.values == [sweep.scores[ours.number].mean, size]
+            assert trial.system_attrs["constraints"] == [max(size - 100, 0) / 100]
+    assert [one.number for one in study.best_trials] == sorted(t.number for t in sweep.front)
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()
+
+
 def test_optuna_gets_the_times_of_trials(tmp_path):
     optuna = pytest.importorskip("optuna")
     export_sweep(TIMED, "optuna", tmp_path / "study.db")

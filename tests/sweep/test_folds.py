@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnn import data, sweep, train
+from jaxnn.data.rows import classes_of
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import Configured, Loaded
 from jaxnn.sweep import Grid
@@ -59,6 +60,36 @@ def test_folds_have_equal_sizes_and_the_rows_that_are_left_are_trained_on():
     np.testing.assert_array_equal(augmented.validation, ROWS[found.held[2]])
     assert len(augmented.train.functions) == 1
     assert augmented.train.source.shape == (19,)
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(60, 5), (63, 5), (40, 7)])
+def test_folds_of_classes_are_those_of_stratified_k_fold(rows, folds):
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    counts = [rows // 2, rows - rows // 2 - rows // 5, rows // 5]
+    classes = np.random.default_rng(2).permutation(np.repeat([3, 5, 9], counts))
+    parts = data.Examples(np.zeros((rows, 1), "f"), classes)
+    found = Folded(Loaded(((*parts,), None)), folds)
+    held = [np.bincount(classes[one], minlength=10) for one in found.held]
+    assert np.ptp(held, axis=0).max() <= 1
+    assert [len(one) for one in found.held] == [rows // folds] * folds
+    assert len(np.unique(np.concatenate(found.held))) == rows // folds * folds
+    split = model_selection.StratifiedKFold(folds).split(classes, classes)
+    theirs = [np.bincount(classes[test], minlength=10) for _, test in split]
+    # Left-over rows, which are those of the last class in order, are trained on here.
+    last = classes[np.sort(np.unique(classes, return_index=True)[1])][-1]
+    others = np.arange(10) != last
+    np.testing.assert_array_equal(np.array(held)[:, others], np.array(theirs)[:, others])
+    if rows % folds == 0:
+        np.testing.assert_array_equal(held, theirs)
+
+
+def test_what_are_classes():
+    x, y = np.zeros((4, 1)), np.array([7, 3, 7, 5])
+    np.testing.assert_array_equal(classes_of((x, y)), [0, 1, 0, 2])
+    np.testing.assert_array_equal(classes_of((x, y, np.ones(4))), [0, 1, 0, 2])
+    np.testing.assert_array_equal(classes_of(data.Examples(x, y == 3)), [0, 1, 0, 0])
+    for rows in (x, {"x": x, "y": y}, (x, y.astype("f")), (x, y[:, None]), (x, {"a": y})):
+        assert classes_of(rows) is None
 
 
 @pytest.mark.parametrize(

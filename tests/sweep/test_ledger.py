@@ -544,7 +544,7 @@ def test_a_full_disk_in_the_ledger_stops_cleanly_and_goes_on(ledger):
     with pytest.raises(
         LedgerError,
         match=rf"the disk is full, the ledger in {ledger.folder} cannot grow \(database or disk is "
-        rf"full\)\. Nothing was lost, what was committed is whole: .*{PLACE}{ledger.folder}",
+        rf"full\)\. Nothing was lost; committed results are intact: .*{PLACE}{ledger.folder}",
     ) as raised:
         ledger.commit(cohort, results, {0: "done", 1: "done"}, lanes=b"x")
     assert "\n" not in str(raised.value)

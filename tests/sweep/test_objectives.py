@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -12,9 +13,12 @@ import pytest
 from jaxnn import sweep
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
+from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.external import searcher
+from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.report.scores import front
+from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.score import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.search import Observation
 from jaxnn.sweep.settings import Settings
@@ -164,7 +168,7 @@ def test_a_program_is_counted_by_hand():
         ({"maximize": "validation_accuracy", "minimize": "parameter"},
          "the program reports no metric 'parameter'; did you mean 'parameters'?"),
         ({"minimize": "parameters"},
-         "parameters is known before training: add a metric that the program reports, of "
+         "parameters is known before training: add a metric that the program reports, one of "
          "accuracy, loss, validation_accuracy, validation_loss, such as --metric validation_loss"),
         ({"maximize": "loss", "minimize": ("loss", "bytes")},
          "loss is an objective twice, of --maximize loss and --minimize loss bytes: write it once"),
@@ -187,7 +191,7 @@ def test_objectives_that_cannot_be_are_refused(settings, message):
     assert str(error.value) == message
 
 
-def test_a_sweep_has_a_front_and_feasible_trials_first():
+def test_a_sweep_has_a_front_and_feasible_trials_first(monkeypatch):
     space = {"model.width": Choice(4, 8), "optimizer.learning_rate": LogUniform(1e-3, 0.3)}
     with tempfile.TemporaryDirectory() as folder:
         options = {
@@ -200,6 +204,13 @@ def test_a_sweep_has_a_front_and_feasible_trials_first():
         )  # fmt: skip
         result = sweep.open(f"{folder}/sweep", quick.EXPERIMENT)
         page = front(result.sweep)
+        about = SimpleNamespace(
+            settings=Settings(), space=TRACED, objectives=result.sweep.objectives,
+            constraints=result.sweep.constraints, metric=result.sweep.metric, maximize=True,
+        )  # fmt: skip
+        with Ledger.open(f"{folder}/sweep") as ledger:
+            reporter = Reporter(ledger, about, print)  # type: ignore[arg-type]
+            tops = reporter._top(ledger.trials())
         assert result.best.state.params[0]["w"].shape[1] == result.best.values["model.width"]
     sizes = [one.costs["parameters"] for one in result.trials]
     assert sizes == [75 * one.values["model.width"] + 10 for one in result.trials]
@@ -213,6 +224,20 @@ def test_a_sweep_has_a_front_and_feasible_trials_first():
         i for i, number in zip(feasible, numbers, strict=True) if number == 0
     }
     assert any(far)
+    # The terminal shows all metrics, at the end and while the sweep runs.
+    assert ", parameters " in best_trials(result.sweep).splitlines()[1]  # in blocks
+    monkeypatch.setenv("COLUMNS", "200")
+    heads, *rows = best_trials(result.sweep).splitlines()[1:6]
+    assert heads.split()[:5] == ["trial", "validation_accuracy", "parameters", "bytes", "violates"]
+    shown = [row.split()[:4] for row in rows]
+    assert [int(row[0]) for row in shown] == [one.number for one in result.ranking[:4]]
+    assert [float(row[2]) for row in shown] == [sizes[int(row[0])] for row in shown]
+    assert ["bytes <= 1240" in row for row in rows] == [far[int(row[0])] > 0 for row in shown]
+    note = f"On the Pareto front of validation_accuracy and parameters: {len(result.front)} trial"
+    assert note in best_trials(result.sweep)
+    assert [top.number for top in tops] == [one.number for one in result.ranking[:3]]
+    assert tops[0].metrics["parameters"] == result.best.costs["parameters"]
+    assert [*tops[0].metrics] == ["validation_accuracy", "parameters", "bytes"]
     assert page.count("<circle") == 8
     assert page.count('fill="currentColor" stroke=') == len(result.front)
     assert "larger validation accuracy and smaller parameters, with bytes &lt;= 1240." in page

@@ -389,7 +389,7 @@ def test_an_interrupted_sweep_reports_the_call_and_needs_no_settings(whole, tmp_
         patch.setattr(Driver, "_train", interrupted)
         with pytest.raises(
             KeyboardInterrupt,
-            match=r"what was committed is whole: .*sweep.run\(..., folder='.*cut'",
+            match=r"committed results are intact: .*sweep.run\(..., folder='.*cut'",
         ):
             run(place, exact=True)
     cut = sweep.open(place, EXPERIMENT)

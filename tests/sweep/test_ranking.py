@@ -25,10 +25,10 @@ from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.remaining import Reporter
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import known_best
+from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick, toy
@@ -84,13 +84,15 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
             epochs=4,
             settings=Settings(trials=8),
             space=SPACE,
+            objectives=[("validation_f1", maximize)],
+            constraints=(),
         )
         reporter = Reporter(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
         told = reporter.progress(4)
     sign = 1 if maximize else -1
     # A trial that ran longer comes after a better one, one that was stopped after all of those.
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]
-    assert told.best == (3, sign * 0.9)
+    assert (told.top[0].number, told.top[0].metrics) == (3, {"validation_f1": sign * 0.9})
     assert [trial.number for trial in found.finalists] == [3, 1, 6, 0]
     rows = [line.split() for line in best_trials(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]

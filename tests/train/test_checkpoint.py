@@ -319,9 +319,11 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD, ids=repr)
-def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
-    folder = tmp_path / os.fsdecode(name)
+@pytest.mark.parametrize(
+    "parts", [ODD, *(pytest.param([name], marks=pytest.mark.slow) for name in ODD)], ids=repr
+)
+def test_a_folder_of_any_name_is_resumed(tmp_path, parts, recwarn):
+    folder = tmp_path.joinpath(*map(os.fsdecode, parts))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for epochs in (1, 2):

@@ -111,29 +111,26 @@ def test_norms_and_metrics_are_those_of_the_student():
     assert names == ["gradient_norm/student/0/w", "gradient_norm/student/2/w"]
 
 
+# An average, a second gradient, and groups; the others, whose tests are slow, are like these.
+SEVERAL = {
+    "with_ema": train.with_ema(optax.adam(1e-2), decay=0.5),
+    "sam": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
+    "partition": train.partition({"student/2/*": None, "**": optax.adam(1e-2)}),
+}
+MORE = {
+    "lookahead": optax.lookahead(optax.sgd(0.1), 2, 0.5),
+    "schedule_free": optax.contrib.schedule_free_sgd(0.1),
+    "dynamic_loss_scale": train.dynamic_loss_scale(optax.adam(1e-2)),
+    "muon": optax.contrib.muon(1e-2),
+}
+
+
 @pytest.mark.parametrize(
-    "optimizer",
-    [
-        train.with_ema(optax.adam(1e-2), decay=0.5),
-        optax.lookahead(optax.sgd(0.1), 2, 0.5),
-        optax.contrib.schedule_free_sgd(0.1),
-        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
-        train.dynamic_loss_scale(optax.adam(1e-2)),
-        train.partition({"student/2/*": None, "**": optax.adam(1e-2)}),
-        optax.contrib.muon(1e-2),
-    ],
-    ids=[
-        "with_ema",
-        "lookahead",
-        "schedule_free",
-        "sam",
-        "dynamic_loss_scale",
-        "partition",
-        "muon",
-    ],
+    "name", [*SEVERAL, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
 )
-def test_stacks_averages_and_micro_batches(optimizer):
+def test_stacks_averages_and_micro_batches(name):
     """What an optimizer evaluates with has the parameters of the teacher as they are."""
+    optimizer: Any = (SEVERAL | MORE)[name]
     block = nn.Residual(nn.Sequential(nn.Dense(4), nn.Dropout(0.5)))
     net = Distillation(
         nn.Sequential(nn.Repeat(nn.Inference(block), 2), nn.Inference(nn.Repeat(block, 2))),
@@ -307,6 +304,6 @@ def test_weights_without_the_state_of_the_part_are_refused():
     program = train.Minimize(NET, optax.adam(1e-2), initial={"teacher": weights})
     with pytest.raises(
         ValueError,
-        match=r"initial has other state than the objective at 'teacher': 1/mean is missing",
+        match=r"initial has other state than the objective at 'teacher':\s+1/mean is missing",
     ):
         program.init(KEY, X)

@@ -305,7 +305,7 @@ def test_tasks_are_values(task):
         (
             lambda: train.MultiTask({"a": train.Regression()}, weights={"b": 1.0}),
             ValueError,
-            r"MultiTask.weights must have numbers by the names of tasks, got 1.0 for 'b'; the "
+            r"MultiTask.weights must map names of tasks to numbers, got 1.0 for 'b'; the "
             r"tasks are a",
         ),
         (

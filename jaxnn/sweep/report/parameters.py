@@ -47,10 +47,10 @@ FEWEST = 25  # comparable trials that are needed
 LEAST = 10  # of them, that have the parameter
 COMPARED = 2000  # trials that are compared: of more, an even sample
 SHUFFLES = 1000
-ERROR = 0.05  # of sweeps in which a parameter without effect may count
+ERROR = 0.05  # fraction of sweeps in which a parameter without effect may count
 BINS = 5  # parts of a range in which failures are counted
 COMMON = 10  # causes of failures in the table
-FLEXIBLE = 100  # trials from which a polynomial has degree 4 instead of 2
+FLEXIBLE = 100  # number of trials from which polynomials have degree 4 instead of 2
 
 
 class Importance(NamedTuple):
@@ -105,11 +105,11 @@ def importance_of(sweep: Sweep) -> Importance | str:
 
 
 def common_scores(sweep: Sweep) -> tuple[int | None, dict[int, float]]:
-    """Return how to compare all trials with a score: an epoch, and the metric there by number.
+    """Return an epoch at which all trials with a score can be compared, and their scores there.
 
-    If all of them ran to their end, it is None and their scores, even if their numbers of epochs
-    differ. Otherwise, the epoch is the last one that all of them reached; (0, {}) if there is no
-    score.
+    If all of them ran to completion, the epoch is None and the scores are their final ones, even if
+    their numbers of epochs differ. Otherwise, the epoch is the last one that all of them reached.
+    Without any score, the result is (0, {}).
     """
     if sweep.scores and all(trial.status == "done" for trial in sweep.ranking):
         return None, {number: score.mean for number, score in sweep.scores.items()}

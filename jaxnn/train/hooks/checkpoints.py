@@ -12,6 +12,7 @@ run, is raised and leaves the folder unchanged.
 import contextlib
 import itertools
 import math
+import os
 import shutil
 import signal
 import sqlite3
@@ -38,6 +39,9 @@ from ..record import Event, Every, Moment
 from .hook import MAXIMIZE, Hook, is_maximized, title, warn
 
 LOCK = "run.lock"
+_FOLDER = instance(
+    (str, os.PathLike), "the path of a folder", "write train.Checkpoints('runs/a/checkpoints')"
+)
 EVERY = instance(Every, "a train.Every", "write every=train.Every(epochs=1)")
 
 
@@ -72,7 +76,7 @@ class Checkpoints(Value, Hook):
     Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
     """
 
-    folder: str
+    folder: Annotated[str | os.PathLike[str], _FOLDER]
     every: Annotated[Every, EVERY] = Every(minutes=5.0)  # type: ignore[assignment]
     keep: Annotated[int, positive] = 3
     best: str | None = None

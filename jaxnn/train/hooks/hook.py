@@ -21,8 +21,9 @@ import numpy as np
 
 from ...data.rows import leaves_by_path
 from ...explain.text import brief
+from ...fields import code
 from ...files.reading import listed
-from ...validation import Accepts, check_fields, flag
+from ...validation import Accepts, check_fields, flag, instance
 from ..program import tree_differences
 from ..record import Event, Every, Moment
 
@@ -143,6 +144,7 @@ A_HOOK = Accepts(
 )
 
 
+_HOOKS = instance(Sequence, "a list of hooks", "write hooks=[train.EarlyStopping('loss')]")
 A_RESULT = Accepts(
     "the memory and an action, which is None, a train.Stop, or a train.RollBack",
     lambda result: (
@@ -152,6 +154,15 @@ A_RESULT = Accepts(
     ),
     TypeError,
     "write return memory, None, or return memory, train.Stop('the loss is below 0.1')",
+)
+
+
+_ACTION = Accepts(
+    "None, a train.Stop, or a train.RollBack",
+    lambda result: not isinstance(result, bool | np.bool_ | str | type),  # others are by chance
+    TypeError,
+    "write return train.Stop('the loss is below 0.1'), or return None to continue",
+    abstract=True,
 )
 
 
@@ -166,8 +177,8 @@ class Callback(Hook):
     function: Callable[[Event], Any]
 
     def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
-        """Call the function."""
-        action = self.function(event)
+        """Call the function; TypeError for a result that looks like an action, but is none."""
+        action = _ACTION(self.function(event), f"the result of {code(self.function)}")
         return memory, action if isinstance(action, Stop | RollBack) else None
 
 
@@ -176,15 +187,22 @@ def as_hooks(hooks: Sequence[Any]) -> list[Hook]:
 
     Raises TypeError for anything else, and ValueError for another order.
     """
+    _HOOKS(hooks, "hooks")
     given = [A_HOOK(hook, f"hooks[{i}]") for i, hook in enumerate(hooks)]
     found = [hook if isinstance(hook, Hook) else Callback(hook) for hook in given]
     if any(b.leads > a.leads or a.last for a, b in itertools.pairwise(found)):
         raise ValueError(
             "hooks act in the order of their list: train.Throughput has to come first, since it "
             "times the steps alone, and one train.Checkpoints last, since it saves what the others "
-            f"remember; write hooks=[{', '.join(map(title, ordered(found)))}]"
+            f"remember; write hooks=[{', '.join(map(title, _single_last(found)))}]"
         )
     return found
+
+
+def _single_last(hooks: Sequence[Hook]) -> list[Hook]:
+    """Return hooks in the order of a run, with one hook that comes last."""
+    found = ordered(hooks)
+    return [hook for hook in found[:-1] if not hook.last] + found[-1:]
 
 
 def ordered(hooks: Sequence[Hook]) -> list[Hook]:
@@ -228,6 +246,24 @@ def check_memory(memory: Any, before: Any) -> Any:
     return memory
 
 
+def memory_spec(hook: Hook, state: Any) -> Any:
+    """Return the first memory of a hook as shapes and types, without a copy of the state in it.
+
+    Types of NumPy arrays are kept, also those of 64 bits that JAX would shorten.
+    """
+    memories: list[Any] = []
+
+    def begin(state: Any) -> Any:
+        memories.append(hook.begin(state))
+        return memories[0]
+
+    def kept(spec: Any, leaf: Any) -> Any:
+        held = isinstance(leaf, np.ndarray | np.generic)
+        return jax.ShapeDtypeStruct(spec.shape, leaf.dtype) if held else spec
+
+    return jax.tree.map(kept, jax.eval_shape(begin, state), memories[0])
+
+
 def begun(label: str, hook: Hook, state: Any, restored: Mapping[str, Any]) -> Any:
     """Return the memory of a hook as a checkpoint kept it, or as it begins without one.
 
@@ -241,7 +277,7 @@ def begun(label: str, hook: Hook, state: Any, restored: Mapping[str, Any]) -> An
     """
     found = {path: leaf for path, leaf in restored.items() if f"{path}/".startswith(f"{label}/")}
     if found:
-        shapes = jax.eval_shape(hook.begin, state)  # without a second copy of a state
+        shapes = memory_spec(hook, state)
         paths = leaves_by_path({label: shapes})
         if found.keys() == paths.keys():
             return jax.tree.unflatten(jax.tree.structure(shapes), [found[path] for path in paths])

@@ -11,7 +11,7 @@ import optax
 
 from ...data.accept import as_source, fingerprint_of
 from ...data.rows import check_like
-from ...validation import positive
+from ...validation import instance, positive
 from ..evaluation import SIZE, evaluated, evaluation_spec, piece_spec, prepare_data, require_metrics
 from ..metrics import directions
 from ..optimizer import Optimizer, states_of
@@ -40,7 +40,7 @@ class Evaluate(Hook):
     """
 
     data: Any = None
-    name: str = "validation"
+    name: Annotated[str, instance(str, "a str, the prefix of the metrics")] = "validation"
     batch_size: Annotated[int, positive] = SIZE
     program: Any = None
 

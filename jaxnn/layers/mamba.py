@@ -1,0 +1,290 @@
+"""Mamba2: a state-space layer whose decay, input, and output depend on the sequence."""
+
+import math
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+
+from ..arrays import without_padding
+from ..core.calls import State
+from ..core.declarations import Param, Variable
+from ..core.layer import Primitive
+from ..functional.gradients import shared_product, shared_sum
+from ..functional.linear import floating_type, linear, wider_type
+from ..functional.normalization import rms_norm
+from ..functional.recurrence import linear_recurrence, marks, select
+from ..functional.segments import check_segments
+from ..initializers import InitFn, Initializer, Shape, glorot_uniform, lecun_normal, ones, zeros
+from ..validation import number
+from .checks import cache_length, check_divides, check_not_training, check_sequence, positive_size
+from .convolution import DepthwiseConv
+
+
+class Mamba2(Primitive):
+    """Mamba-2: a selective state-space layer, the mixer of a Mamba-2 block.
+
+        z, u, dt = split(x @ w_in)
+        v, B, C = split(silu(causal_depthwise_convolution(u)))
+        dt = softplus(dt + time_bias),   a = exp(-exp(log_rate) * dt)
+        h_t = a_t * h_{t-1} + dt_t * outer(v_t, B_t)
+        y_t = h_t @ C_t + skip * v_t
+        y = rms_norm(y * silu(z)) * scale @ w_out
+
+    Each of `num_heads` heads has a state h of (head_dim, state_size), and a number each of dt, a,
+    time_bias, log_rate, and skip. B and C, of (state_size,), are shared by the heads of a group. x
+    and y have shape (..., T, n), and y has the type of x. States and sums over time are computed in
+    at least float32, in chunks: within a chunk by matrix products, and from chunk to chunk by a
+    scan. `segment_ids` are as for `Recurrent`.
+
+    With m = num_heads * head_dim and k = m + 2 * groups * state_size, parameters are input w
+    (n, m + k + num_heads), for z, u, and dt in this order; conv w (kernel_size, 1, k) and b (k,),
+    for v, B, and C; log_rate, time_bias, and skip (num_heads,); norm scale (m,); and output w
+    (m, n). The norm is taken over the features of each group. A block of the network is
+    `Residual(Sequential(RMSNorm(), Mamba2(24)))`.
+
+    Args:
+        num_heads: Number of heads; 2 * n / head_dim in published networks.
+        head_dim: Features of each head. Default: 64.
+        state_size: Size of the state of each feature. Default: 128.
+        groups: Number of groups of heads that share B and C; must divide `num_heads`. Default: 1.
+        kernel_size: Number of steps of the convolution. Default: 4.
+        chunk_size: Number of steps that are computed at once; changes speed only. Default: 64.
+        eps: Added to the mean square of the norm. Default: 1e-5.
+        bias: Whether the projections input and output have biases b. Default: False.
+        cache: If positive, keep the states between calls; set by `nn.with_cache`. Default: 0.
+        w_init: Initializer of the weights of input and output. Default: `glorot_uniform()`.
+
+    Raises:
+        ValueError: If `groups` does not divide `num_heads`, or if the sequence has length 0.
+
+    Reference: Dao and Gu, Transformers are SSMs, 2024.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = Mamba2(4, head_dim=8, state_size=6), jnp.ones((2, 5, 16))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params["conv"]), params["input"]["w"].shape
+    ({'b': (44,), 'w': (4, 1, 44)}, (16, 80))
+    >>> jax.jit(net.apply)(params, x).shape
+    (2, 5, 16)
+    """
+
+    num_heads: Annotated[int, positive_size]
+    head_dim: Annotated[int, positive_size] = 64
+    state_size: Annotated[int, positive_size] = 128
+    groups: Annotated[int, positive_size] = 1
+    kernel_size: Annotated[int, positive_size] = 4
+    chunk_size: Annotated[int, positive_size] = 64
+    eps: Annotated[float, number(0)] = 1e-5
+    bias: bool = False
+    cache: Annotated[int, cache_length] = 0
+    w_init: InitFn = glorot_uniform()
+
+    def __post_init__(self) -> None:
+        """Check the groups."""
+        check_divides(self, "groups", "num_heads")
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        """Numbers of features of z and v, of u, and of B and C each."""
+        m, shared = self.num_heads * self.head_dim, self.groups * self.state_size
+        return m, m + 2 * shared, shared
+
+    @property
+    def _conv(self) -> DepthwiseConv:
+        return DepthwiseConv(
+            self.kernel_size, padding="causal", cache=self.cache, w_init=lecun_normal()
+        )
+
+    def _convolved(self, x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*x.shape[:-1], self._sizes[1]), floating_type(x))
+
+    def parameters(self, x: Any) -> dict[str, Any]:
+        """Declare the projections, the convolution, the decays, and the norm."""
+        check_sequence(x)
+        n, (m, k, _), heads = x.shape[-1], self._sizes, (self.num_heads,)
+        return {
+            "input": self._projection(n, m + k + self.num_heads),
+            "conv": self._conv.parameters(self._convolved(x)),
+            "log_rate": Param(heads, log_uniform(1.0, 16.0)),
+            "time_bias": Param(heads, inverse_softplus(1e-3, 0.1)),
+            "skip": Param(heads, ones()),
+            "norm": {"scale": Param((m,), ones())},
+            "output": self._projection(m, n),
+        }
+
+    def variables(self, x: Any) -> dict[str, Any]:
+        """Declare the last inputs of the convolution and the states, if a cache is kept."""
+        if not self.cache:
+            return {}
+        batch, wide = x.shape[:-2], wider_type(floating_type(x), jnp.float32)
+        return {
+            "conv": self._conv.variables(self._convolved(x)),
+            "h": Variable((*batch, self.num_heads, self.head_dim, self.state_size), dtype=wide),
+            "segment": Variable(batch, dtype="int32"),
+        }
+
+    def forward(
+        self, params: Any, x: jax.Array, segment_ids: Any = None, *, state: State, train: bool
+    ) -> tuple[jax.Array, State]:
+        """Return the outputs of all steps, and the states after them."""
+        h, last = None, jnp.zeros(x.shape[:-2], jnp.int32)
+        if self.cache:
+            check_not_training(self, train)
+            h, last = state["h"], state["segment"]
+        found = None
+        if segment_ids is not None:
+            check_segments(segment_ids, x.shape[:-1])
+            found, last = marks(segment_ids, last)
+            x = without_padding(x, segment_ids)
+        m, k, shared = self._sizes
+        z, u, dt = jnp.split(linear(x, **params["input"]), [m, m + k], -1)
+        kept = state["conv"] if self.cache else {}
+        u, kept = self._conv.forward(
+            params["conv"], u, segment_ids=segment_ids, state=kept, train=train
+        )
+        v, b, c = jnp.split(jax.nn.silu(u), [m, m + shared], -1)
+        y, h = self._states(params, v, b, c, dt, h, found)
+        gated = y * jax.nn.silu(z.astype(y.dtype))
+        split = gated.reshape(*gated.shape[:-1], self.groups, m // self.groups)
+        normed = rms_norm(split, eps=self.eps).reshape(gated.shape).astype(z.dtype)
+        y = linear(shared_product(normed, params["norm"]["scale"]), **params["output"])
+        if found is not None:
+            y = select(found.real, y, jnp.zeros_like(y))
+        return y, {"conv": kept, "h": h, "segment": last} if self.cache else {}
+
+    def _states(
+        self,
+        params: Any,
+        v: jax.Array,
+        b: jax.Array,
+        c: jax.Array,
+        dt: jax.Array,
+        h: jax.Array | None,
+        found: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return y (..., T, m) before the gate, and the last state."""
+        wide = wider_type(v.dtype, jnp.float32)
+        *batch, length, _ = v.shape
+        rate, bias, skip = (params[k].astype(wide) for k in ("log_rate", "time_bias", "skip"))
+        rows, heads, shared = math.prod(batch), self.num_heads, (self.groups, self.state_size)
+        v, b, c = (
+            a.astype(wide).reshape(rows, length, *sizes)
+            for a, sizes in ((v, (heads, self.head_dim)), (b, shared), (c, shared))
+        )
+        dt = jax.nn.softplus(shared_sum(dt.astype(wide), bias))
+        sequence = None
+        if found is not None:
+            dt = select(found.real, dt, jnp.zeros_like(dt))
+            begins = found.begins.reshape(rows, length)
+            sequence = jnp.cumsum(begins.astype(jnp.int32), -1)
+        dt = dt.reshape(rows, length, heads)
+        log_decay = -shared_product(dt, jnp.exp(rate))
+        h = None if h is None else h.reshape(rows, *h.shape[-3:])
+        y, h = chunked_scan(log_decay, v * dt[..., None], b, c, h, sequence, self.chunk_size)
+        y = y + shared_product(v, skip[:, None])
+        return y.reshape(*batch, length, self._sizes[0]), h.reshape(*batch, *h.shape[-3:])
+
+    def _projection(self, n: int, m: int) -> dict[str, Param]:
+        w = {"w": Param((n, m), self.w_init)}
+        return w | {"b": Param((m,), zeros())} if self.bias else w
+
+
+def chunked_scan(
+    log_decay: jax.Array,
+    v: jax.Array,
+    b: jax.Array,
+    c: jax.Array,
+    h: jax.Array | None,
+    sequence: jax.Array | None,
+    size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Compute `h_t = exp(log_decay_t) * h_{t-1} + outer(v_t, b_t)`, and `y_t = h_t @ c_t`.
+
+    Args:
+        log_decay: Logarithms <= 0 of the decays, (rows, T, heads).
+        v: Inputs (rows, T, heads, p).
+        b: Inputs (rows, T, groups, n); `groups` divides `heads`.
+        c: Outputs (rows, T, groups, n).
+        h: States before the first step, (rows, heads, p, n). None for zeros.
+        sequence: Number of the sequence of each step, integers (rows, T) that do not decrease; a
+            state is used within its sequence only, and `h` belongs to number 0. None for one
+            sequence.
+        size: Number of steps in a chunk.
+
+    Returns:
+        y (rows, T, heads, p), and the last states.
+
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones((1, 3, 1, 1))
+    >>> y, h = chunked_scan(jnp.log(0.5 * one[..., 0]), one, one, one, None, None, 2)
+    >>> y.ravel().tolist(), h.ravel().tolist()
+    ([1.0, 1.5, 1.75], [1.75])
+    """
+    rows, length, heads, p = v.shape
+    groups, n = b.shape[-2:]
+    size = min(size, length)
+    missing = -length % size
+    if sequence is None:
+        sequence = jnp.zeros((rows, length), jnp.int32)
+
+    def chunks(a: jax.Array, *last: int, mode: str = "constant") -> jax.Array:
+        """Split (rows, T, ...) into (rows, chunks, size, ...), with steps that keep the state."""
+        a = jnp.pad(a, [(0, 0), (0, missing)] + [(0, 0)] * (a.ndim - 2), mode)
+        return a.reshape(rows, (length + missing) // size, size, *last)
+
+    each = heads // groups
+    total = jnp.cumsum(chunks(log_decay, groups, each), 2)  # (rows, chunks, size, groups, each)
+    v, b, c = chunks(v, groups, each, p), chunks(b, groups, n), chunks(c, groups, n)
+    sequence = chunks(sequence, mode="edge")
+    before = jnp.concatenate([jnp.zeros_like(sequence[:, :1, 0]), sequence[:, :-1, -1]], 1)
+    # Within a chunk: step l receives from step s, by decays between them.
+    steps = jnp.arange(size)
+    earlier = (steps[:, None] >= steps[None])[None, None]
+    sees = (sequence[..., :, None] == sequence[..., None, :]) & earlier
+    between = total[:, :, :, None] - total[:, :, None]
+    decay = _where(sees[..., None, None], between)
+    scores = jnp.einsum("rklgn,rksgn->rklsg", c, b)[..., None] * decay
+    y = jnp.einsum("rklsge,rksgep->rklgep", scores, v)
+    # From chunk to chunk: the state that each chunk adds, and the decay over it.
+    to_end = _where((sequence == sequence[..., -1:])[..., None, None], total[:, :, -1:] - total)
+    added = jnp.einsum("rksgep,rksgn->krgepn", v * to_end[..., None], b)
+    stays = (before == sequence[..., -1])[..., None, None]
+    over = jnp.moveaxis(_where(stays, total[:, :, -1]), 1, 0)[..., None, None]
+    start = jnp.zeros(added.shape[1:], v.dtype) if h is None else h.reshape(added.shape[1:])
+    states = linear_recurrence(over, added, start, resets=True)
+    entering = jnp.concatenate([start[None], states[:-1]])
+    since = _where((sequence == before[..., None])[..., None, None], total)
+    y = y + jnp.einsum("rklgn,krgepn->rklgep", c, entering) * since[..., None]
+    y = y.reshape(rows, length + missing, heads, p)[:, :length]
+    return y, states[-1].reshape(rows, heads, p, n)
+
+
+def _where(mask: jax.Array, logarithm: jax.Array) -> jax.Array:
+    """Return exp(logarithm), 0 where the mask is False, with finite gradients."""
+    inside = jnp.exp(jnp.where(mask, logarithm, jnp.zeros_like(logarithm)))
+    return jnp.where(mask, inside, jnp.zeros_like(inside))
+
+
+class log_uniform(Initializer):
+    """Draw the logarithm of a number that is uniform from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        """Return an array of `shape` and `dtype` drawn from `key`."""
+        return jnp.log(jax.random.uniform(key, shape, dtype, self.low, self.high))
+
+
+class inverse_softplus(Initializer):
+    """Draw b so that softplus(b) is between `low` and `high`, uniform in its logarithm."""
+
+    low: float
+    high: float
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        """Return an array of `shape` and `dtype` drawn from `key`."""
+        ends = math.log(self.low), math.log(self.high)
+        dt = jnp.exp(jax.random.uniform(key, shape, dtype, *ends))
+        return dt + jnp.log(-jnp.expm1(-dt))

@@ -53,8 +53,8 @@ def classes_of(arrays: Any) -> np.ndarray | None:
     """Return the class of each row, numbered by first appearance; None for other targets.
 
     Args:
-        arrays: A pytree of rows. Inputs and targets are a tuple `(x, y)` or `(x, y, weights)`, and
-            classes are targets that are whole numbers, one for each row.
+        arrays: A pytree of rows. Targets are the second item of a tuple `(x, y)` or
+            `(x, y, weights)`; they are classes if they are whole numbers, one for each row.
 
     >>> classes_of((np.zeros(4), np.array([7, 3, 7, 5])))
     array([0, 1, 0, 2])
@@ -130,7 +130,7 @@ _tree = Accepts(
 
 
 def row_advice(leaf: Any) -> str:
-    """Return the code that makes rows of a leaf that JAX knows otherwise; "" for any other leaf."""
+    """Return what to write for a dataclass or random keys, which are not rows; "" for others."""
     kind = type(leaf)
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         name = kind.__name__

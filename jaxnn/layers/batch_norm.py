@@ -36,8 +36,8 @@ class BatchNorm(Primitive):
         r = std / running_std                  limited to [1 / r_max, r_max]
         d = (mean - running_mean) / running_std      limited to [-d_max, d_max]
 
-    std is sqrt(var + eps), of the batch or of the state, whose `var` is then updated so that
-    running_std, instead of var, is the mean of the batches. r and d are constants of the gradient.
+    std is sqrt(var + eps), of the batch or of the state. The running average is then taken of std
+    instead of var, and `var` is updated to match it. r and d are constants of the gradient.
 
     Positions that `segment_ids` mark as padding (0) have no effect on the statistics. They are
     integers for the leading axes of x, such as (..., T) for x (..., T, n), and are ignored if x
@@ -117,7 +117,7 @@ class BatchNorm(Primitive):
         if not self.renorm:
             y = self._normalized(params, x, mean, var)
             return y, norm.running(state, batch, self.momentum)
-        # The running mean is one of standard deviations: `var` is their square in the state.
+        # Standard deviations are averaged; the state has the square of their mean, less eps.
         eps = jnp.asarray(self.eps, var.dtype)
         old, batch = (
             a | {"var": jnp.sqrt(a["var"].astype(var.dtype) + eps)} for a in (state, batch)

@@ -31,11 +31,11 @@ class Mamba2(Primitive):
         y_t = h_t @ C_t + skip * v_t
         y = rms_norm(y * silu(z)) * scale @ w_out
 
-    Each of `num_heads` heads has a state h of (head_dim, state_size), and a number each of dt, a,
-    time_bias, log_rate, and skip. B and C, of (state_size,), are shared by the heads of a group. x
-    and y have shape (..., T, n), and y has the type of x. States and sums over time are computed in
-    at least float32, in chunks: within a chunk by matrix products, and from chunk to chunk by a
-    scan. `segment_ids` are as for `Recurrent`.
+    Each of `num_heads` heads has a state h (head_dim, state_size) and one number each for dt, a,
+    time_bias, log_rate, and skip. B and C (state_size,) are shared by the heads of a group. x and y
+    have shape (..., T, n), and y has the type of x. States and sums over time are computed in at
+    least float32, in chunks: by matrix products within a chunk, and by a scan from chunk to chunk.
+    The named input `segment_ids` is that of `Recurrent`.
 
     With m = num_heads * head_dim and k = m + 2 * groups * state_size, parameters are input w
     (n, m + k + num_heads), for z, u, and dt in this order; conv w (kernel_size, 1, k) and b (k,),

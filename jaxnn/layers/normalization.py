@@ -112,9 +112,9 @@ class RMSNorm(Primitive):
 
 
 class UnitNorm(Primitive):
-    """Unit normalization: `y = x / max(|x|, eps)`, with the Euclidean norm over the last axis.
+    """Unit normalization: `y = x / max(|x|, eps)`, with the Euclidean norm over `axis`.
 
-    x and y have shape (..., n). There are no parameters. The norm is computed in at least float32.
+    x and y have any shape. There are no parameters. The norm is computed in at least float32.
 
     Args:
         axis: Axis or axes of the norm. Default: -1.

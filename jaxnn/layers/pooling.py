@@ -282,8 +282,8 @@ class FractionalMaxPool(Primitive):
     Args:
         kernel_size: Size of the window along each axis; an int means one axis.
         output_size: Number of windows along each axis; an int means all axes. Default: None.
-        output_ratio: Number of windows as a fraction of n, rounded down, in (0, 1); one number for
-            all axes or one for each. Exactly one of the two must be given. Default: None.
+        output_ratio: Number of windows as a fraction of n, in (0, 1), rounded down; one number for
+            all axes or one for each. Pass either `output_size` or `output_ratio`. Default: None.
         return_indices: Whether to return a tuple (y, indices), as `MaxPool` does. Default: False.
 
     Raises:

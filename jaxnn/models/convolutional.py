@@ -112,7 +112,7 @@ class ResNet(ImageClassifier, Model):
     """
 
     stages: Annotated[tuple[int, ...], some_sizes] = (2, 2, 2, 2)
-    """Number of blocks of each stage; each stage halves the image and doubles the channels."""
+    """Number of blocks of each stage; all but the first halve the image and double the channels."""
     width: Annotated[int, size] = 64
     """Channels of the first stage."""
     bottleneck: bool = False

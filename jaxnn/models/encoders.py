@@ -125,7 +125,7 @@ class BERT(Published, Model):
     hidden: Annotated[int | None, None | size] = None
     """Units of the feed-forward network; None for 4 * width."""
     length: Annotated[int, size] = 512
-    """Longest sequence."""
+    """Largest number of tokens of a sequence."""
     token_types: Annotated[int, size] = 2
     """Number of token types: 2 for pairs of sentences."""
     padding: Annotated[int, natural] = 0

@@ -216,9 +216,9 @@ class T5(Published, Model):
     """Encoder-decoder transformer with relative position biases and RMS norms, without biases.
 
     The default is T5-small, and `from_pretrained` loads T5, T5 v1.1, and Flan-T5. Initial weights
-    have the distribution of the paper's code, with one exception: its factor `head_dim**-0.5` of the
-    query weights is divided evenly between queries and keys, which leaves the scores the same. The
-    value weights are smaller, and the output weights larger, by the factor of the keys.
+    have the distribution of the paper's code, with one exception: its factor `head_dim**-0.5` of
+    the query weights is divided evenly between queries and keys, which leaves the scores the same.
+    The value weights are smaller, and the output weights larger, by the factor of the keys.
 
     References: Raffel et al., Exploring the limits of transfer learning with a unified text-to-text
     transformer, 2020; Shazeer, GLU variants improve transformer, 2020 (v1.1).

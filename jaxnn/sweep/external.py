@@ -119,7 +119,7 @@ class External(Search):
         if _has(search, "sample_independent") and found.copied().ask(1) != found.copied().ask(1):
             name = type(search).__name__
             raise ValueError(
-                f"{name} draws other trials each time, so the sweep could not be resumed: "
+                f"{name} draws other trials each time, so that the sweep could not be resumed: "
                 f"write {name}(seed=0)"
             )
         return found

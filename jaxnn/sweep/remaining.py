@@ -12,7 +12,7 @@ from .settings import Settings
 from .tables import OPEN, Cohort, Group, Trial
 
 LAST = 3
-"""Number of the last rounds whose pauses are expected of later ones."""
+"""Number of last rounds from whose pauses those of later rounds are estimated."""
 
 
 def time_used(cohorts: Sequence[Cohort], groups: Sequence[Group]) -> float:
@@ -53,7 +53,7 @@ class PlannedRung(NamedTuple):
 
     Args:
         segments: What trains.
-        asks: Whether the search is asked for the trials of a round before. Default: False.
+        asks: Whether the search is asked for trials before the rung. Default: False.
     """
 
     segments: Sequence[Segment]
@@ -107,7 +107,7 @@ def steps_left(
                 name: sum(repeats - sum(at >= end for at in one) for one in all_)
                 for name, all_ in waiting.items()
             }
-            if sum(map(len, waiting.values())) > count:  # who continues is unknown
+            if sum(map(len, waiting.values())) > count:  # which lanes continue is unknown
                 lanes = {"": count * repeats}
             found.append(PlannedRung([Segment(n, many, end - begin) for n, many in lanes.items()]))
     for bracket in future:
@@ -200,7 +200,7 @@ def remaining(
 def _rates(
     ran: Mapping[str, Sequence[Cohort]], named: Mapping[str, Group], names: Collection[str]
 ) -> dict[str, float]:
-    """Return the seconds per lane of a call and epoch by group, also of groups that did not run."""
+    """Return the seconds per lane of a call and epoch by group, including `names`."""
     found = {name: _rate(some[1:] or some, named.get(name)) for name, some in ran.items()}
     mean = sum(found.values()) / len(found)
     probed = {name: _probed(group) for name, group in named.items()}

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ..fields import is_traced
@@ -110,7 +111,8 @@ class Classification(LabelTask):
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean cross entropy of labels or probabilities, and the accuracy."""
         soft, ignore = None, self.ignore
-        if targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating):
+        given = getattr(targets, "dtype", bool)  # `_wide` reports targets that are not arrays
+        if np.shape(targets) == outputs.shape and jnp.issubdtype(given, jnp.floating):
             soft, targets, ignore = targets, jnp.argmax(targets, -1), None
         logits = self._wide(outputs, targets)
         labels = WeightedTargets.of_labels(

@@ -5,6 +5,7 @@ example with the weight 0 or an ignored label has no effect on values and gradie
 NaN. An example with an invalid target, such as a label out of range, makes them NaN.
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.checking import check_range
 from ..functional.gradients import picked
+from ..validation import require
 from .metrics import Ratio
 
 INT32 = np.iinfo(np.int32)
@@ -119,6 +121,13 @@ def per_target(owner: str, weights: Any, shape: tuple[int, ...]) -> jax.Array | 
             f"{describe(weights)} for {owner}; write np.asarray(weights).reshape(...)"
         )
     weights = jnp.asarray(weights)
+    require(
+        not jnp.issubdtype(weights.dtype, jnp.complexfloating),
+        f"weights for {owner}",
+        "real numbers",
+        weights,
+        "write weights.real",
+    )
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         weights = weights.astype(jnp.float32)
     return jnp.broadcast_to(weights.reshape(given + (1,) * (len(shape) - len(given))), shape)
@@ -216,7 +225,10 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
     tasks = getattr(task, "tasks", None)
     if isinstance(tasks, dict | tuple):
         for part in tasks if isinstance(tasks, dict) else range(len(tasks)):
-            check_labels(tasks[part], targets[part], f"{name}/{part}")
+            found = None
+            with contextlib.suppress(KeyError, IndexError, TypeError):  # `measure` reports them
+                found = targets[part]
+            check_labels(tasks[part], found, f"{name}/{part}")
     classes = getattr(task, "classes", None)
     if classes is None or not hasattr(targets, "dtype"):
         return

@@ -17,7 +17,7 @@ from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
-from .metric_checks import check_free
+from .metric_checks import check_metric_names
 from .metrics import (
     Derived,
     Ratio,
@@ -27,7 +27,14 @@ from .metrics import (
     value_of,
     without_collected,
 )
-from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
+from .optimizer import (
+    Optimizer,
+    as_pytree,
+    first_updated,
+    optimizer_like,
+    states_of,
+    updated,
+)
 from .program import TrainState
 from .task import Metrics
 from .wrapped_optimizers import without_gradient
@@ -89,6 +96,7 @@ def apply_if_finite(optimizer: Any) -> Optimizer:
     >>> updates.tolist(), opt_state.skipped.item()
     ([0.0, 0.0], 1)
     """
+    optimizer_like(optimizer, "apply_if_finite.optimizer")
     return optimizer if _skips(optimizer) else Optimizer(SkipNonfinite, optimizer)
 
 
@@ -159,6 +167,7 @@ def dynamic_loss_scale(
     >>> opt_state.scale.item()
     4.0
     """
+    optimizer_like(optimizer, "dynamic_loss_scale.optimizer")
     _at_least_1(initial, "dynamic_loss_scale.initial")
     _at_least_1(period, "dynamic_loss_scale.period")
     _above_1(factor, "dynamic_loss_scale.factor")
@@ -289,7 +298,7 @@ def gradient_step(
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
         norms = norms_by_path(log_norms, grads, updates)
-        check_free(metrics, norms, "the objective")
+        check_metric_names(metrics, norms, "the objective")
         metrics |= norms
     if skipping := states_of(opt_state, SkipState):
         applied = jnp.all(jnp.stack([one.finite for one in skipping]))

@@ -45,7 +45,7 @@ class Node(NamedTuple):
     Args:
         leaf: The parameter whose blocks have separate values; None if all share one.
         operation: The operation, a hashable value.
-        operands: The values it is done to.
+        operands: The values it is applied to.
     """
 
     leaf: int | None
@@ -66,8 +66,8 @@ class Expressions:
         """Return the expression of an argument.
 
         Args:
-            index: Its number.
-            leaf: The parameter that it has a value for each block of, or None.
+            index: The number of the argument.
+            leaf: The parameter for whose blocks it has separate values, or None.
         """
         return self._number(Node(leaf, ("argument", index), ()), lambda stack: None)
 
@@ -102,7 +102,7 @@ class Expressions:
         """Return the expression of a result.
 
         Args:
-            leaf: The parameter that it has a value for each block of, or None.
+            leaf: The parameter for whose blocks it has separate values, or None.
             values: The value of each block; a single one for None.
         """
         number = values[0][0]

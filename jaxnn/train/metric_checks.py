@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..validation import Accepts, require
 from .metrics import Collected, Derived, Metric, Ratio, Sum, a_metric
 
 
 def check_metrics(metrics: Any, owner: str) -> None:
-    """Raise TypeError or ValueError for anything but metrics by name.
+    """Raise TypeError or ValueError unless metrics are a dict of metrics by name.
 
     Args:
         metrics: Result of an objective or a program.
@@ -36,7 +37,7 @@ def check_metrics(metrics: Any, owner: str) -> None:
             a_metric(leaf, f"the metric {name!r} of {owner}")
 
 
-def check_free(metrics: Mapping[str, Any], taken: Collection[str], owner: str) -> None:
+def check_metric_names(metrics: Mapping[str, Any], taken: Collection[str], owner: str) -> None:
     """Raise ValueError for a metric whose name is that of another number in the records of a run.
 
     Args:
@@ -53,9 +54,9 @@ def check_free(metrics: Mapping[str, Any], taken: Collection[str], owner: str) -
 
 def _are_rows(arrays: Any) -> bool:
     """Return whether a value is a tuple of arrays with the same number of rows."""
-    if not isinstance(arrays, tuple) or not all(jnp.ndim(one) for one in arrays):
+    if not isinstance(arrays, tuple) or not all(map(np.ndim, arrays)):
         return False
-    return len({one.shape[0] for one in arrays}) == 1
+    return len({np.shape(one)[0] for one in arrays}) == 1
 
 
 _metric_name = Accepts(

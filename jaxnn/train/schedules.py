@@ -20,9 +20,18 @@ import jax
 import jax.numpy as jnp
 
 from ..fields import is_traced
-from ..validation import Accepts, above, check_fields, function, instance, is_number, unwritten
+from ..validation import (
+    Accepts,
+    above,
+    check_fields,
+    function,
+    instance,
+    is_number,
+    number,
+    unwritten,
+)
 
-Number = Any
+Number = Annotated[Any, number()]
 """A number, traced or not."""
 Steps = Annotated[Number, above(0)]
 

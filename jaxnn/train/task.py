@@ -41,6 +41,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core.layer import Layer
 from ..core.values import Value
@@ -149,7 +150,7 @@ class Task(Value):
 
         ValueError if their shape does not fit the targets.
         """
-        n, axis, given, shape = self.outputs, self._axis, jnp.shape(outputs), jnp.shape(targets)
+        n, axis, given, shape = self.outputs, self._axis, jnp.shape(outputs), np.shape(targets)
         rows = shape if axis is None else shape[:-1]
         advice = [] if given[-1:] == (n,) else [f"end the network with nn.Dense({n})"]
         if self._other_targets and (not advice or given == shape):
@@ -159,7 +160,7 @@ class Task(Value):
                 f"{self!r} needs outputs (..., {n}) and targets "
                 f"{'(...)' if axis is None else f'(..., {axis})'}, got outputs "
                 f"{describe(outputs)} for targets {describe(targets)}; "
-                f"{', or '.join(advice)}"
+                f"{', or '.join(advice) or 'write (inputs, targets), with an array of each'}"
             )
         return self._squeezed(outputs)
 

@@ -231,6 +231,7 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     >>> jax.tree.map(jnp.shape, train.ema_params(state).params)
     {'b': (1,), 'w': (2, 1)}
     """
+    optimizer_like(optimizer, "with_ema.optimizer")
     _decay(decay, "with_ema.decay")
     return Optimizer(Averaged, optimizer, decay=decay)
 

@@ -223,7 +223,7 @@ def test_unsupported_rotary_embeddings_are_named(rope: Any):
 
 
 def test_files_that_are_missing_or_pickled(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"there is no config\.json"):
         GPT.from_pretrained(tmp_path)
     shutil.copy(GPT2 / "config.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor"):

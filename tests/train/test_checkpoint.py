@@ -602,10 +602,12 @@ def test_a_full_disk_is_a_warning_without_the_tracebacks_of_orbax(tmp_path, capl
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     unraisable = []
     monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    fit(tmp_path / "before", 1)  # compiles: JAX's cache of programs could not be written, either
+    caplog.clear()
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # the system refuses to write
         with pytest.warns(RuntimeWarning, match=r"could not be written in .*\(File too large\)"):
-            fit(tmp_path, 1)
+            fit(tmp_path / "full", 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     logging.getLogger("absl").error("of another library")

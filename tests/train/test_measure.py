@@ -378,13 +378,13 @@ class Ranked(train.Classification):
             Axis(4),
             None,
             ValueError,
-            r"the metric 'per_class' of Axis\(4\) must be a scalar, got float32\[4\]; write",
+            r"the metric 'per_class' of Axis\(4\) must be a real scalar, got float32\[4\]; write",
         ),
         (
             Vector(4),
             None,
             ValueError,
-            r"the metric 'means' of Vector\(4\) must be a scalar, got float32\[4\]; write",
+            r"the metric 'means' of Vector\(4\) must be a real scalar, got float32\[4\]; write",
         ),
         (
             lambda outputs, targets: (outputs.mean(), {"a": 1.0}),

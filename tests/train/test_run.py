@@ -316,7 +316,7 @@ def step_program(function, state=0.0):
         (
             lambda s: (s, {"loss": jnp.ones(2)}),
             ValueError,
-            "the metric 'loss' of .* must be a scalar, got",
+            "the metric 'loss' of .* must be a real scalar, got",
         ),
     ],
 )

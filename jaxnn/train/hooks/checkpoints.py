@@ -36,12 +36,9 @@ from ..interruption import Interrupted, is_peer_lost, listening
 from ..metrics import badness
 from ..program import is_key
 from ..record import Event, Every, Moment
-from .hook import MAXIMIZE, Hook, is_maximized, title, warn
+from .hook import FOLDER, MAXIMIZE, Hook, is_maximized, title, warn
 
 LOCK = "run.lock"
-_FOLDER = instance(
-    (str, os.PathLike), "the path of a folder", "write train.Checkpoints('runs/a/checkpoints')"
-)
 EVERY = instance(Every, "a train.Every", "write every=train.Every(epochs=1)")
 
 
@@ -76,7 +73,7 @@ class Checkpoints(Value, Hook):
     Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
     """
 
-    folder: Annotated[str | os.PathLike[str], _FOLDER]
+    folder: Annotated[str | os.PathLike[str], FOLDER]
     every: Annotated[Every, EVERY] = Every(minutes=5.0)  # type: ignore[assignment]
     keep: Annotated[int, positive] = 3
     best: str | None = None

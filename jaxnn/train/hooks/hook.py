@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from ...validation import Accepts, check_fields, flag, instance
 from ..program import tree_differences
 from ..record import Event, Every, Moment
 
+FOLDER = instance((str, os.PathLike), "the path of a folder", "write {owner}('runs/a/{name}')")
 MAXIMIZE = None | flag.such(what="True if larger is better, or False")
 
 
@@ -159,7 +161,8 @@ A_RESULT = Accepts(
 
 _ACTION = Accepts(
     "None, a train.Stop, or a train.RollBack",
-    lambda result: not isinstance(result, bool | np.bool_ | str | type),  # others are by chance
+    # Numbers, arrays, and other results are ignored.
+    lambda result: not isinstance(result, bool | np.bool_ | str | type),
     TypeError,
     "write return train.Stop('the loss is below 0.1'), or return None to continue",
     abstract=True,
@@ -177,7 +180,7 @@ class Callback(Hook):
     function: Callable[[Event], Any]
 
     def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
-        """Call the function; TypeError for a result that looks like an action, but is none."""
+        """Call the function; TypeError for a bool, a str, or a class, which are not actions."""
         action = _ACTION(self.function(event), f"the result of {code(self.function)}")
         return memory, action if isinstance(action, Stop | RollBack) else None
 
@@ -249,7 +252,7 @@ def check_memory(memory: Any, before: Any) -> Any:
 def memory_spec(hook: Hook, state: Any) -> Any:
     """Return the first memory of a hook as shapes and types, without a copy of the state in it.
 
-    Types of NumPy arrays are kept, also those of 64 bits that JAX would shorten.
+    Types of NumPy arrays are kept, including 64-bit types that JAX would shorten.
     """
     memories: list[Any] = []
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from ...core.values import Value
 from ...inspect.summary import flops
 from ...validation import natural, positive
 from ..record import Event, Moment
-from .hook import Hook
+from .hook import FOLDER, Hook
 
 TIMINGS = (
     "seconds",
@@ -146,7 +147,7 @@ class Profile(Value, Hook):
     (10, 13)
     """
 
-    folder: str
+    folder: Annotated[str | os.PathLike[str], FOLDER]
     first: Annotated[int, natural] = 10
     steps: Annotated[int, positive] = 3
 

@@ -311,8 +311,7 @@ def proposed(space: Space, study: Any, kinds: Mapping[str, Parameter]) -> tuple[
 
     None is returned for a trial that `where` forbids. It is completed as pruned, from which TPE
     learns that such trials are bad. Of failed ones it would learn nothing, and propose the like
-    until a random trial is used instead. A Gaussian process learns only from trials that are
-    running, so that its own remain so.
+    until a random trial is used instead.
 
     Args:
         space: The search space.
@@ -323,9 +322,7 @@ def proposed(space: Space, study: Any, kinds: Mapping[str, Parameter]) -> tuple[
     values = suggested(space, trial, kinds)
     if space.allows(values):
         return trial, values
-    optuna = optuna_library()
-    if not isinstance(study.sampler, optuna.samplers.GPSampler):
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    study.tell(trial, state=optuna_library().trial.TrialState.PRUNED)
     return None, values
 
 

@@ -33,6 +33,11 @@ def run() -> Result:
             "decoding", prompt, TOKENS, by=("transformers_",), within="benchmarks.networks"
         )
         sides |= {f"{name}, {place}": run for name, run in found.items()}
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), row[1])
+    sides["jaxnn, cached, bfloat16 weights"] = _cached(row[0], half, LATE)
+    sides["jaxnn, cached, int8 weights"] = _cached(*nn.quantize(*row), LATE)
+    sides["jaxnn, nn.generate"] = _generated(*row)
+    sides["jaxnn, nn.generate, in a Repeat"] = _generated(net, params)
     sides["jaxnn, cached, in a Repeat"] = _cached(net, params, LATE)
     sides["jaxnn, recomputing 512 tokens"] = _recomputed(*row)
     samples = interleaved(sides, rounds=ROUNDS, per=TOKENS)
@@ -46,6 +51,19 @@ def run() -> Result:
             at_least=True,
         ),
         *(
+            Bar(
+                f"{name} weights over float32",
+                samples[f"jaxnn, cached, {name} weights"].over(late),
+                most,
+            )
+            for name, most in (("bfloat16", 0.6), ("int8", 0.4))
+        ),
+        Bar(
+            "nn.generate in a Repeat over the blocks in a row",
+            samples["jaxnn, nn.generate, in a Repeat"].over(samples["jaxnn, nn.generate"]),
+            1.05,
+        ),
+        *(
             Bar(f"transformers over jaxnn, {place}", samples[name].over(ours), 1, at_least=True)
             for place, ours in zip(places.values(), (early, late), strict=True)
             if (name := f"transformers, torch, {place}") in samples
@@ -53,9 +71,10 @@ def run() -> Result:
     ]
     return Result(
         f"GPT-2 of 124M parameters at random weights, float32, one sequence: {TOKENS} tokens, "
-        "greedy, one call a token. jaxnn's blocks are in a row, by nn.unstack_layers, except in "
-        "one line; its cache has 1,024 positions from the start, so a token costs the "
-        "same anywhere, where transformers' cache grows.",
+        "greedy, one call a token, or one call of nn.generate less one for a single token. jaxnn's "
+        "blocks are in a row, by nn.unstack_layers, except in two lines; its cache has 1,024 "
+        "positions from the start, so a token costs the same anywhere, where transformers' cache "
+        "grows.",
         [Table("A token", "ms", samples, f"jaxnn, cached, after {LATE} tokens", bars, missing)],
     )
 
@@ -83,6 +102,16 @@ def _cached(net: nn.Layer, params: Any, prompt: int) -> Callable[[], float]:
         return seconds_of(decode)
 
     return run
+
+
+def _generated(net: nn.Layer, params: Any) -> Callable[[], float]:
+    prompt = jnp.ones((1, LATE), jnp.int32)
+
+    def seconds(steps: int) -> float:
+        call = lambda: nn.generate(net, params, prompt, steps=steps, temperature=0)  # noqa: E731
+        return seconds_of(lambda: jax.block_until_ready(call().tokens))
+
+    return lambda: seconds(1 + TOKENS) - seconds(1)
 
 
 def _recomputed(net: nn.Layer, params: Any) -> Callable[[], float]:

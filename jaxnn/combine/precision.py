@@ -14,6 +14,7 @@ from ..core.declarations import Param
 from ..core.layer import Layer, LayerLike
 from ..explain.text import Mismatch
 from ..fields import code
+from ..functional.narrow_weights import Int8Weight
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
@@ -195,6 +196,8 @@ KINDS = (
     GatedFeedForward,
     PatchEmbedding,
 )
+# Layers that multiply by all of their weights with `functional.linear`, or look up rows.
+FUSED = (Dense, Embedding, GatedFeedForward, MultiHeadAttention)
 # Wrappers whose parameters are those of the inner layer, or stacks of them.
 TRANSPARENT = (Inference, Precision, Remat, Residual, capture)
 STACKING = (Ensemble, Repeat)
@@ -244,7 +247,7 @@ class Quantized(Wrapper):
     def lower(self, call: Call) -> Call:
         """Compute the weights."""
         check_not_training(self, call.train, "has int8 weights", "nn.quantize")
-        return call.replace(params=_whole(call.params, ()))
+        return call.replace(params=_joined(call.params, (), isinstance(self.wrapped, FUSED)))
 
 
 def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
@@ -355,12 +358,13 @@ _quantized = Accepts(
 )
 
 
-def _whole(tree: Any, path: paths.Path) -> Any:
-    """Return the parameters of the inner layer."""
+def _joined(tree: Any, path: paths.Path, fused: bool) -> Any:
+    """Return the parameters of the inner layer, with weights as `Int8Weight` if `fused`."""
     if _quantized.passes(tree):
-        return tree["q"].astype(tree["scale"].dtype) * tree["scale"]
+        weight = Int8Weight(**tree)
+        return weight if fused else weight.whole()
     if isinstance(tree, dict):
-        return {name: _whole(item, (*path, name)) for name, item in tree.items()}
+        return {name: _joined(item, (*path, name), fused) for name, item in tree.items()}
     if hasattr(tree, "shape") and _is_weight(path, tree):
         _quantized(tree, repr(paths.text(path)))  # raises
     return tree

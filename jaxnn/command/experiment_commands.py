@@ -184,13 +184,14 @@ def finished(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any
     Raises:
         ValueError, OSError: there is no such run or trial, it is not finished, or it was not kept.
     """
-    at = folder.with_name(folder.name.rpartition(":")[0] or folder.name)
-    for sweep in {folder, at}:
-        if (sweep / LEDGER).is_file():
-            from .sweep import trial_of
+    name, _, trial = folder.name.rpartition(":")
+    at = folder.with_name(name) if name else folder
+    named = bool(name) and (trial == "best" or trial.isdecimal()) and not folder.exists()
+    if named or any((sweep / LEDGER).is_file() for sweep in (folder, at)):
+        from .sweep import trial_of
 
-            trained = trial_of(experiment, str(folder), "the trial").load()
-            return configured(experiment, trained.config), trained.state
+        trained = trial_of(experiment, str(folder), "the trial").load()
+        return configured(experiment, trained.config), trained.state
     return restored(experiment, folder)
 
 

@@ -39,6 +39,8 @@ def execute(commands: Mapping[str, Callable[..., int | None]], name: str, *argum
         name: of the command.
         *arguments: of the function.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that it cannot encode ends no sweep
+        sys.stdout.reconfigure(errors="replace")
     if name not in commands:
         return refuse(f"there is no command {name!r}; {suggestion(name, commands)}", 2)
     try:

@@ -113,7 +113,7 @@ def report_command(folder: Path) -> None:
         folder: The folder of a sweep.
     """
     with Ledger.open(folder) as ledger:
-        print(write_report(read(ledger)))
+        print(printable(str(write_report(read(ledger))), lines=True))
 
 
 def export_trials_command(
@@ -129,7 +129,7 @@ def export_trials_command(
         target: The file or folder to write, which must not exist yet.
     """
     with Ledger.open(folder) as ledger:
-        print(export_sweep(read(ledger), kind, target))
+        print(printable(str(export_sweep(read(ledger), kind, target)), lines=True))
 
 
 def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
@@ -145,7 +145,7 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         ledger.retry(numbers)
         experiment = described(folder, ledger.meta)[0]["experiment"]
     if not numbers:
-        print(f"no trial of {folder} failed or diverged")
+        print(printable(f"no trial of {folder} failed or diverged", lines=True))
     else:
         many = count(len(numbers), "trial")
         print(f"to run {many} again, write {command_to_resume(folder, experiment)}")

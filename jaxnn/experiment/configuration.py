@@ -47,6 +47,24 @@ def to_plain(config: Any) -> Any:
     )
 
 
+def to_record(config: Any) -> Any:
+    """Return `to_plain` of a configuration that a folder records, from which it can be read again.
+
+    Raises:
+        TypeError: a field holds what JSON does not.
+        ValueError: a value is not of the annotated type, so that `from_plain` would reject it.
+    """
+    plain = to_plain(config)
+    try:
+        from_plain(type(config), plain)
+    except FileError as error:
+        raise ValueError(
+            f"{error}: what is recorded here could not be read again; annotate the field with the "
+            "type of its value"
+        ) from None
+    return plain
+
+
 def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
     """Return the configuration of type `kind` that `to_plain` wrote as `plain`.
 
@@ -73,6 +91,8 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
     if isinstance(plain, dict) and classes:
         return _dataclass(classes, plain, where)
     for option in options:
+        if option is tuple or (option is Any and isinstance(plain, list)):
+            option = tuple[Any, ...]
         origin, items = typing.get_origin(option), typing.get_args(option)
         if origin is tuple and isinstance(plain, list):
             items = items[:1] * len(plain) if items[-1:] == (Ellipsis,) else items
@@ -85,7 +105,8 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
         if (
             any(type(plain) is type(one) and plain == one for one in allowed)
             or (option in SCALARS and type(plain) is option)
-            or (option in (None, type(None)) and plain is None)
+            or (option is Any and isinstance(plain, SCALARS))
+            or (option in (None, type(None), Any) and plain is None)
         ):
             return plain
     raise FileError(f"{where} is {plain!r:.200}, expected {' or '.join(map(_name, options))}")

@@ -45,7 +45,7 @@ from ..files.writing import fresh, replace_file
 from ..fingerprint import fingerprint_differences
 from ..train.weights import packed
 from . import sources
-from .configuration import from_plain, to_plain
+from .configuration import from_plain, to_plain, to_record
 from .experiment import Configured, Experiment, TrainedRun, configured
 
 SCHEMA = 1
@@ -98,7 +98,7 @@ def content_of(one: Configured, options: RunOptions) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "experiment": one.experiment.name,
-        "config": to_plain(one.config),
+        "config": to_record(one.config),
         "options": to_plain(options),
         "sources": {"modules": sources.modules(one.experiment), "data": one.data.checksums()},
     }

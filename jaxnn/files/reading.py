@@ -4,6 +4,7 @@
     read_bytes      its contents, if they are not too large
     read_json       its contents as JSON of bounded depth and numbers
     printable       a text without characters that control a terminal
+    encodable       a text that standard output can encode
     plain           a path for a program in which some of its characters have another meaning
 
 All problems with a file raise `FileError` with one line, `FILE: what is wrong; what to do`. A file
@@ -17,6 +18,7 @@ import os
 import re
 import shlex
 import stat
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -59,6 +61,16 @@ def printable(text: str, most: int | None = None, lines: bool = False) -> str:
     return "".join(
         c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def encodable(text: str) -> str:
+    """Return a text with a question mark for each character that standard output cannot encode.
+
+    Args:
+        text: Any text.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def listed(items: Iterable[str], between: str = "; ", most: int = 40) -> str:

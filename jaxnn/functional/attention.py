@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..arrays import only_shapes
+from ..arrays import is_narrow, only_shapes
 from ..fields import is_array
 from ..validation import Accepts, one_of
 from .gradients import broken_rows, finite_rows
@@ -97,7 +98,7 @@ def attention(
     [0.0, 1.0, 2.0]
     """
     if callable(mask):
-        mask = mask(*positions_of(q, k))
+        mask = mask(*positions_of(q, k.shape[-3]))
     check_types(mask, bias)
     options = {
         "scale": scale,
@@ -137,8 +138,8 @@ def attention(
 
 def attend(
     q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    k: jax.Array | tuple[jax.Array, ...],
+    v: jax.Array | tuple[jax.Array, ...],
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     *,
@@ -151,14 +152,21 @@ def attend(
 ) -> jax.Array:
     """`attention` for inputs whose hidden entries are finite, with a finite bias.
 
-    It is faster, because it does not check for NaN and inf.
+    It is faster, because it does not check for NaN and inf. Keys and values may be tuples of parts
+    along S, such as a cache and what follows it, which are not joined.
     """
     dtype = floating_type(q)
-    q, k, v = (a.astype(dtype) for a in (q, k, v))
-    _check(q, k, v)
-    implementations(implementation, "implementation")
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     changed = score_mod is not None or dropout is not None
+    q = q.astype(dtype)
+    if isinstance(k, tuple) and isinstance(v, tuple):
+        keys, values = (tuple(a.astype(dtype) for a in parts) for parts in (k, v))
+        if implementation in (None, "own"):
+            return _own(q, keys, values, mask, bias, scale, score_mod, dropout)
+        k, v = (jnp.concatenate(parts, -3) for parts in (keys, values))
+    k, v = jnp.asarray(k, dtype), jnp.asarray(v, dtype)
+    _check(q, k, v)
+    implementations(implementation, "implementation")
     if implementation in ("xla", "cudnn") and changed:
         raise ValueError(
             f"implementation {implementation!r} is jax.nn.dot_product_attention's, which has no "
@@ -183,7 +191,7 @@ def attend(
             return y
         some = jnp.swapaxes(jnp.any(mask, -1, keepdims=True), -2, -3)  # (..., T, heads or 1, 1)
         return jnp.where(some, y, jnp.zeros((), y.dtype))
-    return _own(q, k, v, mask, bias, scale, score_mod, dropout)
+    return _own(q, (k,), (v,), mask, bias, scale, score_mod, dropout)
 
 
 def soft_cap(cap: Any) -> Callable[..., jax.Array]:
@@ -206,10 +214,10 @@ def soft_cap(cap: Any) -> Callable[..., jax.Array]:
     return capped
 
 
-def positions_of(q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+def positions_of(q: jax.Array, keys: int) -> tuple[jax.Array, jax.Array]:
     """Return the positions of queries and keys, (1, ..., T, 1) and (1, ..., 1, S), from 0."""
     front = (1,) * (q.ndim - 2)
-    query, key = (jnp.arange(a.shape[-3]) for a in (q, k))
+    query, key = jnp.arange(q.shape[-3]), jnp.arange(keys)
     return query.reshape(*front, -1, 1), key.reshape(*front, 1, -1)
 
 
@@ -263,8 +271,8 @@ def _plain(
 
 def _own(
     q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    k: tuple[jax.Array, ...],
+    v: tuple[jax.Array, ...],
     mask: jax.Array | None,
     bias: jax.Array | None,
     scale: Any,
@@ -272,14 +280,21 @@ def _own(
     dropout: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
     *batch, length, heads, d = q.shape
-    groups = k.shape[-2]
+    groups = k[0].shape[-2]
+    if length * heads == groups and is_narrow(q.dtype) and jax.default_backend() == "cpu":
+        # XLA has products of two rows with narrow keys; for one row it converts all keys first.
+        y = _own(jnp.repeat(q, 2, -3), k, v, mask, bias, scale, score_mod, dropout)
+        return y[..., :1, :, :]
     wide = wider_type(q.dtype, jnp.float32)
     grouped = q.reshape(*batch, length, groups, heads // groups, d)
-    scores = jnp.einsum("...tkgd,...skd->...kgts", grouped, k, preferred_element_type=wide)
+    every = [
+        jnp.einsum("...tkgd,...skd->...kgts", grouped, a, preferred_element_type=wide) for a in k
+    ]
+    scores = jnp.concatenate(every, -1) if len(every) > 1 else every[0]
     scores = scores * jnp.asarray(scale, wide)
     if score_mod is not None:
         by_head = scores.reshape(*batch, heads, *scores.shape[-2:])
-        changed = score_mod(by_head, *positions_of(q, k)).astype(wide)
+        changed = score_mod(by_head, *positions_of(q, scores.shape[-1])).astype(wide)
         hidden = changed == -jnp.inf
         scores = jnp.where(hidden, 0, changed).reshape(scores.shape)
         mask = _joined(mask, ~hidden)
@@ -292,11 +307,23 @@ def _own(
         # A finite number, so that a row without visible keys has weights that are not NaN.
         scores = jnp.where(mask, scores, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
         weights = jnp.where(mask, jax.nn.softmax(scores, -1), jnp.zeros((), wide))
-    weights = weights.astype(v.dtype)
+    weights = weights.astype(v[0].dtype)
     if dropout is not None:
         weights = dropout(weights)
-    y = jnp.einsum("...kgts,...ske->...tkge", weights, v, preferred_element_type=wide)
-    return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
+    ends = np.cumsum([a.shape[-3] for a in v])[:-1]
+    parts = jnp.split(weights, ends, -1) if ends.size else [weights]
+    sums = [_weighted(part, a, wide) for part, a in zip(parts, v, strict=True)]
+    y = sum(sums[1:], sums[0])
+    return y.reshape(*batch, length, heads, v[0].shape[-1]).astype(v[0].dtype)
+
+
+def _weighted(weights: jax.Array, v: jax.Array, wide: Any) -> jax.Array:
+    """Return sums of values (..., S, kv_heads, e), (..., T, kv_heads, heads / kv_heads, e)."""
+    options: dict[str, Any] = {"preferred_element_type": wide}
+    if weights.shape[-2] * weights.shape[-3] < v.shape[-3]:
+        # For few queries; in the other order, XLA's CPU compiler transposes all values.
+        return jnp.einsum("...ske,...kgts->...tkge", v, weights, **options)
+    return jnp.einsum("...kgts,...ske->...tkge", weights, v, **options)
 
 
 def _jax_nn(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .gradients import shared_sum
+from .narrow_weights import Int8Weight, fused_product, is_fused, wide_product
 
 
 def floating_type(x: Any) -> Any:
@@ -43,7 +44,10 @@ def to_compute_type(x: Any, *parameters: Any) -> tuple[Any, ...]:
 
 
 def linear(
-    x: jax.Array, w: jax.Array, b: jax.Array | None = None, axis: int | tuple[int, ...] = -1
+    x: jax.Array,
+    w: jax.Array | Int8Weight,
+    b: jax.Array | None = None,
+    axis: int | tuple[int, ...] = -1,
 ) -> jax.Array:
     """Affine map: `y = x @ w + b`.
 
@@ -63,7 +67,42 @@ def linear(
     >>> linear(jnp.ones((7, 2, 3)), jnp.ones((2, 3, 4, 5)), axis=(-2, -1)).shape
     (7, 4, 5)
     """
+    if isinstance(w, Int8Weight):
+        if w.ndim == 2 and axis == -1:
+            y = product(x, w)
+            return y if b is None else shared_sum(y, b)
+        w = w.whole()
     return _linear(x, w, b, axis)
+
+
+def product(x: jax.Array, w: jax.Array | Int8Weight, axis: int = 0) -> jax.Array:
+    """Matrix product: `y = x @ w`, or `y = x @ w.T` for axis 1.
+
+    Args:
+        x: Array of shape (..., n).
+        w: Weights of shape (n, m), or (m, n) for axis 1.
+        axis: Axis of w to sum over. Default: 0.
+
+    Returns:
+        Array of shape (..., m), in the type of x, or of the weights if that is an integer type.
+
+    >>> import jax.numpy as jnp
+    >>> product(jnp.ones((2, 3)), jnp.ones((4, 3)), axis=1).shape
+    (2, 4)
+    """
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else w.dtype
+    x = x.astype(dtype)
+    few = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if x.ndim != 2 else x
+    if isinstance(w, Int8Weight):
+        fused = is_fused(few, w.q, axis) and not _on_mesh(x, w.q)
+        y = fused_product(few, w.q, axis) if fused else wide_product(few, w.q, axis)
+        y = (y * jnp.expand_dims(w.scale.astype(y.dtype).reshape(-1), 0)).astype(dtype)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+    w = w.astype(dtype)
+    if not _on_mesh(x, w) and is_fused(few, w, axis):
+        y = fused_product(few, w, axis).astype(dtype)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+    return lax.dot_general(x, w, (((x.ndim - 1,), (axis,)), ((), ())))
 
 
 @partial(jax.jit, static_argnames="axis", inline=True)
@@ -81,7 +120,10 @@ def _linear(
         x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
         y = linear(x, w, b, tuple(range(1, x.ndim)))
         return y.reshape(*batch, *y.shape[1:])
-    y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
+    if w.ndim == 2 and summed == (x.ndim - 1,):
+        y = product(x, w)
+    else:
+        y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
     return y if b is None else shared_sum(y, b)
 
 

@@ -33,7 +33,7 @@ def moments(
     """
     wide = x.astype(wider_type(x.dtype, jnp.float32))
     if real is None:
-        return _moments(wide, axis, axis_name)
+        return _moments(wide, axis, axis_name, True)
     count = _sum(jnp.broadcast_to(real, x.shape).astype(wide.dtype), axis, axis_name)
     divisor = jnp.maximum(count, 1)
     mean = _sum(jnp.where(real, wide, 0), axis, axis_name) / divisor
@@ -45,17 +45,21 @@ def _sum(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _moments(x: jax.Array, axis: Axes, axis_name: Any) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _moments(x: jax.Array, axis: Axes, axis_name: Any, alone: bool) -> tuple[jax.Array, jax.Array]:
     mean = _mean(x, axis, axis_name)
-    return mean, _mean(jnp.square(x - mean), axis, axis_name)
+    # Without a derivative, x - mean is used here and in the result; without the barrier, XLA's CPU
+    # compiler would write it to memory once for both.
+    center = lax.optimization_barrier(mean) if alone else mean
+    return mean, _mean(jnp.square(x - center), axis, axis_name)
 
 
 @_moments.defjvp
-def _(axis: Axes, axis_name: Any, primals: Any, tangents: Any) -> Any:
+def _(axis: Axes, axis_name: Any, alone: bool, primals: Any, tangents: Any) -> Any:
     """Return the derivative; its part through the mean is a sum of 0, and is omitted."""
+    del alone
     (x,), (dx,) = primals, tangents
-    mean, variance = _moments(x, axis, axis_name)
+    mean, variance = _moments(x, axis, axis_name, False)
     dvariance = _mean(2 * ((x - mean) * dx), axis, axis_name)
     return (mean, variance), (_mean(dx, axis, axis_name), dvariance)
 

@@ -307,7 +307,7 @@ class MultiHeadAttention(Primitive):
             unit = unit.reshape((1,) * (v.ndim - 3) + unit.shape)
             v = jnp.concatenate([v, jnp.broadcast_to(unit, (*v.shape[:-1], k.shape[-3]))], -1)
         if memory is not None:
-            mask, options["score_mod"] = self._mods(*positions_of(q, k), given.bias_mod)
+            mask, options["score_mod"] = self._mods(*positions_of(q, k.shape[-3]), given.bias_mod)
             across = mask_across(given.segment_ids, given.memory_segment_ids)
             mask = both_masks(both_masks(given.mask, across, q.ndim), mask, q.ndim)
             return attention(q, k, v, mask=mask, bias=given.bias, **options), {}

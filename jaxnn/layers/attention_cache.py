@@ -1,4 +1,8 @@
-"""The cache of multi-head attention: keys, values, and their positions, for decoding in chunks."""
+"""The cache of multi-head attention: keys, values, and their positions, for decoding in chunks.
+
+Keys and values have the shape (..., kv_heads, slots, features), so that a product for each head
+reads them in order; with another order, XLA would copy the whole cache at each token.
+"""
 
 from typing import Any
 
@@ -11,7 +15,7 @@ from ..fields import is_traced
 from ..functional.attention import attend
 from ..functional.checking import check_range
 from ..functional.gradients import broken_rows, finite_rows
-from ..functional.linear import floating_type
+from ..functional.linear import floating_type, wider_type
 from ..functional.segments import (
     Count,
     PackedPositions,
@@ -33,8 +37,8 @@ def cache_variables(layer: Any, x: Any) -> dict[str, Any]:
         x: Input (..., T, n).
     """
     batch, dtype, n = x.shape[:-2], floating_type(x), x.shape[-1]
-    slots = (*batch, min(layer.cache, layer.window or layer.cache))
-    heads = (*slots, layer._num_kv_heads)
+    slots = (*batch, length := min(layer.cache, layer.window or layer.cache))
+    heads = (*batch, layer._num_kv_heads, length)
     return {
         "keys": Variable((*heads, layer._head_dim(n)), zeros(), dtype),
         "values": Variable((*heads, layer._value_dim(n)), zeros(), dtype),
@@ -65,7 +69,7 @@ def attend_cached(
         state: The cache.
         options: Further arguments of `functional.attention.attend`.
     """
-    *batch, length = q.shape[:-2]
+    length = q.shape[-3]
     # The mask excludes NaN in keys from the scores, but not NaN in values from the sums.
     v, broken = finite_rows(v)
     k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
@@ -74,38 +78,74 @@ def attend_cached(
     segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
     found, count = packed_positions(segment_ids, count)
     q, k = (layer._turned(a, found.position, length) for a in (q, k))
-    chunk = {"keys": k, "values": v, **found._asdict()}
-    cache = {name: state[name] for name in chunk}
-    if _is_ring(layer):
-        joined = {
-            name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
-            for name, slots in cache.items()
-        }
-        cache, written = write_ring(cache, chunk, segment_ids != 0, written)
-    else:
+    old, ring = PackedPositions(state["sequence"], state["position"]), _is_ring(layer)
+    rule: dict[str, Any] = {"causal": layer.causal, "window": layer.window}
+    visible = packed_mask(found, old, **rule)
+    if not ring:
         _check_room(layer, written, length)
         last, room = written + length - 1, layer.cache
         check_range(last, room, f"position {{value}} is past a cache of {room}")
-        joined = cache = write_chunk(cache, chunk, written, len(batch))
-        written = written + length
-    keys = PackedPositions(joined["sequence"], joined["position"])
-    mask = packed_mask(found, keys, causal=layer.causal, window=layer.window)[..., None, :, :]
-    query, key = found.position[..., None, :, None], keys.position[..., None, None, :]
-    allowed, options["score_mod"] = layer._mods(query, key, given.bias_mod)
-    early = None if layer.causal else _sees_later(layer, found, count)
-    y = attend(
-        q,
-        joined["keys"],
-        joined["values"],
-        mask if allowed is None else mask & allowed,
-        layer._with_alibi(None, found.position, keys.position, q.ndim),
-        **options,
+        visible &= jnp.arange(room) < written  # later slots may hold rejected tokens
+    mask = jnp.concatenate([visible, packed_mask(found, found, **rule)], -1)[..., None, :, :]
+    places = jnp.concatenate([old.position, found.position], -1)
+    allowed, options["score_mod"] = layer._mods(
+        found.position[..., None, :, None], places[..., None, None, :], given.bias_mod
     )
+    early = None if layer.causal else _sees_later(layer, found, count)
+    # The cache may have a wider type; converting it would take longer than the products.
+    wide = wider_type(q.dtype, state["keys"].dtype)
+    y = attend(
+        q.astype(wide),
+        (_by_head(state["keys"]), k),
+        (_by_head(state["values"]), v),
+        mask if allowed is None else mask & allowed,
+        layer._with_alibi(None, found.position, places, q.ndim),
+        **options,
+    ).astype(q.dtype)
+    cache, written = _written(ring, state, k, v, found, segment_ids, _after(written, y))
     if early is not None:
         y = broken_rows(y, early)
-    if not _is_ring(layer):
+    if not ring:
         y = jnp.where(written > layer.cache, jnp.asarray(jnp.nan, y.dtype), y)
     return y, cache | {"count": count._asdict(), "written": written}
+
+
+def _written(
+    ring: bool,
+    state: State,
+    k: jax.Array,
+    v: jax.Array,
+    found: PackedPositions,
+    segment_ids: jax.Array,
+    written: jax.Array,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Return the cache with a chunk, and the number of positions written."""
+    batch, length = segment_ids.shape[:-1], segment_ids.shape[-1]
+    heads, places = {"keys": _by_head(k), "values": _by_head(v)}, found._asdict()
+    old_heads, old_places = ({name: state[name] for name in new} for new in (heads, places))
+    if not ring:
+        cache = write_chunk(old_heads, heads, written, len(batch) + 1)
+        return cache | write_chunk(old_places, places, written, len(batch)), written + length
+    real, several = segment_ids != 0, (*batch, k.shape[-2])
+    in_heads = jnp.broadcast_to(real[..., None, :], (*several, length))
+    cache, _ = write_ring(old_heads, heads, in_heads, jnp.broadcast_to(written[..., None], several))
+    positions, written = write_ring(old_places, places, real, written)
+    return cache | positions, written
+
+
+def _after(number: jax.Array, y: jax.Array) -> jax.Array:
+    """Return a number >= 0, which is known only when y is.
+
+    The old cache is read to compute y. If XLA knows that it is written afterwards, it does not copy
+    it first.
+    """
+    done = jnp.argmax(jnp.ravel(y)[:2]) >= 0  # always true, which XLA does not find out
+    return jnp.where(done, number, 0)
+
+
+def _by_head(a: jax.Array) -> jax.Array:
+    """Exchange the axes of (..., T, heads, d) and (..., heads, T, d)."""
+    return jnp.swapaxes(a, -2, -3)
 
 
 def _sees_later(layer: Any, found: PackedPositions, count: Count) -> jax.Array:

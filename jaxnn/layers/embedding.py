@@ -14,7 +14,8 @@ from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.checking import check_range
 from ..functional.gradients import shared_rows
-from ..functional.linear import linear, wider_type
+from ..functional.linear import linear, product, wider_type
+from ..functional.narrow_weights import Int8Weight
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
@@ -101,7 +102,7 @@ class Embedding(Primitive):
         """
         fits = x.ndim > 0 and x.shape[-1] == self.features
         require(fits, "the input of attend", f"features (..., {self.features})", x)
-        return linear(x, params["w"].T)
+        return product(x, params["w"], axis=1)
 
 
 def _shortened(rows: jax.Array, most: Any) -> jax.Array:
@@ -319,7 +320,7 @@ class PatchEmbedding(Primitive):
         return self.patch if isinstance(self.patch, tuple) else (self.patch, self.patch)
 
 
-def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.Array:
+def embed(table: jax.Array | Int8Weight, ids: jax.Array, padding: int | None = None) -> jax.Array:
     """Look up rows: `y = table[ids]`.
 
     Args:
@@ -334,7 +335,7 @@ def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.A
     >>> embed(jnp.array([[1.0], [2.0]]), jnp.array([1, 0, 2]))[:, 0].tolist()
     [2.0, 1.0, nan]
     """
-    rows = shared_rows(table, ids)
+    rows = table.rows(ids) if isinstance(table, Int8Weight) else shared_rows(table, ids)
     if padding is None:
         return rows
     return jnp.where(_is(ids, padding)[..., None], lax.stop_gradient(rows), rows)

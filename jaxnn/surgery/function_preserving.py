@@ -278,8 +278,9 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     The outputs are the same, including random numbers: copy i keeps its key. The network takes
     longer to compile, but a scan no longer reads each layer's parameters from a stack, which takes
     most of the time of token-by-token decoding on a CPU. The arrays are copies, so memory doubles
-    until the stacked ones are freed. A `Repeat` inside a wrapper that rearranges parameters, such
-    as `Ensemble`, is unchanged.
+    until the stacked ones are freed. `Remat(block, keep="products")` in a `Repeat` becomes the
+    block: it spares the scan from copying what it stores, and otherwise only computes it twice. A
+    `Repeat` inside a wrapper that rearranges parameters, such as `Ensemble`, is unchanged.
 
     Args:
         net: Network.
@@ -306,9 +307,10 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
 def stack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     """Replace every `Sequential` of two or more equal layers by a `Repeat`.
 
-    This is the inverse of `unstack_layers`: the outputs are the same, including random numbers, and
-    each stack compiles in about the time of one layer. A `Sequential` is unchanged if its layers
-    are named, differ, or have no parameters or parameters of different shapes.
+    This is the inverse of `unstack_layers`, except for `Remat(block, keep="products")`: the outputs
+    are the same, including random numbers, and each stack compiles in about the time of one layer.
+    A `Sequential` is unchanged if its layers are named, differ, or have no parameters or parameters
+    of different shapes.
 
     Args:
         net: Network.
@@ -335,9 +337,10 @@ def _unstacked(net: Any, params: Any) -> tuple[Any, Any]:
     if not isinstance(net, Repeat):
         return _below(_unstacked, net, params)
     check_stacked(params, net.n)
-    copies = [
-        _unstacked(net.wrapped, jax.tree.map(lambda a, i=i: a[i], params)) for i in range(net.n)
-    ]
+    block = net.wrapped
+    if isinstance(block, Remat) and block.keep == "products":
+        block = block.wrapped
+    copies = [_unstacked(block, jax.tree.map(lambda a, i=i: a[i], params)) for i in range(net.n)]
     row, row_params = zip(*copies, strict=True)
     return Sequential(*row), row_params
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..html.page import duration
+from ..html.page import count, duration
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .known import Known
@@ -222,7 +222,7 @@ def used_up(history: SweepHistory, settings: Settings) -> str:
     if budget.time is not None and history.seconds >= float(budget.time):
         return f"the time of {duration(float(budget.time))} is used"
     if budget.epochs is not None and epochs >= budget.epochs:
-        return f"the {budget.epochs} epochs are used"
+        return f"the budget of {count(budget.epochs, 'epoch')} is used"
     if budget.target is None and budget.patience is None:
         return ""
     done = [trial for trial in history.trials if trial.status == "done"]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..files.reading import LONGEST, printable
+from ..files.reading import LONGEST, encodable, printable
 from ..html import charts
 from ..html.page import aligned_columns, count, duration, format_number, label, shorts
 from ..train.history import table_html
@@ -47,7 +47,11 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         yield update
         return
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda progress: print("; ".join(lines(progress, seeds, 999)[:2]), flush=True)
+
+        def plain(progress: SweepProgress) -> None:
+            print(encodable("; ".join(lines(progress, seeds, 999)[:2])), flush=True)
+
+        yield plain
         return
     from rich.live import Live
     from rich.text import Text
@@ -61,7 +65,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         if not now:
             return Text(f"starting, {duration(waited)}")
         rows = lines(now[0], seeds, width(), waited)
-        return Text("\n".join(rows), no_wrap=True, overflow="ellipsis")
+        return Text(encodable("\n".join(rows)), no_wrap=True, overflow="ellipsis")
 
     def show(progress: SweepProgress) -> None:
         nonlocal began

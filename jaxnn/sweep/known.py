@@ -23,6 +23,7 @@ from ..train.metrics import badness
 from ..validation import Accepts
 from .ledger import Ledger
 from .ranges import Int
+from .score import CONFIGURED, Constraint, Objective, violation
 from .search import Observation, distinct, matching, trial_key
 from .snapshot import Sweep, read
 from .space import Space, Values
@@ -58,7 +59,10 @@ class Known:
         """
         earlier = meta.get("warm_start", {}).get("trials", [])
         searches = meta.get("searches", [["", 0]])
-        observations = [Observation(_frozen(one), score, None, False) for one, score in earlier]
+        observations = [
+            Observation(_frozen(values), score, None, False, *map(frozen, more))
+            for values, score, *more in earlier
+        ]
         return cls([*map(_frozen, meta.get("tries", []))], observations, searches[-1][1])
 
     def waiting(self, trials: Sequence[Trial]) -> list[Values]:
@@ -265,44 +269,61 @@ def default_try(space: Space, base: Any) -> tuple[list[Values], str]:
 
 
 def warm_start(
-    space: Space, folders: Sequence[Path | str], metric: str, maximize: bool
+    space: Space,
+    folders: Sequence[Path | str],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint] = (),
+    rule: str = "last",
 ) -> dict[str, Any]:
     """Return the trials of earlier sweeps as plain data, with notes about mismatches.
 
     Args:
         space: The search space.
-        folders: The folders of earlier sweeps.
-        metric: The metric that trials are compared by.
-        maximize: Whether a larger value is better.
+        folders: The folders of earlier sweeps; each counts once.
+        objectives: The metrics that trials are compared by.
+        constraints: The bounds on metrics. Default: none.
+        rule: The score of a trial, as for `score.curve_score`. Default: "last".
 
     Returns:
-        "folders"; "trials", pairs of values and score, smaller is better; and "notes", sentences.
+        "folders"; "trials", lists of values and score, smaller is better, followed by the scores of
+        all objectives and the violation if there are several objectives or constraints; and
+        "notes", sentences.
 
     Raises:
-        ValueError: An earlier sweep did not record the metric.
+        ValueError: An earlier sweep did not record a metric.
         LedgerError: A folder contains no sweep.
     """
     trials: list[Any] = []
     notes = []
-    for folder in folders:
+    metrics = dict.fromkeys(one.metric for one in (*objectives, *constraints))
+    for folder in dict.fromkeys(map(str, folders)):
         with Ledger.open(folder) as ledger:
             sweep = read(ledger)
-        if metric not in sweep.curves:
+        if lacking := [name for name in metrics if name not in {*sweep.curves, *CONFIGURED}]:
             raise ValueError(
-                f"{folder} did not record {metric}, by which this sweep compares trials; "
-                f"{suggestion(metric, sweep.curves)}"
+                f"{folder} did not record {lacking[0]}, by which this sweep compares trials; "
+                f"{suggestion(lacking[0], sweep.curves)}"
             )
-        sweep = dataclasses.replace(sweep, metric=metric, maximize=maximize)
+        facts = {**sweep.facts, "settings": {**sweep.facts.get("settings", {}), "score": rule}}
+        sweep = dataclasses.replace(sweep, **objectives[0]._asdict(), facts=facts)
         ended = [trial for trial in sweep.trials if trial.status not in OPEN]
         problems: Counter[str] = Counter()
         used = 0
         for trial in ended:
             values, problem = _translated(space, sweep, trial)
+            pairs = [(name, sweep.measured(trial.number, name)) for name in metrics]
+            found = {name: value for name, value in pairs if value is not None}
+            scored = trial.number in sweep.scores
+            if scored and not problem and len(found) < len(metrics):
+                problem = f"because they have no {next(n for n in metrics if n not in found)}"
             if problem:
                 problems[problem] += 1
                 continue
-            score = sweep.scores.get(trial.number)
-            trials.append([values, None if score is None else badness(score.mean, maximize)])
+            scores = [badness(found[o.metric], o.maximize) for o in objectives if scored]
+            far = violation(constraints, found) if scored else 0.0
+            more = [scores if len(scores) > 1 else [], far]
+            several = len(objectives) > 1 or constraints
+            trials.append([values, scores[0] if scored else None, *(more if several else [])])
             used += 1
         lost = sorted({_path(name) for name in sweep.dimensions} - space.fields)
         notes.append(f"{folder}: {used} of {count(len(ended), 'trial')} as observations")

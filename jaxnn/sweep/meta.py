@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from ..experiment import sources
-from ..experiment.configuration import from_plain, to_plain
+from ..experiment.configuration import from_plain, to_plain, to_record
 from ..experiment.experiment import Experiment, loaded
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
@@ -73,7 +73,7 @@ def planned(
     ):
         raise ValueError(problem)
     planner = Planner(experiment, base, chosen, search=search)
-    warm = warm_start(space, folders, planner.metric, planner.maximize)
+    warm = warm_start(space, folders, planner.objectives, planner.constraints, chosen.score)
     left_out = planner.left_out(known)
     notes = [*filter(None, [left_out, note]), *warm["notes"]]
     facts: dict[str, Any] = {"tries": known, "searches": [[chosen.search, 0]], "notes": notes}
@@ -157,7 +157,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
     settings = planner.settings
     return {
         "experiment": sources.module_of(experiment),
-        "config": to_plain(planner.base),
+        "config": to_record(planner.base),
         "settings": to_plain(settings),
         "space": planner.space.to_plain(),
         "traced": planner.found,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ class Result:
     def best(self) -> "TrialResult":
         """The first trial of the ranking. Raises ValueError if no trial has a score yet."""
         if not self.ranking:
-            raise ValueError(f"{self.folder} has no trial that completed yet")
+            ends = Counter(trial.status for trial in self.trials)
+            has = ", ".join(f"{many:,} {status}" for status, many in ends.items()) or "none"
+            raise ValueError(f"{self.folder} has no trial that completed; its trials: {has}")
         return self.ranking[0]
 
     @property
@@ -290,11 +293,13 @@ class TrialResult:
         with Ledger.open(folder) as ledger:
             kept = ledger.kept()
             if number not in kept:
-                some = ", ".join(map(str, sorted(kept))) or "none"
+                some = f"those of {', '.join(map(str, sorted(kept)))} were" if kept else "none were"
+                more = f"sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
+                more += "to keep more, or write trial.train() to train it again"
+                if self.status != "done":
+                    more = f"it is {self.status}, and only those of completed trials are kept"
                 raise ValueError(
-                    f"the weights of trial {number} of {folder} were not kept, those of {some} "
-                    f"were: sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
-                    "to keep more, or write trial.train() to train it again"
+                    f"the weights of trial {number} of {folder} were not kept, {some}: {more}"
                 )
             packed = ledger.kept_states(number)
         spec = jax.eval_shape(lambda: Training(one).begin(0))

@@ -60,7 +60,7 @@ class _OptunaSearch(SobolSearch):
             instead = self._instead(round)
             return [
                 self.space.allowed_or(
-                    lambda: suggested(self.space, study.ask(), kinds), PROPOSALS, instead
+                    lambda: proposed(self.space, study, kinds)[1], PROPOSALS, instead
                 )
                 for _ in range(count)
             ]
@@ -141,13 +141,10 @@ class OptunaSampler:
             ]
 
     def _proposed(self) -> Values:
-        """Return the next trial of the study; one that `where` forbids is completed as failed."""
-        trial = self._study.ask()
-        values = suggested(self.space, trial, self._kinds)
-        if self.space.allows(values):
+        """Return the next trial of the study, and keep it until its score is known."""
+        trial, values = proposed(self.space, self._study, self._kinds)
+        if trial is not None:
             self._asked.setdefault(trial_key(values), []).append(trial)
-        else:
-            self._study.tell(trial, state=optuna_library().trial.TrialState.FAIL)
         return values
 
     def _instead(self) -> Values:
@@ -307,6 +304,26 @@ def suggested(space: Space, trial: Any, kinds: Mapping[str, Parameter]) -> Value
         return back(suggest(name, kind.low, kind.high, step=kind.step, log=kind.log))
 
     return space.built(choose)
+
+
+def proposed(space: Space, study: Any, kinds: Mapping[str, Parameter]) -> tuple[Any, Values]:
+    """Return the next trial of a study and its values.
+
+    None is returned for a trial that `where` forbids. It is completed as pruned, from which TPE
+    learns that such trials are bad. Of failed ones it would learn nothing, and propose the like
+    until a random trial is used instead.
+
+    Args:
+        space: The search space.
+        study: The study.
+        kinds: The parameter of each dimension.
+    """
+    trial = study.ask()
+    values = suggested(space, trial, kinds)
+    if space.allows(values):
+        return trial, values
+    study.tell(trial, state=optuna_library().trial.TrialState.PRUNED)
+    return None, values
 
 
 def distribution(dimension: Dimension) -> Any:

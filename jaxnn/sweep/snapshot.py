@@ -372,8 +372,8 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "warm_start": (
         dict,
         lambda one: all(
-            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], dict)
-            for pair in one.get("trials", [])
+            isinstance(row, list) and len(row) in (2, 4) and isinstance(row[0], dict)
+            for row in one.get("trials", [])
         ),
     ),
     "forced": (

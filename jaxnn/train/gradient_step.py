@@ -17,7 +17,7 @@ from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
-from .metric_checks import check_unreserved
+from .metric_checks import check_metric_names
 from .metrics import (
     Derived,
     Ratio,
@@ -298,7 +298,7 @@ def gradient_step(
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
         norms = norms_by_path(log_norms, grads, updates)
-        check_unreserved(metrics, norms, "the objective")
+        check_metric_names(metrics, norms, "the objective")
         metrics |= norms
     if skipping := states_of(opt_state, SkipState):
         applied = jnp.all(jnp.stack([one.finite for one in skipping]))

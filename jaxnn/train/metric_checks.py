@@ -37,7 +37,7 @@ def check_metrics(metrics: Any, owner: str) -> None:
             a_metric(leaf, f"the metric {name!r} of {owner}")
 
 
-def check_unreserved(metrics: Mapping[str, Any], taken: Collection[str], owner: str) -> None:
+def check_metric_names(metrics: Mapping[str, Any], taken: Collection[str], owner: str) -> None:
     """Raise ValueError for a metric whose name is that of another number in the records of a run.
 
     Args:

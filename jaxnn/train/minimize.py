@@ -28,7 +28,7 @@ from ..validation import Accepts, check_none, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
-from .metric_checks import check_loss, check_metrics, check_unreserved
+from .metric_checks import check_loss, check_metric_names, check_metrics
 from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
 from .record import EVERY_STEP
@@ -254,7 +254,7 @@ class Minimize(Program):
         loss, metrics = found if pair else (found, {})
         check_loss(loss, owner)
         check_metrics(metrics, owner)
-        check_unreserved(metrics, ("loss", *EVERY_STEP), owner)
+        check_metric_names(metrics, ("loss", *EVERY_STEP), owner)
         return (loss, {"loss": loss, **metrics}), state
 
     def step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:

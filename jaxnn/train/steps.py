@@ -28,7 +28,7 @@ from ..data.stream import Stream
 from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
-from .metric_checks import check_unreserved
+from .metric_checks import check_metric_names
 from .program import Program, code_of
 from .step import placed_step, remembered
 
@@ -333,7 +333,7 @@ class Steps:
         arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
         traced = self._steps_for(state).trace(*arguments)
         _, metrics = traced.out_info
-        check_unreserved(metrics, ("step", "epoch"), "the program")
+        check_metric_names(metrics, ("step", "epoch"), "the program")
         loader = self._loader
         loader.at_once = steps_at_once(
             traced.jaxpr.jaxpr, count, loader.at_once, loader.steps_per_epoch

@@ -296,6 +296,7 @@ def test_commands_on_a_run_accept_a_kept_trial(folder, tmp_path, capsys, monkeyp
     [
         ("predict {}", "the trial is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
         ("evaluate {}:99", "{} has the trials 0 .. 7, and no 99"),
+        ("evaluate {}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it"),
         (
             "export {}:best --output net.txt",
             "the suffix of --output net.txt must be '.st",
@@ -321,7 +322,7 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
     assert said(capsys, "sweep", *SMALL, "--folder", place)[0] == 0
     assert said(capsys, "run", "--from", f"{place}:best")[::2] == (
         1,
-        f"error: {place} has no trial that completed yet\n",
+        f"error: {place} has no trial that completed; its trials: none\n",
     )
 
 

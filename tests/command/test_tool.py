@@ -1,5 +1,6 @@
 """`jaxnn sweep`, on a small ledger written by hand."""
 
+import io
 import os
 import runpy
 import shlex
@@ -9,9 +10,11 @@ from importlib import metadata
 
 import pytest
 
+from jaxnn.command.parsing import execute
 from jaxnn.command.tool import main
 from jaxnn.experiment import SGD
 from jaxnn.experiment.configuration import to_plain
+from jaxnn.files.reading import encodable
 from jaxnn.sweep import LogUniform, Space
 from jaxnn.sweep.ledger import Cohort, Group, Ledger
 from jaxnn.sweep.storage import is_driven
@@ -68,6 +71,15 @@ def test_the_reader_of_the_output_may_leave(folder):
             capture_output=True, text=True, timeout=100,
         )  # fmt: skip
         assert (ran.stdout, ran.stderr) == ("141\n", "")
+
+
+def test_output_that_cannot_encode_a_character_ends_no_command(monkeypatch):
+    """In the locale C, sweeps write the signs of means and separators as question marks."""
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", written)
+    assert encodable("0.5 \xb1 0.1") == "0.5 ? 0.1"
+    assert execute({"show": lambda: print("0.5 \xb1 0.1 \udcc3")}, "show") == 0
+    assert written.buffer.getvalue() == b"0.5 ? 0.1 ?\n"  # type: ignore[attr-defined]
 
 
 def test_top_ends_with_the_sweep(folder, capsys):

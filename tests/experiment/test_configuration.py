@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import pytest
 
-from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.experiment.configuration import from_plain, to_plain, to_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,3 +90,27 @@ def test_a_number_that_is_not_one_comes_back():
 def test_what_json_cannot_hold_is_refused_when_written():
     with pytest.raises(TypeError, match="a configuration holds numbers, strings, tuples"):
         to_plain(Config(sizes={1: 2}))  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loose:
+    sizes: tuple = (8, (4, 2))
+    anything: Any = "text"
+
+
+@pytest.mark.parametrize("anything", ["text", 3, None, True, (1, (2, "a"))])
+def test_a_tuple_without_types_is_read_again(anything):
+    config = Loose(anything=anything)
+    assert from_plain(Loose, json.loads(json.dumps(to_record(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Slow(rate="fast"), "config.rate is 'fast', expected float: what is recorded here could n"),  # type: ignore[arg-type]
+        (Loose(anything=Slow()), "config.anything is {'type': 'Slow', 'rate': 0.1}, expected "),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_recorded(config, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        to_record(config)

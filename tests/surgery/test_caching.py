@@ -31,7 +31,7 @@ def test_every_layer_that_can_keep_is_reached():
     assert found == expected and hash(found) == hash(expected)
     assert nn.with_cache(found, 7) == nn.with_cache(net, 7) != found
     shape = found.init_state(X[:, :1])["1"]["attention"]["keys"].shape
-    assert shape == (2, 2, 5, 2, 2)  # copies, rows, slots, heads, features
+    assert shape == (2, 2, 2, 5, 2)  # copies, rows, heads, slots, features
 
 
 def test_optional_children_stay_none():

@@ -42,6 +42,14 @@ def test_the_same_function_whatever_is_around():
     chex.assert_trees_all_equal(back_params, params)
 
 
+def test_what_only_a_scan_needs_is_dropped():
+    net = nn.Repeat(nn.Remat(BLOCK, keep="products"), 2)
+    params = net.init(KEY, X)
+    row, row_params = nn.unstack_layers(net, params)
+    assert row == nn.Sequential(BLOCK, BLOCK)
+    chex.assert_trees_all_equal(row_params, row.init(KEY, X))
+
+
 def test_repeats_within_repeats():
     net = nn.Repeat(nn.Repeat(nn.Dense(4), 2), 3)
     params = net.init(KEY, X)

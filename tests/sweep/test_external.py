@@ -178,6 +178,30 @@ def test_a_search_that_begins_later_begins_with_its_first_point():
     assert searcher("sobol", SPACE).ask(4, 1, others) == first
 
 
+def test_tpe_learns_from_trials_that_where_forbids(monkeypatch):
+    """They are pruned in both studies: of failed trials, TPE would learn nothing, and propose the
+    like, since the best trials are next to them."""
+    studies, create = [], optuna.create_study
+    monkeypatch.setattr(
+        optuna, "create_study", lambda **given: studies.append(create(**given)) or studies[-1]
+    )
+    space = dataclasses.replace(SPACE, where=lambda config: config.learning_rate < 0.008)
+    rng = np.random.default_rng(0)
+    history = [Observation(one, scored(one)) for one in (space.sample(rng) for _ in range(12))]
+    sampler = OptunaSampler(space, optuna.samplers.TPESampler(seed=0))
+    for one in history:
+        sampler.tell(one.values, one.score)
+    asked = searcher("tpe", space).ask(8, 1, history), sampler.ask(8)
+    states = optuna.trial.TrialState
+    for study, values in zip(reversed(studies), asked, strict=True):
+        by_state = {state: study.get_trials(states=[state]) for state in states}
+        proposed = [trial.params["learning_rate"] for trial in by_state[states.RUNNING]]
+        assert proposed == [one["learning_rate"] for one in values]  # none of them is random
+        forbidden = [trial.params["learning_rate"] for trial in by_state[states.PRUNED]]
+        assert min(forbidden) >= 0.008
+        assert len(study.trials) == len([*history, *proposed, *forbidden])
+
+
 def test_cmaes_begins_where_earlier_sweeps_were_best():
     """Earlier trials are spread over the space; the best are near 0.01."""
     space = Space(SGD, {"learning_rate": LogUniform(1e-4, 1.0), "momentum": Uniform(0.0, 0.9)})

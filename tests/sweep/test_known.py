@@ -46,6 +46,13 @@ class Descent(train.Program):
         return {"distance": jnp.abs(x - 1)}
 
 
+class Farther(Descent):
+    """Reports another metric."""
+
+    def evaluate(self, x, batch, *, key):
+        return super().evaluate(x, batch, key=key) | {"other": x}
+
+
 def program(config, data):
     return Descent(config.optimizer.learning_rate * config.scale)
 
@@ -258,6 +265,37 @@ def test_a_sweep_starts_from_earlier_ones(tmp_path):
         run(tmp_path / "c", search="tpe", warm_start=tmp_path / "b", minimize="loss2")
 
 
+def test_earlier_sweeps_have_all_objectives_and_violations(tmp_path):
+    """After two steps from 0 with the rate r, the distance to 1 is (1 - 2r)^2."""
+    both = {"minimize": ("validation_distance", "loss"), "constraints": {"loss": "<= 0.2"}}
+    run(tmp_path / "old", trials=6)
+    folders = [tmp_path / "old"] * 2  # the same trials count once
+    warm = run(tmp_path / "b", trials=4, search="nsga2", batch=2, warm_start=folders, **both)
+    recorded = warm.sweep.facts["warm_start"]["trials"]
+    assert len(recorded) == len(warm.sweep.facts["notes"]) * 6 == 6
+    for values, score, scores, violation in recorded:
+        left = 1 - 2 * values["optimizer.learning_rate"] * values["scale"]
+        np.testing.assert_allclose(scores, [left**2, left**2], rtol=1e-4, atol=1e-6)
+        assert score == scores[0]
+        assert violation == pytest.approx(max(left**2 - 0.2, 0) / 0.2, rel=1e-4, abs=1e-6)
+    tpe = {"search": "tpe", "warm_start": [tmp_path / "old"], "trials": 12, "batch": 6}
+    assert len(run(tmp_path / "c", **tpe, **both).trials) == 12
+    more = dataclasses.replace(EXPERIMENT, program=lambda config, data: Farther(rate=0.1))
+    with pytest.raises(ValueError, match=r"old did not record validation_other, by which this swe"):
+        run(tmp_path / "d", more, **tpe, constraints={"validation_other": "<= 1"})
+
+
+def test_a_score_of_an_earlier_sweep_follows_the_rule_of_this_one(tmp_path):
+    """At rates above 1 each step is worse than the last, so that the best is the first."""
+    wide = {"space": {"optimizer.learning_rate": Grid(1.25)}, "defaults": False}
+    earlier = dataclasses.replace(EXPERIMENT, space=wide["space"])
+    run(tmp_path / "old", earlier, trials=1, defaults=False)
+    tpe = {"search": "tpe", "warm_start": [tmp_path / "old"], "trials": 1, "defaults": False}
+    found = {rule: run(tmp_path / rule, earlier, score=rule, **tpe) for rule in ("last", "best")}
+    scores = {rule: one.sweep.facts["warm_start"]["trials"][0][1] for rule, one in found.items()}
+    assert scores == {"last": 1.5**2, "best": 1.5}
+
+
 # Budgets
 
 
@@ -286,7 +324,7 @@ def test_durations_and_limits():
     ("budget", "reason"),
     [
         (Budget(target=0.0), "trial 1 reached the target validation_distance = 0"),
-        (Budget(epochs=7), "the 7 epochs are used"),
+        (Budget(epochs=7), "the budget of 7 epochs is used"),
         (Budget(patience=3), "no trial was better than trial 1 in the "),
         (Budget(time=1e-6), "the time of 0 ms is used"),
     ],

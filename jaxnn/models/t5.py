@@ -102,8 +102,8 @@ class EncoderDecoder(Composite):
     of a source, (..., S, n), and the decoder can be used as a network:
 
         memory = net.apply(params, source, method="encode", segment_ids=mask)
-        out = nn.generate(net.decoder, params["decoder"], [[0]], steps=20, temperature=0,
-                          memory=memory, memory_segment_ids=mask)
+        given = {"memory": memory, "memory_segment_ids": mask}
+        out = nn.generate(net.decoder, params["decoder"], [[0]], steps=20, temperature=0, **given)
 
     Named inputs: `segment_ids` (..., S), such as the attention mask of a tokenizer, and
     `target_segment_ids` (..., T), both 0 for padding.

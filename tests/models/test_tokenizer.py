@@ -131,7 +131,8 @@ def test_pairs_have_token_types(folder: Path):
     first = found.tokens.tolist().index(3) + 1
     assert found.token_types.tolist() == [0] * first + [1] * (len(found.tokens) - first)
     assert tokenizer.decode(found.tokens) == "a cat the mat"
-    with pytest.raises(ValueError, match="zip"):
+    text = r"the number of pairs must be 2, one for each text, got 1; write tokenizer\(\['a', 'b'\]"
+    with pytest.raises(ValueError, match=text):
         tokenizer(["a", "b"], ["c"])
 
 
@@ -155,11 +156,46 @@ def test_chat_template(folder: Path):
     assert tools.endswith('[{"name": "ü<"}]')
     with pytest.raises(ValueError, match="the chat template rejects the messages: no system"):
         tokenizer.apply_chat_template([{"role": "system", "content": ""}])
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        tokenizer.apply_chat_template([{"role": "user", "content": object()}])
+    with pytest.raises(
+        ValueError, match=r"has no chat template 'tools', only \['default'\]; write"
+    ):
+        tokenizer.apply_chat_template(MESSAGES, template="tools")
     plain = Tokenizer.from_pretrained(folder / "wordpiece")
-    with pytest.raises(ValueError, match=r"has no chat template 'default', only \[\]"):
+    with pytest.raises(ValueError, match=r"has no chat template; write template='\{% for message"):
         plain.apply_chat_template(MESSAGES)
+
+
+INSIDE: Any = {"role": "user"}
+INSIDE["content"] = INSIDE
+
+
+@pytest.mark.parametrize(
+    "messages, variables, text",
+    [
+        (
+            [*MESSAGES, {"role": "user", "content": np.ones(2)}],
+            {},
+            rf"messages\[{len(MESSAGES)}\] must be a dict of plain JSON, got .*float64\[2\].*; "
+            r"write \{'role': 'user', 'content': 'Hello'\}",
+        ),
+        ([INSIDE], {}, r"messages\[0\] must be a dict of plain JSON, got "),
+        ([MESSAGES], {}, r"messages\[0\] must be a dict of plain JSON, got \[\{"),
+        (
+            "Hello",
+            {},
+            r"messages must be a list of messages, got 'Hello'; write \[\{'role': 'user'",
+        ),
+        (
+            MESSAGES,
+            {"tools": [len]},
+            r"tools must be plain JSON: dicts with text keys, lists, .* or None, got .*; convert "
+            r"arrays by .tolist\(\), and functions and other tools to their JSON schemas",
+        ),
+    ],
+)
+def test_arguments_of_a_template_are_plain_json(messages: Any, variables: Any, text: str):
+    with pytest.raises(TypeError, match=text):
+        Tokenizer(wordpiece()).apply_chat_template(messages, template="{{ messages }}", **variables)
 
 
 def test_several_templates_and_a_file(folder: Path, tmp_path: Path):

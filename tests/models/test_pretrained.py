@@ -234,8 +234,8 @@ def test_unsupported_configurations_are_named(tmp_path: Path, changes: Any, text
         (
             {"bias": False, "width": 7},
             ValueError,
-            r"GPT.from_pretrained\('.*gpt2', bias=False, width=7\): GPT.num_heads must be a divisor "
-            r"of width=7, got 2",
+            r"GPT.from_pretrained\('.*gpt2', bias=False, width=7\): GPT.num_heads must be a "
+            r"divisor of width=7, got 2",
         ),
         (
             {"width": 16},

@@ -35,6 +35,27 @@ def _is_json(value: Any) -> bool:
     return True
 
 
+def _is_named(one: Any) -> bool:
+    return isinstance(one, dict) and all(isinstance(one.get(k), str) for k in ("name", "template"))
+
+
+def _are_tokens(value: Any) -> bool:
+    tokens = np.asarray(value)
+    return tokens.ndim == 1 and (
+        tokens.size == 0 or bool(np.issubdtype(tokens.dtype, np.integer) and tokens.min() >= 0)
+    )
+
+
+_tokens = Accepts(
+    "integers >= 0, (T,) or rows of them",
+    _are_tokens,
+    hint="write tokenizer.decode(found.tokens), and np.where(labels < 0, 0, labels) for labels",
+)
+_templates = Accepts(
+    "a text, or a list of dicts with the texts 'name' and 'template'",
+    lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(_is_named, v))),
+)
+_template = None | instance(str, "the name or the text of a template")
 _plain_json = Accepts(
     "plain JSON: dicts with text keys, lists, texts, numbers, True, False, or None",
     _is_json,
@@ -205,11 +226,13 @@ class Tokenizer:
         Args:
             tokens: Integers, an array or a list, or a list of rows of different lengths.
             skip_special_tokens: Whether to leave out tokens such as padding. Default: True.
+
+        Raises:
+            ValueError: If tokens are not integers, or negative, as labels to ignore are.
         """
-        rows = [np.asarray(row) for row in tokens]
-        if rows and rows[0].ndim:
-            return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
-        ids = [int(token) for token in rows]
+        if np.iterable(tokens) and any(map(np.iterable, tokens)) and not isinstance(tokens, str):
+            return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in tokens]
+        ids = np.asarray(_tokens(tokens, "tokens")).tolist()
         text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         bytewise = type(self.backend.model).__name__ == "BPE"
         if self.config.get("clean_up_tokenization_spaces") and not bytewise:
@@ -256,7 +279,9 @@ class Tokenizer:
             _message(message, f"messages[{i}]")
         for name, variable in variables.items():
             _plain_json(variable, name)
-        templates = self.config.get("chat_template") or {}
+        _template(template, "template")
+        templates = self.config.get("chat_template") or []
+        _templates(templates, "chat_template of the tokenizer's config")
         if isinstance(templates, list):
             templates = {one["name"]: one["template"] for one in templates}
         if isinstance(templates, str):
@@ -270,14 +295,14 @@ class Tokenizer:
                 f"the tokenizer has no chat template{known}; write "
                 "template='{% for message in messages %}...'"
             )
-        jinja2 = required("jinja2", "chat templates are rendered by", "jinja2", "hub")
+        required("jinja2", "chat templates are rendered by", "jinja2", "hub")
         given = {"messages": list(messages), **variables}
         given["add_generation_prompt"] = add_generation_prompt
         plain = json.loads(json.dumps(given))  # without subclasses, which may have methods
         defaults = {"tools": None, "documents": None, **self.special_tokens}
         try:
             return _environment().from_string(source).render(defaults | plain)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # of the template, which is a program
             raise ValueError(f"the chat template rejects the messages: {error}") from error
 
 

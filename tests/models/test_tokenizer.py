@@ -152,6 +152,8 @@ def test_chat_template(folder: Path):
     tokenizer = Tokenizer.from_pretrained(folder / "bytewise")
     text = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)
     assert text == "<s><user>What is 2 < 3?</s>\n<assistant>Ünderstood: true.</s>\n<assistant>"
+    with pytest.raises(ValueError, match=r"rejects the messages: .*concatenate str"):
+        tokenizer.apply_chat_template(MESSAGES, template="{{ messages[0].content + none }}")
     tools = tokenizer.apply_chat_template(MESSAGES[:1], tools=[{"name": "ü<"}])
     assert tools.endswith('[{"name": "ü<"}]')
     with pytest.raises(ValueError, match="the chat template rejects the messages: no system"):
@@ -163,6 +165,20 @@ def test_chat_template(folder: Path):
     plain = Tokenizer.from_pretrained(folder / "wordpiece")
     with pytest.raises(ValueError, match=r"has no chat template; write template='\{% for message"):
         plain.apply_chat_template(MESSAGES)
+    plain.config["chat_template"] = [{"name": "default"}]
+    text = r"chat_template of the tokenizer's config must be a text, or a list of dicts with the "
+    with pytest.raises(ValueError, match=text + r"texts 'name' and 'template', got \[\{'name'"):
+        plain.apply_chat_template(MESSAGES)
+    number: Any = 5
+    with pytest.raises(TypeError, match="template must be None or the name or the text of a temp"):
+        plain.apply_chat_template(MESSAGES, template=number)
+
+
+@pytest.mark.parametrize("tokens", [[-100, 1], [[1, 2], [1.5, 2]], ["a", "b"], "ab", 5, [[[1]], 2]])
+def test_only_tokens_are_decoded(tokens: Any):
+    text = r"tokens must be integers >= 0, \(T,\) or rows of them, got .*; write tokenizer.decode"
+    with pytest.raises(ValueError, match=text):
+        Tokenizer(wordpiece()).decode(tokens)
 
 
 INSIDE: Any = {"role": "user"}

@@ -322,7 +322,7 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
     assert said(capsys, "sweep", *SMALL, "--folder", place)[0] == 0
     assert said(capsys, "run", "--from", f"{place}:best")[::2] == (
         1,
-        f"error: {place} has no trial that completed yet\n",
+        f"error: {place} has no trial that completed; its trials: none\n",
     )
 
 

@@ -324,7 +324,7 @@ def test_durations_and_limits():
     ("budget", "reason"),
     [
         (Budget(target=0.0), "trial 1 reached the target validation_distance = 0"),
-        (Budget(epochs=7), "the 7 epochs are used"),
+        (Budget(epochs=7), "the budget of 7 epochs is used"),
         (Budget(patience=3), "no trial was better than trial 1 in the "),
         (Budget(time=1e-6), "the time of 0 ms is used"),
     ],

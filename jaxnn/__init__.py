@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from . import command as command
     from . import data as data
     from . import experiment as experiment
+    from . import functional as functional
     from . import generation as generation
     from . import inspect as inspect
     from . import interop as interop
@@ -138,6 +139,7 @@ _PACKAGES = (
     "command",
     "data",
     "experiment",
+    "functional",
     "generation",
     "inspect",
     "interop",

@@ -104,9 +104,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text:.200}..."
 
 
-def _has_arrays(value: Any) -> bool:
+def _has_arrays(value: Any, levels: int = 20) -> bool:  # a list may contain itself
     if isinstance(value, tuple | list | dict):
-        return any(map(_has_arrays, value.values() if isinstance(value, dict) else value))
+        items = value.values() if isinstance(value, dict) else value
+        return levels > 0 and any(_has_arrays(item, levels - 1) for item in items)
     return is_array(value) and not isinstance(value, np.generic)
 
 

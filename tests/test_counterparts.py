@@ -5,6 +5,7 @@ are looked up by the slow tests, if they are installed.
 """
 
 import csv
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -29,9 +30,10 @@ def found(path):
     head, *rest = path.split(".")
     assert not any(name.startswith("_") for name in rest)
     item = SPACE[head]
-    if head in ("nn", *PACKAGES):
-        assert rest[0] in getattr(item, "__all__", dir(item)), f"{path} is not public"
     for name in rest:
+        if inspect.ismodule(item) and item.__name__.startswith("jaxnn"):
+            public = dir(item) if item is nn else getattr(item, "__all__", dir(item))
+            assert name in public, f"{path} is not public"
         item = getattr(item, name)
     return item
 
@@ -65,7 +67,7 @@ def test_every_counterpart_and_every_name_in_a_note_is_public():
 def test_the_code_of_every_note_runs():
     arrays = {"x": jax.numpy.ones((2, 4, 4, 1)), "y": jax.numpy.ones(2), "target": 1, "features": 3}
     values = {"layer": nn.Dense(3), "first": optax.clip(1.0), "second": optax.sgd(0.1)}
-    names = {**SPACE, **arrays, **values, "mesh": parallel.mesh(data=-1)}
+    names = {**SPACE, **arrays, **values, "mesh": parallel.mesh(data=-1), "functools": functools}
     count = 0
     for row in ROWS:
         for code in re.findall(r"`(\w[^`]*[\])])`", row["note"]):
@@ -83,6 +85,8 @@ def test_a_name_that_does_not_exist_is_found_out():
         found("nn.Layer.no_method")
     with pytest.raises(AssertionError, match=r"nn\.importlib is not public"):
         found("nn.importlib")
+    with pytest.raises(AssertionError, match=r"nn\.functional\.linear is not public"):
+        found("nn.functional.linear")
 
 
 @pytest.mark.parametrize("library", ["flax", "optax", "equinox", "haiku"])

@@ -161,6 +161,7 @@ def documented(item: Any) -> set[str]:
 
 PACKAGES = (
     nn,
+    nn.functional,
     nn.models,
     nn.data,
     nn.train,

@@ -79,6 +79,7 @@ def test_dir_lists_exactly_the_public_names():
         "command",
         "data",
         "experiment",
+        "functional",
         "generation",
         "inspect",
         "interop",

@@ -13,6 +13,7 @@ PAGES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("layers", "Layers", "jaxnn", ("layers",)),
     ("combinators", "Combinators and wrappers", "jaxnn", ("combine", "generation")),
     ("initializers", "Initializers", "jaxnn", ("initializers",)),
+    ("functional", "Activation functions: jaxnn.functional", "jaxnn.functional", ()),
     ("train", "Training: jaxnn.train", "jaxnn.train", ()),
     ("data", "Data: jaxnn.data", "jaxnn.data", ()),
     ("models", "Models: jaxnn.models", "jaxnn.models", ()),

@@ -1,7 +1,8 @@
 """Activation functions of torch.nn and of published models that `jax.nn` does not have.
 
-Each one can be used as a layer. Set other arguments with `functools.partial`, for example
-`functools.partial(hard_shrink, threshold=0.1)`. torch.nn's other activations have these names:
+Each one can be used as a layer, `nn.functional.hard_shrink`. Set other arguments with
+`functools.partial(nn.functional.hard_shrink, threshold=0.1)`. torch.nn's other activations have
+these names:
 
 - GELU: `functools.partial(jax.nn.gelu, approximate=False)`. The default of `jax.nn.gelu` is torch's
   approximate="tanh".

@@ -221,7 +221,7 @@ _integers = Accepts(
 
 def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
     """Raise ValueError if a concrete token in a bag has no row in the table."""
-    if not (_is_known(ids) and (segment_ids is None or _is_known(segment_ids))):
+    if not (is_known(ids) and (segment_ids is None or is_known(segment_ids))):
         inside = ids if segment_ids is None else jnp.where(segment_ids != 0, ids, 0)
         check_range(
             inside,
@@ -245,7 +245,8 @@ def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
         )
 
 
-def _is_known(a: Any) -> bool:
+def is_known(a: Any) -> bool:
+    """Return whether the values of an array can be read: it is not traced, and on this host."""
     return not is_traced(a) and getattr(a, "is_fully_addressable", True)
 
 

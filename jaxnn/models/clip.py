@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..arrays import widened
 from ..combine.sequential import Sequential
@@ -14,6 +15,7 @@ from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..functional.activation import quick_gelu
+from ..functional.checking import check_range
 from ..initializers import constant, normal
 from ..interop.source_arrays import Names
 from ..interop.torch_names import own_name
@@ -21,11 +23,11 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import EncoderLayer
 from ..layers.checks import check_divides
 from ..layers.elementwise import LearnedArray
-from ..layers.embedding import Embedding, PatchEmbedding
+from ..layers.embedding import Embedding, PatchEmbedding, is_known
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
 from ..layers.positions import LearnedPositions
-from ..validation import natural
+from ..validation import natural, require
 from .encoders import PatchTransformer
 from .families import Family
 from .model import Model, size
@@ -43,8 +45,12 @@ class LastTokenEncoder(Composite):
         blocks: Layer that contains all transformer blocks.
         norm: Final norm.
         head: Output layer.
-        end: The token at whose first position the features are taken, the first position of a text
-            without it; None for the largest token of each text.
+        end: The token at whose first position the features are taken; None for the largest token
+            of each text.
+
+    Raises:
+        ValueError: If a text of concrete tokens does not have the end token. The features of a text
+            of traced tokens without it are NaN.
 
     >>> net = CLIP(image=4, patch=2, image_layers=1, text_layers=1, text_width=8, text_heads=2)
     >>> type(net.network().text).__name__
@@ -60,10 +66,33 @@ class LastTokenEncoder(Composite):
 
     def forward(self, tokens: jax.Array) -> jax.Array:
         """Return the features."""
-        x = self.blocks(self.positions(self.embedding(tokens)))
-        place = jnp.argmax(tokens if self.end is None else tokens == self.end, -1)
-        x = jnp.take_along_axis(x, place[..., None, None], -2)[..., 0, :]
+        x = self.positions(self.embedding(tokens))
+        if self.end is not None:
+            _check_ends(tokens, self.end)
+        ends = tokens if self.end is None else tokens == self.end
+        place = jnp.argmax(ends, -1)
+        x = jnp.take_along_axis(self.blocks(x), place[..., None, None], -2)[..., 0, :]
+        if self.end is not None:
+            x = jnp.where(ends.any(-1, keepdims=True), x, jnp.asarray(jnp.nan, x.dtype))
         return self.head(self.norm(x))
+
+
+def _check_ends(tokens: jax.Array, end: int) -> None:
+    """Raise ValueError if a text of concrete tokens does not have the end token."""
+    if not is_known(tokens):
+        without = ~(tokens == end).any(-1)
+        check_range(without.astype(jnp.int32), 1, f"a text does not have the end token {end}")
+        return
+    texts = np.asarray(tokens)
+    without = texts[~(texts == end).any(-1)]
+    require(
+        not len(without),
+        "each text",
+        f"tokens with the end token {end}",
+        without[0].tolist() if len(without) else None,
+        "append it, as the tokenizer of the model does, or write CLIP(end=...) with the end token "
+        "of the texts",
+    )
 
 
 class DualEncoder(Composite):

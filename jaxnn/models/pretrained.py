@@ -7,10 +7,11 @@ and back.
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -28,7 +29,7 @@ from ..installation import required
 from ..interop.torch_names import state_dict
 from ..interop.torch_weights import from_torch
 from ..train.weights import LONGEST_HEADER, open_arrays
-from ..validation import Accepts
+from ..validation import Accepts, one_of
 from .families import Family
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -88,8 +89,10 @@ class Published:
             `(model, net, params, state)`, a `Pretrained`.
 
         Raises:
-            ValueError: config.json has an unsupported model type or value, or the arrays do not
-                match it. The message names the keys or arrays.
+            TypeError: A keyword is not a field of the model.
+            ValueError: config.json has an unsupported model type or value, the arrays do not match
+                it, or the model does not accept `changes`. The message names the keys, the arrays,
+                or the changes.
             FileNotFoundError: A file is missing, or cannot be downloaded.
             ImportError: A name is given, and huggingface_hub is not installed.
 
@@ -103,6 +106,12 @@ class Published:
         >>> net.apply(params, tokens).shape
         (1, 5, 11)
         """
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        what = f"a field of {cls.__name__} ({', '.join(names)})"
+        for name in changes:
+            close = "".join(f"write {one}=" for one in difflib.get_close_matches(name, names, 1))
+            a_field = one_of(*names).such(what=what, error=TypeError)
+            a_field(name, f"a keyword of {cls.__name__}.from_pretrained", close)
         find, single = find_files(path_or_name)
         config_file = found_file(find, "config.json", path_or_name)
         config = read_json(config_file)
@@ -110,23 +119,34 @@ class Published:
         fields = family.fields(config, config_file)
         outputs = [fields.pop("outputs")] if "outputs" in fields else []
         published = {"image": fields["image"]} if cls.patch_positions else {}
-        try:
+
+        def built(changes: Mapping[str, Any]) -> tuple[Any, Any, Layer]:
             model: Any = cls(**fields | changes)
             before: Any = cls(**fields | changes | published)
-            net: Layer = before.network(*outputs)
-        except (TypeError, ValueError) as error:
-            raise FileError(f"{config_file}: {error}") from error
+            return model, before, before.network(*outputs)
+
+        @contextlib.contextmanager
+        def explained(file: Any) -> Iterator[None]:
+            try:
+                yield
+            except (TypeError, ValueError) as error:
+                if _shapes(built, {}) in (None, _shapes(built, changes)):
+                    raise FileError(f"{file}: {error}") from error
+                keywords = ", ".join(f"{name}={value!r:.80}" for name, value in changes.items())
+                call = f"{cls.__name__}.from_pretrained('{path_or_name}', {keywords})"
+                raise ValueError(f"{call}: {error}") from error
+
+        with explained(config_file):
+            model, before, net = built(changes)
         files = [single] if single else _weight_files(find, path_or_name)
         arrays = {_full(name, family): array for name, array in _arrays(files).items()}
         if family.bare_architecture and not any(_is_head(name, family) for name in arrays):
             outputs = [None]
             net = before.network(None)
-        try:
+        with explained(path_or_name):
             loaded = from_torch(
                 net, arrays, *before.example(), names=family.names, ignore=family.skipped
             )
-        except ValueError as error:
-            raise FileError(f"{path_or_name}: {error}") from error
         if model == before:
             return Pretrained(model, net, loaded.params, loaded.state)
         params = _for_images(loaded.params, model, before)
@@ -225,6 +245,16 @@ class Published:
                 return family, config
             lines.append(f"{family.model_type} does not have {', '.join(lost)}")
         raise ValueError(f"no model type of transformers is {self!r}: " + "; ".join(lines))
+
+
+def _shapes(built: Callable[[Any], tuple[Any, Any, Layer]], changes: Mapping[str, Any]) -> Any:
+    """Return the shapes of all arrays of a network; None if it cannot be built."""
+    try:
+        _, model, net = built(changes)
+        declared = net.spec(*model.example()), net.init_state(*model.example())
+    except (TypeError, ValueError):
+        return None
+    return jax.tree.map(lambda a: tuple(a.shape), declared)
 
 
 def _full(name: str, family: Family) -> str:

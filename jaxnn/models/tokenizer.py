@@ -13,7 +13,7 @@ import numpy as np
 from ..files.reading import FileError, read_bytes, read_json
 from ..installation import required
 from ..train.weights import LONGEST_HEADER
-from ..validation import Accepts, positive, require
+from ..validation import Accepts, instance, positive, require
 from .pretrained import find_files, found_file
 
 _PURPOSE = "the tokenizers of published models are read by"
@@ -24,6 +24,52 @@ _texts = Accepts(
         or (isinstance(v, list | tuple) and all(isinstance(text, str) for text in v))
     ),
     TypeError,
+)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # another type, or a value inside of itself
+        return False
+    return True
+
+
+def _is_named(one: Any) -> bool:
+    return isinstance(one, dict) and all(isinstance(one.get(k), str) for k in ("name", "template"))
+
+
+def _are_tokens(value: Any) -> bool:
+    tokens = np.asarray(value)
+    return tokens.ndim == 1 and (
+        tokens.size == 0 or bool(np.issubdtype(tokens.dtype, np.integer) and tokens.min() >= 0)
+    )
+
+
+_tokens = Accepts(
+    "integers >= 0, (T,) or rows of them",
+    _are_tokens,
+    hint="write tokenizer.decode(found.tokens), and np.where(labels < 0, 0, labels) for labels",
+)
+_templates = Accepts(
+    "a text, or a list of dicts with the texts 'name' and 'template'",
+    lambda v: isinstance(v, str) or (isinstance(v, list) and all(map(_is_named, v))),
+)
+_template = None | instance(str, "the name or the text of a template")
+_plain_json = Accepts(
+    "plain JSON: dicts with text keys, lists, texts, numbers, True, False, or None",
+    _is_json,
+    TypeError,
+    "convert arrays by .tolist(), and functions and other tools to their JSON schemas",
+)
+_message = Accepts(
+    "a dict of plain JSON",
+    lambda v: isinstance(v, dict) and _is_json(v),
+    TypeError,
+    "write {{'role': 'user', 'content': 'Hello'}}",
+)
+_list = instance(
+    (list, tuple), "a list of messages", "write [{{'role': 'user', 'content': 'Hello'}}]"
 )
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 _SPECIAL += ("mask_token",)
@@ -148,6 +194,10 @@ class Tokenizer:
         inputs: list[Any] = [texts] if single else list(texts)
         if pairs is not None:
             seconds = [pairs] if isinstance(_texts(pairs, "pairs"), str) else list(pairs)
+            wanted = f"{len(inputs)}, one for each text"
+            hint = "write tokenizer(['a', 'b'], ['pair of a', 'pair of b'])"
+            fits = len(seconds) == len(inputs)
+            require(fits, "the number of pairs", wanted, len(seconds), hint)
             inputs = list(zip(inputs, seconds, strict=True))
         if length is not None:
             positive(length, "length", hint="write tokenizer(texts, length=128)")
@@ -176,11 +226,13 @@ class Tokenizer:
         Args:
             tokens: Integers, an array or a list, or a list of rows of different lengths.
             skip_special_tokens: Whether to leave out tokens such as padding. Default: True.
+
+        Raises:
+            ValueError: If tokens are not integers, or negative, as labels to ignore are.
         """
-        rows = [np.asarray(row) for row in tokens]
-        if rows and rows[0].ndim:
-            return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
-        ids = [int(token) for token in rows]
+        if np.iterable(tokens) and any(map(np.iterable, tokens)) and not isinstance(tokens, str):
+            return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in tokens]
+        ids = np.asarray(_tokens(tokens, "tokens")).tolist()
         text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         bytewise = type(self.backend.model).__name__ == "BPE"
         if self.config.get("clean_up_tokenization_spaces") and not bytewise:
@@ -212,7 +264,7 @@ class Tokenizer:
 
         Raises:
             ValueError: If there is no template, or if it rejects the messages.
-            TypeError: If the arguments are not plain JSON.
+            TypeError: If the messages are not a list of dicts, or an argument is not plain JSON.
             ImportError: If jinja2 is not installed.
 
         >>> import tokenizers
@@ -222,7 +274,14 @@ class Tokenizer:
         >>> tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}])
         '<user>Hello'
         """
-        templates = self.config.get("chat_template") or {}
+        _list(messages, "messages")
+        for i, message in enumerate(messages):
+            _message(message, f"messages[{i}]")
+        for name, variable in variables.items():
+            _plain_json(variable, name)
+        _template(template, "template")
+        templates = self.config.get("chat_template") or []
+        _templates(templates, "chat_template of the tokenizer's config")
         if isinstance(templates, list):
             templates = {one["name"]: one["template"] for one in templates}
         if isinstance(templates, str):
@@ -231,18 +290,19 @@ class Tokenizer:
             template = "tool_use" if "tools" in variables and "tool_use" in templates else "default"
         source = templates.get(template, template if "{" in template else None)
         if source is None:
+            known = f" {template!r}, only {sorted(templates)}" if templates else ""
             raise ValueError(
-                f"the tokenizer has no chat template {template!r}, only {sorted(templates)}: pass "
+                f"the tokenizer has no chat template{known}; write "
                 "template='{% for message in messages %}...'"
             )
-        jinja2 = required("jinja2", "chat templates are rendered by", "jinja2", "hub")
+        required("jinja2", "chat templates are rendered by", "jinja2", "hub")
         given = {"messages": list(messages), **variables}
         given["add_generation_prompt"] = add_generation_prompt
-        plain = json.loads(json.dumps(given))
+        plain = json.loads(json.dumps(given))  # without subclasses, which may have methods
         defaults = {"tools": None, "documents": None, **self.special_tokens}
         try:
             return _environment().from_string(source).render(defaults | plain)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # of the template, which is a program
             raise ValueError(f"the chat template rejects the messages: {error}") from error
 
 

@@ -28,9 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import one_of, require
+from ..validation import Accepts, number, one_of, require
 from .examples import WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
+
+_THRESHOLD: Accepts = None | number()
+_NO_THRESHOLD: Accepts = Accepts(
+    "None for a score of each class and for predictions, which are not compared with it",
+    lambda value: value is None,
+    abstract=True,
+)
 
 
 class _Decisions(NamedTuple):
@@ -48,7 +55,7 @@ def accuracy(
     weights: Any = None,
     *,
     ignore: int | None = -100,
-    threshold: float = 0.0,
+    threshold: float | None = None,
 ) -> Ratio:
     """The fraction of labels that are predicted correctly, as in `sklearn.metrics.accuracy_score`.
 
@@ -59,8 +66,8 @@ def accuracy(
         targets: Integer labels.
         weights: A number per example or position. Default: None, 1 each.
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
-        threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
-            Default: 0.
+        threshold: Output above which yes is predicted, for floats (...) or (..., 1) only: 0 for
+            logits, 0.5 for probabilities. Default: None, 0.
 
     >>> import jax.numpy as jnp
     >>> float(accuracy(jnp.array([[2.0, 1.0], [3.0, 0.0]]), jnp.array([0, 1])))
@@ -86,7 +93,7 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
         *,
         average: str = "binary",
         ignore: int | None = -100,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         classes: int | None = None,
     ) -> Ratio | Derived:
         name = score.__name__
@@ -123,8 +130,8 @@ def precision(hits: Any, predicted: Any, actual: Any) -> Any:
             labels of an example; "micro", the score of all classes or labels together.
             Default: "binary".
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
-        threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
-            Default: 0.
+        threshold: Output above which yes is predicted, for floats (...) or (..., 1) only: 0 for
+            logits, 0.5 for probabilities. Default: None, 0.
         classes: Number of classes, required if outputs are predictions of more than two classes.
             Default: None, the size of the last axis of logits, or 2 for other outputs.
 
@@ -145,8 +152,8 @@ def recall(hits: Any, predicted: Any, actual: Any) -> Any:
         weights: A number per example or position. Default: None, 1 each.
         average: "binary", "macro", or "micro", as in `precision`. Default: "binary".
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
-        threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
-            Default: 0.
+        threshold: Output above which yes is predicted, for floats (...) or (..., 1) only: 0 for
+            logits, 0.5 for probabilities. Default: None, 0.
         classes: Number of classes, required if outputs are predictions of more than two classes.
             Default: None, the size of the last axis of logits, or 2 for other outputs.
 
@@ -167,8 +174,8 @@ def f1(hits: Any, predicted: Any, actual: Any) -> Any:
         weights: A number per example or position. Default: None, 1 each.
         average: "binary", "macro", or "micro", as in `precision`. Default: "binary".
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
-        threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
-            Default: 0.
+        threshold: Output above which yes is predicted, for floats (...) or (..., 1) only: 0 for
+            logits, 0.5 for probabilities. Default: None, 0.
         classes: Number of classes, required if outputs are predictions of more than two classes.
             Default: None, the size of the last axis of logits, or 2 for other outputs.
 
@@ -190,8 +197,8 @@ def iou(hits: Any, predicted: Any, actual: Any) -> Any:
         weights: A number per example or position. Default: None, 1 each.
         average: "binary", "macro", or "micro", as in `precision`. Default: "binary".
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
-        threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
-            Default: 0.
+        threshold: Output above which yes is predicted, for floats (...) or (..., 1) only: 0 for
+            logits, 0.5 for probabilities. Default: None, 0.
         classes: Number of classes, required if outputs are predictions of more than two classes.
             Default: None, the size of the last axis of logits, or 2 for other outputs.
 
@@ -209,7 +216,7 @@ def confusion_matrix(
     *,
     classes: int | None = None,
     ignore: int | None = -100,
-    threshold: float = 0.0,
+    threshold: float | None = None,
 ) -> jax.Array:
     """The number of examples for each label (row) and prediction (column), as in scikit-learn.
 
@@ -220,8 +227,8 @@ def confusion_matrix(
         classes: Number of classes, required if outputs are predictions of more than two classes.
             Default: None, the size of the last axis of logits, or 2 for other outputs.
         ignore: Label of examples that are left out; None leaves out none. Default: -100.
-        threshold: Output above which yes is predicted: 0 for logits, 0.5 for probabilities.
-            Default: 0.
+        threshold: Output above which yes is predicted, for floats (...) or (..., 1) only: 0 for
+            logits, 0.5 for probabilities. Default: None, 0.
 
     Returns:
         Integers (classes, classes), or floats with weights.
@@ -261,8 +268,17 @@ def _decisions(
     size, is_made = 2, fit == shape and not jnp.issubdtype(outputs.dtype, jnp.floating)
     if fit == (*shape, "classes"):
         size, predicted = outputs.shape[-1], jnp.argmax(outputs, -1).astype(jnp.int32)
+        pair = f"write {owner}(jax.nn.softmax(outputs)[..., 1], targets, threshold=0.5)"
+        plain = f"write {owner}(outputs, targets), which predicts the largest"
+        _NO_THRESHOLD(threshold, f"{owner}: threshold", pair if size == 2 else plain)
+    elif is_made:
+        predicted = outputs
+        hint = f"write {owner}(outputs, targets), or pass the logits or probabilities"
+        _NO_THRESHOLD(threshold, f"{owner}: threshold", hint)
     else:
-        predicted = outputs if is_made else (outputs.reshape(shape) > threshold).astype(jnp.int32)
+        _THRESHOLD(threshold, f"{owner}: threshold", hint="write threshold=0.5")
+        above = 0 if threshold is None else threshold
+        predicted = (outputs.reshape(shape) > above).astype(jnp.int32)
     size = size if classes is None else classes
     several = fit == shape and len(shape) > 1 and classes is None
     labels = WeightedTargets.of_labels(owner, targets, weights, classes=size, ignore=ignore)

@@ -32,8 +32,14 @@ class _Number:
 
 
 NUMBER = _Number()
-# Errors of JAX for code that needs the values of traced numbers or arrays.
-UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
+# Errors of JAX for code that needs the values of traced numbers or arrays. The other JAXTypeErrors
+# are faults of this code: a leaked tracer, or a key that is used twice.
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 optimizer_like: Accepts = Accepts(
     "an optimizer, which has init and update",

@@ -422,8 +422,11 @@ class MultiTask(Task):
                 return {name: tree[name] for name in names}
         elif isinstance(tree, tuple | list) and len(tree) == len(names):
             return dict(zip(names, tree, strict=True))
-        form = "a dict" if isinstance(self.tasks, dict) else "a tuple"
-        raise TypeError(
-            f"MultiTask needs {what} as {form} of {', '.join(names)}, got {describe(tree)}; return "
-            "such outputs from the network, and write (inputs, targets) with such targets"
-        )
+        form = f"{'a dict' if isinstance(self.tasks, dict) else 'a tuple'} of {', '.join(names)}"
+        write = {
+            "outputs": "return such outputs from the network",
+            "targets": "write (inputs, targets) with such targets",
+            "weights": "write (inputs, targets, weights) with such weights, or with one array for "
+            "all tasks",
+        }
+        raise TypeError(f"MultiTask needs {what} as {form}, got {describe(tree)}; {write[what]}")

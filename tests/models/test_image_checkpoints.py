@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.models import CLIP, ConvNeXt, ResNet, ViT
-from jaxnn.models.clip import CLIP_NAMES
+from jaxnn.models.clip import CLIP_NAMES, LastTokenEncoder
 from jaxnn.models.families import CONVNEXT_FAMILIES, RESNET_FAMILIES, VIT_FAMILIES
 from tests.converted import assert_same_gradients
 from tests.fixtures import pretrained as published
@@ -179,6 +179,27 @@ def test_images_and_texts_are_embedded_as_by_transformers(tmp_path: Path):
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["architectures"] == ["CLIPModel"] and config["text_config"]["hidden_size"] == 8
     assert CLIP.from_pretrained(tmp_path / "saved").model == model.__class__(**model.explicit())
+
+
+def test_a_text_without_the_end_token_has_no_features():
+    embedding: Any = functools.partial(jax.nn.one_hot, num_classes=13)
+    same: Any = jnp.asarray
+    net = LastTokenEncoder(embedding, same, same, same, same, end=12)
+    tokens = jnp.array([[3, 12, 0], [1, 2, 3]])
+
+    def run(tokens: Any) -> Any:
+        return net.apply(net.init(jax.random.key(0), tokens), tokens)
+
+    with pytest.raises(
+        ValueError,
+        match=r"each text must be tokens with the end token 12, got \[1, 2, 3\]; append it, .*, or "
+        r"write CLIP\(end=...\)",
+    ):
+        run(tokens)
+    with pytest.raises(ValueError, match="a text does not have the end token 12"):
+        nn.checkify(run)(tokens)
+    np.testing.assert_array_equal(run(tokens[:1]), np.eye(13)[[12]])
+    np.testing.assert_array_equal(jax.jit(run)(tokens), [np.eye(13)[12], np.full(13, np.nan)])
 
 
 @pytest.mark.slow

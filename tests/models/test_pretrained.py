@@ -20,6 +20,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxnn.files.reading import FileError
 from jaxnn.interop.torch_names import GEMMA, LLAMA
 from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
 from jaxnn.models import BERT, GPT, Tokenizer
@@ -213,6 +214,50 @@ def changed(folder: Path, **changes: Any) -> Path:
 def test_unsupported_configurations_are_named(tmp_path: Path, changes: Any, text: str):
     with pytest.raises(ValueError, match=text):
         GPT.from_pretrained(changed(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes, error, text",
+    [
+        (
+            {"dropot": 0.0},
+            TypeError,
+            r"a keyword of GPT.from_pretrained must be a field of GPT \(layers, width, .*, "
+            r"implementation\), got 'dropot'; write dropout=$",
+        ),
+        ({"outputs": 3}, TypeError, r"a field of GPT \(layers, .*\), got 'outputs'$"),
+        (
+            {"dropout": 2.0},
+            ValueError,
+            r"GPT.from_pretrained\('.*gpt2', dropout=2.0\): GPT.dropout must be a dropout rate in",
+        ),
+        (
+            {"bias": False, "width": 7},
+            ValueError,
+            r"GPT.from_pretrained\('.*gpt2', bias=False, width=7\): GPT.num_heads must be a "
+            r"divisor of width=7, got 2",
+        ),
+        (
+            {"width": 16},
+            ValueError,
+            r"GPT.from_pretrained\('.*gpt2', width=16\): the torch weights do not fit this network:"
+            r"\n  params/embedding/w: wanted \(13, 16\), got \(13, 8\)",
+        ),
+    ],
+)
+def test_wrong_changes_are_named_instead_of_the_file(changes: Any, error: Any, text: str):
+    with pytest.raises(error, match=text) as caught:
+        GPT.from_pretrained(GPT2, **changes)
+    assert not isinstance(caught.value, FileError)
+
+
+def test_a_file_is_named_if_it_is_wrong_without_the_changes(tmp_path: Path):
+    with pytest.raises(
+        FileError, match=r"config\.json: GPT\.width must be an int >= 1, got 'wide'"
+    ):
+        GPT.from_pretrained(changed(tmp_path, n_embd="wide"), dropout=0.0)
+    with pytest.raises(FileError, match=r"positions/w: wanted .*9, 8"):
+        GPT.from_pretrained(changed(tmp_path, n_positions=9), dropout=0.0)
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"type": "linear"}])

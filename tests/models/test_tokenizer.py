@@ -131,7 +131,8 @@ def test_pairs_have_token_types(folder: Path):
     first = found.tokens.tolist().index(3) + 1
     assert found.token_types.tolist() == [0] * first + [1] * (len(found.tokens) - first)
     assert tokenizer.decode(found.tokens) == "a cat the mat"
-    with pytest.raises(ValueError, match="zip"):
+    text = r"the number of pairs must be 2, one for each text, got 1; write tokenizer\(\['a', 'b'\]"
+    with pytest.raises(ValueError, match=text):
         tokenizer(["a", "b"], ["c"])
 
 
@@ -151,15 +152,66 @@ def test_chat_template(folder: Path):
     tokenizer = Tokenizer.from_pretrained(folder / "bytewise")
     text = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)
     assert text == "<s><user>What is 2 < 3?</s>\n<assistant>Ünderstood: true.</s>\n<assistant>"
+    with pytest.raises(ValueError, match=r"rejects the messages: .*concatenate str"):
+        tokenizer.apply_chat_template(MESSAGES, template="{{ messages[0].content + none }}")
     tools = tokenizer.apply_chat_template(MESSAGES[:1], tools=[{"name": "ü<"}])
     assert tools.endswith('[{"name": "ü<"}]')
     with pytest.raises(ValueError, match="the chat template rejects the messages: no system"):
         tokenizer.apply_chat_template([{"role": "system", "content": ""}])
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        tokenizer.apply_chat_template([{"role": "user", "content": object()}])
+    with pytest.raises(
+        ValueError, match=r"has no chat template 'tools', only \['default'\]; write"
+    ):
+        tokenizer.apply_chat_template(MESSAGES, template="tools")
     plain = Tokenizer.from_pretrained(folder / "wordpiece")
-    with pytest.raises(ValueError, match=r"has no chat template 'default', only \[\]"):
+    with pytest.raises(ValueError, match=r"has no chat template; write template='\{% for message"):
         plain.apply_chat_template(MESSAGES)
+    plain.config["chat_template"] = [{"name": "default"}]
+    text = r"chat_template of the tokenizer's config must be a text, or a list of dicts with the "
+    with pytest.raises(ValueError, match=text + r"texts 'name' and 'template', got \[\{'name'"):
+        plain.apply_chat_template(MESSAGES)
+    number: Any = 5
+    with pytest.raises(TypeError, match="template must be None or the name or the text of a temp"):
+        plain.apply_chat_template(MESSAGES, template=number)
+
+
+@pytest.mark.parametrize("tokens", [[-100, 1], [[1, 2], [1.5, 2]], ["a", "b"], "ab", 5, [[[1]], 2]])
+def test_only_tokens_are_decoded(tokens: Any):
+    text = r"tokens must be integers >= 0, \(T,\) or rows of them, got .*; write tokenizer.decode"
+    with pytest.raises(ValueError, match=text):
+        Tokenizer(wordpiece()).decode(tokens)
+
+
+INSIDE: Any = {"role": "user"}
+INSIDE["content"] = INSIDE
+
+
+@pytest.mark.parametrize(
+    "messages, variables, text",
+    [
+        (
+            [*MESSAGES, {"role": "user", "content": np.ones(2)}],
+            {},
+            rf"messages\[{len(MESSAGES)}\] must be a dict of plain JSON, got .*float64\[2\].*; "
+            r"write \{'role': 'user', 'content': 'Hello'\}",
+        ),
+        ([INSIDE], {}, r"messages\[0\] must be a dict of plain JSON, got "),
+        ([MESSAGES], {}, r"messages\[0\] must be a dict of plain JSON, got \[\{"),
+        (
+            "Hello",
+            {},
+            r"messages must be a list of messages, got 'Hello'; write \[\{'role': 'user'",
+        ),
+        (
+            MESSAGES,
+            {"tools": [len]},
+            r"tools must be plain JSON: dicts with text keys, lists, .* or None, got .*; convert "
+            r"arrays by .tolist\(\), and functions and other tools to their JSON schemas",
+        ),
+    ],
+)
+def test_arguments_of_a_template_are_plain_json(messages: Any, variables: Any, text: str):
+    with pytest.raises(TypeError, match=text):
+        Tokenizer(wordpiece()).apply_chat_template(messages, template="{{ messages }}", **variables)
 
 
 def test_several_templates_and_a_file(folder: Path, tmp_path: Path):

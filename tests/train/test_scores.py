@@ -96,6 +96,37 @@ def test_yes_or_no(name):
     np.testing.assert_allclose(run(logits), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "score",
+    [train.accuracy, train.precision, train.recall, train.f1, train.iou, train.confusion_matrix],
+)
+def test_a_threshold_without_an_effect_is_rejected(score):
+    owner = rf"train.{score.__name__}"
+    none = rf"{owner}: threshold must be None for a score of each class and for predictions, which "
+    labels = YES[:, 0]
+    pair = (
+        none + rf".*, got 0.5; write {owner}\(jax.nn.softmax\(outputs\)\[..., 1\], targets, thresh"
+    )
+    with pytest.raises(ValueError, match=pair):
+        score(SCORES[:, :2], labels, threshold=0.5)
+    largest = none + rf".*, got 0.0; write {owner}\(outputs, targets\), which predicts the largest"
+    with pytest.raises(ValueError, match=largest):
+        score(SCORES, labels, threshold=0.0)
+    made = none + rf".*; write {owner}\(outputs, targets\), or pass the logits or probabilities"
+    with pytest.raises(ValueError, match=made):
+        score(labels, labels, threshold=0.5)
+    number = rf"{owner}: threshold must be None or a number, got 'high'; write threshold=0.5"
+    with pytest.raises(ValueError, match=number):
+        score(SCORES[:, 0], labels, threshold="high")
+
+
+def test_a_threshold_for_each_label():
+    thresholds = np.array([-0.5, 0, 0.5], np.float32)
+    expected = np.mean(np.greater(SCORES, thresholds) == YES)
+    found = jax.jit(lambda t: train.accuracy(SCORES, YES, threshold=t).value)(thresholds)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_accuracy_of_several_labels_is_one_minus_hamming_loss():
     expected = 1 - sk.hamming_loss(YES, SCORES > 0)
     np.testing.assert_allclose(float(train.accuracy(SCORES, YES)), expected, rtol=1e-6)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.fields import is_traced
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -39,3 +40,27 @@ def test_a_fit_compiles_at_most_eight_programs(name):
         active.clear()
     assert {"jit(run)", "jit(evaluate)"} <= set(names), names  # what is counted is compiled here
     assert len(names) <= 8, names
+
+
+def test_a_first_state_that_reads_parameters_by_numpy_is_not_compiled():
+    scale = optax.stateless(lambda updates, params: updates)
+    optimizer = scale._replace(init=lambda params: float(np.asarray(params["w"]).sum()))
+    program = train.Supervised(nn.Dense(1), train.Regression(), optimizer)
+    state = program.init(jax.random.key(0), (np.ones((4, 3)), np.ones(4)))
+    np.testing.assert_allclose(state.opt_state, state.params["w"].sum(), rtol=1e-6)
+
+
+def test_a_leaked_tracer_in_a_first_state_is_raised_at_once():
+    leaked: list[Any] = []
+    jax.jit(lambda x: leaked.append(x))(1.0)
+    calls: list[Any] = []
+
+    def init(params: Any) -> Any:
+        calls.append(is_traced(params["w"]))
+        return leaked[0] + 1
+
+    optimizer = optax.stateless(lambda updates, params: updates)._replace(init=init)
+    program = train.Supervised(nn.Dense(1), train.Regression(), optimizer)
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        program.init(jax.random.key(0), (np.ones((4, 3)), np.ones(4)))
+    assert calls == [True]  # and not a second time, outside of a program

@@ -312,12 +312,21 @@ def test_tasks_are_values(task):
             lambda: train.MultiTask({"a": train.Regression()})(LOGITS, {"a": LABELS}),
             TypeError,
             r"MultiTask needs outputs as a dict of a, got float32\[4,3\]; return such outputs from "
-            r"the network",
+            r"the network$",
         ),
         (
             lambda: train.MultiTask((train.Regression(),))((LOGITS[:, :1],), LABELS),
             TypeError,
-            r"MultiTask needs targets as a tuple of 0, got int64\[4\]; .* write \(inputs, ta",
+            r"MultiTask needs targets as a tuple of 0, got int64\[4\]; write \(inputs, targets\) "
+            r"with such targets$",
+        ),
+        (
+            lambda: train.MultiTask({"a": train.Regression()}).measure(
+                {"a": LOGITS[:, :1]}, {"a": LABELS}, {"b": LABELS}
+            ),
+            TypeError,
+            r"MultiTask needs weights as a dict of a, got .*; write \(inputs, targets, weights\) "
+            r"with such weights, or with one array for all tasks$",
         ),
     ],
 )

@@ -120,7 +120,7 @@ class Published:
         outputs = [fields.pop("outputs")] if "outputs" in fields else []
         published = {"image": fields["image"]} if cls.patch_positions else {}
 
-        def built(changes: Mapping[str, Any]) -> tuple[Any, Any, Layer]:
+        def built(changes: dict[str, Any]) -> tuple[Any, Any, Layer]:
             model: Any = cls(**fields | changes)
             before: Any = cls(**fields | changes | published)
             return model, before, before.network(*outputs)

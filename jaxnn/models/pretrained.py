@@ -120,7 +120,7 @@ class Published:
         outputs = [fields.pop("outputs")] if "outputs" in fields else []
         published = {"image": fields["image"]} if cls.patch_positions else {}
 
-        def built(changes: Mapping[str, Any]) -> tuple[Any, Any, Layer]:
+        def built(changes: dict[str, Any]) -> tuple[Any, Any, Layer]:
             model: Any = cls(**fields | changes)
             before: Any = cls(**fields | changes | published)
             return model, before, before.network(*outputs)
@@ -247,7 +247,7 @@ class Published:
         raise ValueError(f"no model type of transformers is {self!r}: " + "; ".join(lines))
 
 
-def _shapes(built: Callable[[Any], tuple[Any, Any, Layer]], changes: Mapping[str, Any]) -> Any:
+def _shapes(built: Callable[[Any], tuple[Any, Any, Layer]], changes: dict[str, Any]) -> Any:
     """Return the shapes of all arrays of a network; None if it cannot be built."""
     try:
         _, model, net = built(changes)

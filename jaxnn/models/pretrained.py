@@ -247,7 +247,7 @@ class Published:
         raise ValueError(f"no model type of transformers is {self!r}: " + "; ".join(lines))
 
 
-def _shapes(built: Callable[[Any], tuple[Any, Any, Layer]], changes: Mapping[str, Any]) -> Any:
+def _shapes(built: Callable[[Any], tuple[Any, Any, Layer]], changes: dict[str, Any]) -> Any:
     """Return the shapes of all arrays of a network; None if it cannot be built."""
     try:
         _, model, net = built(changes)

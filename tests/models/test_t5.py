@@ -129,16 +129,13 @@ def test_t5_against_transformers(name: str, tmp_path: Path):
 @pytest.mark.slow
 def test_original_t5_v1_1_has_another_output_layer(tmp_path: Path):
     """In config.json of T5 v1.1 the table is not tied, and its checkpoints have both."""
-    pytest.importorskip("transformers")
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
     model = T5(
         layers=1, width=8, num_heads=2, head_dim=4, hidden=12, feed_forward="geglu", tied=False
     )
     source, target = jnp.array([[3, 4, 5]]), jnp.array([[0, 2]])
     params = model.network(13).init(jax.random.key(0), source, target)
     model.save_pretrained(tmp_path / "ours", params)
-    import torch
-    import transformers
-
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "ours").eval()
     with torch.no_grad():
         y = theirs(

@@ -77,7 +77,7 @@ def is_fused(x: jax.Array, w: jax.Array, axis: int) -> bool:
     )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.custom_jvp[Any], nondiff_argnums=(2,))
 def fused_product(x: jax.Array, w: jax.Array, axis: int) -> jax.Array:
     """Return the product of x (rows, n) and w, (n, m) for axis 0 or (m, n) for 1, in float32.
 

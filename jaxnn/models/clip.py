@@ -260,8 +260,8 @@ class CLIP(Published, Model):
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
-    families: ClassVar = CLIP_FAMILIES
-    patch_positions: ClassVar = ("image", "positions")
+    families: ClassVar[tuple[Family, ...]] = CLIP_FAMILIES
+    patch_positions: ClassVar[tuple[str, ...]] = ("image", "positions")
 
     def __post_init__(self) -> None:
         """Check the fields, and that patches and heads divide the sizes."""

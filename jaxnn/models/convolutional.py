@@ -23,7 +23,7 @@ from ..layers.normalization import LayerNorm
 from ..layers.pooling import GlobalAvgPool, MaxPool
 from ..layers.shape import Flatten
 from ..validation import require
-from .families import CONVNEXT_FAMILIES, RESNET_FAMILIES
+from .families import CONVNEXT_FAMILIES, RESNET_FAMILIES, Family
 from .model import Model, depths, size, some_sizes, two_sizes
 from .pretrained import ImageClassifier
 
@@ -120,7 +120,7 @@ class ResNet(ImageClassifier, Model):
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers: 7 x 7 convolution and max pooling, each of stride 2; or 3 x 3 of stride 1."""
 
-    families: ClassVar = RESNET_FAMILIES
+    families: ClassVar[tuple[Family, ...]] = RESNET_FAMILIES
 
     def network(self, outputs: int | None = None) -> Layer:
         """Build the network, from images (N, H, W, C) to features (N, n), or to logits.
@@ -244,7 +244,7 @@ class ConvNeXt(ImageClassifier, Model):
     eps: float = 1e-6
     """Added to the variance in the last norm; 1e-6 in the others."""
 
-    families: ClassVar = CONVNEXT_FAMILIES
+    families: ClassVar[tuple[Family, ...]] = CONVNEXT_FAMILIES
 
     def __post_init__(self) -> None:
         """Check the fields, and that each stage has a width."""

@@ -27,7 +27,7 @@ from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..validation import natural, require
-from .families import BERT_FAMILIES, VIT_FAMILIES
+from .families import BERT_FAMILIES, VIT_FAMILIES, Family
 from .model import Model, size
 from .pretrained import ImageClassifier, Published
 
@@ -139,7 +139,7 @@ class BERT(Published, Model):
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
-    families: ClassVar = BERT_FAMILIES
+    families: ClassVar[tuple[Family, ...]] = BERT_FAMILIES
 
     def __post_init__(self) -> None:
         """Check the fields, and that the heads divide the width."""
@@ -311,8 +311,8 @@ class ViT(ImageClassifier, Model):
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
-    families: ClassVar = VIT_FAMILIES
-    patch_positions: ClassVar = ("positions",)
+    families: ClassVar[tuple[Family, ...]] = VIT_FAMILIES
+    patch_positions: ClassVar[tuple[str, ...]] = ("positions",)
 
     def __post_init__(self) -> None:
         """Check the fields, and that patches and heads divide the sizes."""

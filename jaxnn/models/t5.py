@@ -251,7 +251,7 @@ class T5(Published, Model):
     dropout: Annotated[float, dropout_rate] = 0.1
     """Dropout rate of embeddings, attention weights, residual branches, and features, in [0, 1)."""
 
-    families: ClassVar = T5_FAMILIES
+    families: ClassVar[tuple[Family, ...]] = T5_FAMILIES
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from source tokens (..., S) and target tokens (..., T) to logits.

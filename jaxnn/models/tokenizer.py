@@ -120,7 +120,7 @@ class Tokenizer:
 
     def __init__(self, backend: Any, config: Mapping[str, Any] | None = None) -> None:
         self.backend = backend
-        self.config = dict(config or {})
+        self.config: dict[str, Any] = dict(config or {})
         backend.no_padding()
         backend.no_truncation()
         self.special_tokens: dict[str, str] = {}

@@ -261,7 +261,7 @@ class GPT(Published, Model):
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
-    families: ClassVar = GPT_FAMILIES
+    families: ClassVar[tuple[Family, ...]] = GPT_FAMILIES
 
     def __post_init__(self) -> None:
         """Check the fields, and that the heads divide the width."""

@@ -87,7 +87,9 @@ class Compiled:
         self.structure: Structure = structure
         self.way: Way = way
         self.shared: bool = shared
-        self.traces, self.compile_seconds, self.bytes = 0, 0.0, 0
+        self.traces: int = 0
+        self.compile_seconds: float = 0.0
+        self.bytes: int = 0
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
         self._whole = NamedSharding(mesh, P())

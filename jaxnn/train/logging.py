@@ -37,6 +37,7 @@ from ..installation import missing
 
 Numbers: TypeAlias = dict[str, Any]
 Config: TypeAlias = Mapping[str, Any] | None
+Names: TypeAlias = tuple[str, str, str]
 Log: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 LARGEST = 512 * MEGABYTE  # bytes of a file of metrics
@@ -205,7 +206,7 @@ Opened = tuple[Log, Callable[[], Any]]
 class _Tracker:
     """Base of the loggers that write from a thread."""
 
-    library: ClassVar[tuple[str, str, str]]
+    library: ClassVar[Names]
     """The module to import, what it writes, and the package to install."""
     _connect: Any
     """Connects to the tool, in the thread, given the step and the configuration of a run."""
@@ -231,7 +232,7 @@ class TensorBoard(_Tracker):
     """
 
     folder: str | os.PathLike[str]
-    library = ("tensorboardX", "TensorBoard's files", "tensorboardX")
+    library: ClassVar[Names] = ("tensorboardX", "TensorBoard's files", "tensorboardX")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from tensorboardX import SummaryWriter
@@ -272,7 +273,7 @@ class WandB(_Tracker):
     run: str | None = None
     folder: str | os.PathLike[str] = "."
     mode: Literal["online", "offline"] = "online"
-    library = ("wandb", "Weights & Biases' files", "wandb")
+    library: ClassVar[Names] = ("wandb", "Weights & Biases' files", "wandb")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         import wandb  # pyright: ignore[reportMissingImports]
@@ -332,7 +333,7 @@ class MLflow(_Tracker):
     uri: str
     experiment: str
     run: str | None = None
-    library = ("mlflow", "MLflow's runs", "mlflow-skinny")
+    library: ClassVar[Names] = ("mlflow", "MLflow's runs", "mlflow-skinny")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from mlflow import MlflowClient  # pyright: ignore

@@ -160,8 +160,10 @@ class ArrayLoader(Loader):
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
         whole_batches(self._total, size)  # raises
-        self.arrays = placement.put(arrays)
-        self._steps = self.at_once = self.steps_per_epoch = self._total // size
+        self.arrays: Any = placement.put(arrays)
+        self._steps = self._total // size
+        self.at_once: int = self._steps
+        self.steps_per_epoch: int | None = self._steps
         self._drawn: tuple[int, Any] = (-1, None)
 
     def first(self) -> Any:
@@ -205,8 +207,8 @@ class SourceLoader(Loader):
         self._source, self._size, self._words = source, size, words
         self._placement, self._program = placement, program
         with contextlib.suppress(NoEpochs):
-            self.steps_per_epoch = source.steps_per_epoch(size)
-            self.has_epochs = True
+            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
+            self.has_epochs: bool = True
         self._batches: Any = None
 
     def first(self) -> Any:

@@ -773,7 +773,10 @@ def test_a_rate_outside(rate):
         (lambda: nn.RMSNorm(64), "RMSNorm.scale must be True or False, got 64"),
         (lambda: nn.PReLU(0.1), "PReLU.axis must be None or an axis or a tuple of axes, such as"),
         (lambda: nn.Dense(3, 5), "Dense.bias must be True or False, got 5"),
-        (lambda: nn.BatchNorm(64), "BatchNorm.momentum must be the weight of the old statistics"),
+        (
+            lambda: nn.BatchNorm(64),
+            "BatchNorm.momentum must be None or the weight of the old statistics",
+        ),
         (
             lambda: nn.BatchNorm(axis=(0, 1)),
             "BatchNorm.axis must be the axis of the features, an int, got (0, 1)",

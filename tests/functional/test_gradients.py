@@ -38,7 +38,9 @@ def test_a_norms_gradient_is_computed_once(net):
         y = net.apply(params, x, state=state, train=True)[0] if state else net.apply(params, x)
         return jnp.sum(y * X)
 
-    assert count("optimization_barrier", program(total, X)) == 0
+    # Without a gradient, the one of the mean, which keeps the differences to it out of memory.
+    of_mean = 0 if isinstance(net, nn.RMSNorm) else 1
+    assert count("optimization_barrier", program(total, X)) == of_mean
     assert count("optimization_barrier", program(jax.grad(total), X)) == 1
 
 

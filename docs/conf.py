@@ -9,6 +9,10 @@ sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
 # The kernels that run the cells import the package and the experiments of this checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Cells spend more time in XLA's optimizations than these save.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 from jaxnn.version import __version__  # noqa: E402
 

@@ -334,7 +334,16 @@ def _plain(objective: Layer) -> Layer:
     return _plain(objective.wrapped) if isinstance(objective, intercept) else objective
 
 
-def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimize:
+def Supervised(
+    net: Layer,
+    task: Loss,
+    optimizer: Any,
+    *,
+    accumulate: int = 1,
+    precision: Precision | None = None,
+    log_norms: str | None = None,
+    initial: Any = None,
+) -> Minimize:
     """Return the program of a network, a task, and an optimizer.
 
     Batches are (inputs, targets) or (inputs, targets, weights).
@@ -352,7 +361,11 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
         net: The network.
         task: A `train.Task`, or a function loss(outputs, targets).
         optimizer: An optax optimizer or a `train.Optimizer`.
-        **options: Further fields of `Minimize`: accumulate, precision, log_norms, initial.
+        accumulate: Number of micro-batches of a step, as for `Minimize`. Default: 1.
+        precision: The compute type of the network, as for `Minimize`. Default: None.
+        log_norms: A pattern of parameter paths, as for `Minimize`. Default: None.
+        initial: Initial parameters of the network, `net.init(key, x)`, or `train.Weights`; the
+            rest as for `Minimize`. Default: None.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -366,7 +379,14 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     """
     network(net, "Supervised.net")
     loss_function(task, "Supervised.task")
-    return Minimize(SupervisedLoss(net, task), optimizer, **options)
+    return Minimize(
+        SupervisedLoss(net, task),
+        optimizer,
+        accumulate=accumulate,
+        precision=precision,
+        log_norms=log_norms,
+        initial=initial,
+    )
 
 
 A_STATE = instance(

@@ -50,6 +50,7 @@ from .parsing import (
     folder_option,
     imported,
     module_of,
+    naming_options,
     one_option,
     parse,
     read_options,
@@ -79,7 +80,9 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
     named = bool(words) and not words[0].startswith("-") and ":" not in words[0]
     name = words.pop(0) if named else "run"
     further = {one.name: functools.partial(_further, one) for one in experiment.commands}
-    status = execute(further | COMMANDS, name, imported(experiment), words)
+    by_option = naming_options(experiment.config)
+    commands = {name: by_option(command) for name, command in (further | COMMANDS).items()}
+    status = execute(commands, name, imported(experiment), words)
     if status in (130, 143) and arguments is None:
         # What XLA is still computing cannot be stopped, and crashes when its client is destroyed.
         atexit.register(_leave, status)
@@ -96,12 +99,16 @@ def _leave(status: int) -> None:
 def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Train, and write a run folder."""
     start = None
-    if "--from" in arguments:
+    names = [word.partition("=")[0] for word in arguments]
+    if "--from" in names:
         from .sweep import trial_of
 
-        at = arguments.index("--from")
-        start = trial_of(experiment, next(iter(arguments[at + 1 :]), "")).config
-        arguments = arguments[:at] + arguments[at + 2 :]
+        at = names.index("--from")
+        _, equals, trial = arguments[at].partition("=")
+        if not equals:
+            trial = next(iter(arguments[at + 1 :]), "")
+        start = trial_of(experiment, trial).config
+        arguments = arguments[:at] + arguments[at + (1 if equals else 2) :]
     others = {"predict --help": "predict from a finished run",
               "evaluate --help": "score a finished run",
               "export --help": "write the network of a finished run as one file",

@@ -27,11 +27,11 @@ from ..sweep.plan import make_plan
 from ..sweep.report.result import best_command
 from ..sweep.results import TrialResult
 from ..sweep.search import Observation, new_trials
-from ..sweep.settings import Budget, Settings
+from ..sweep.settings import Budget, Settings, a_search
 from ..sweep.snapshot import described
 from ..sweep.storage import command_to_resume as resume_text
 from ..sweep.structure import space_of, with_recorded_space
-from ..validation import integer
+from ..validation import check_fields, integer, natural, positive
 from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
@@ -51,16 +51,18 @@ class Resources:
     executor: str = "local"
     """Where cohorts train: local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or
     submitit:local."""
-    workers: int = 0
+    workers: Annotated[int, natural] = 0
     """Number of cohorts that run at the same time; local runs several in processes that divide the
     cores and GPUs. 0 for the number of workers of the executor."""
-    devices: int = 0
+    devices: Annotated[int, integer(0, 64 * (os.cpu_count() or 1))] = 0
     """Number of simulated CPU devices, which share lanes if that is faster; 0 for one."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def prepare(self) -> None:
         """Check the executor, and make several devices of a CPU before it is first used."""
         check_name(self.executor, self.workers or None)
-        integer(0, 64 * (os.cpu_count() or 1))(self.devices, "--devices")
         if self.devices:
             jax.config.update("jax_num_cpu_devices", self.devices)
 
@@ -77,14 +79,17 @@ class Force:
 class Changes:
     """What a sweep that is resumed may change."""
 
-    trials: int | None = None
+    trials: Annotated[int | None, None | positive] = None
     """Total number of configurations to try."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, None | positive] = None
     """More epochs per trial; all trials train again, since schedules depend on the length."""
-    search: str | None = None
+    search: Annotated[str | None, None | a_search] = None
     """Another search, which learns from all trials so far."""
     budget: Budget = dataclasses.field(default_factory=Budget)
     """A larger or different budget."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:

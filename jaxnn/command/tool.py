@@ -28,9 +28,10 @@ from ..sweep.report import write_report
 from ..sweep.snapshot import described, read
 from ..sweep.storage import check_undamaged, command_to_resume, is_driven
 from ..sweep.tables import BROKEN, OPEN
+from ..validation import natural
 from ..version import __version__
 from .new import new
-from .parsing import execute, import_tyro, refuse
+from .parsing import execute, import_tyro, refuse, wrapped_help
 
 SECONDS = 1.0  # between two updates of a running sweep
 
@@ -61,7 +62,8 @@ def _run(name: str, arguments: list[str]) -> None:
     """Run a command with the arguments that tyro reads."""
     tyro = import_tyro()
     config = (tyro.conf.PositionalRequiredArgs,)
-    tyro.cli(COMMANDS[name], args=arguments, prog=f"jaxnn sweep {name}", config=config)
+    with wrapped_help(arguments):
+        tyro.cli(COMMANDS[name], args=arguments, prog=f"jaxnn sweep {name}", config=config)
 
 
 def top(folder: Path) -> None:
@@ -97,6 +99,7 @@ def show(folder: Path, trials: int = 10) -> None:
         folder: The folder of a sweep.
         trials: The number of trials to list.
     """
+    natural(trials, "--trials")
     with Ledger.open(folder) as ledger:
         sweep = read(ledger)
     print(best_trials(sweep, trials))

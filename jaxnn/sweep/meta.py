@@ -21,7 +21,7 @@ from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html.page import count
 from ..train.checkpoint import versions
-from .known import Known, default_try, tries_of, warm_start
+from .known import Known, default_try, resolved, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
 from .search import distinct, trial_key
@@ -220,9 +220,9 @@ def _check_resumable(
     fixed = [name for name in settings if name not in CHANGEABLE]
     asked["settings"] = {name: now[name] for name in fixed}
     recorded["settings"] = {name: meta["settings"].get(name) for name in fixed}
-    if folders:
-        asked["warm_start"] = [str(folder) for folder in folders]
-        recorded["warm_start"] = meta.get("warm_start", {}).get("folders", [])
+    earlier = meta.get("warm_start", {}).get("folders", [])
+    if folders and resolved(folders).keys() != resolved(earlier).keys():  # in any order
+        asked["warm_start"], recorded["warm_start"] = [str(folder) for folder in folders], earlier
     differ = fingerprint_differences(recorded, asked)
     before, trials = meta["settings"], settings.get("trials", meta["settings"]["trials"])
     if before["halving"] == "population" and trials != before["trials"]:

@@ -157,7 +157,7 @@ class Settings:
     """Train each lane so that it is bitwise identical to a single run."""
     max_groups: Annotated[int, positive] = 16
     """Maximum number of programs to compile; each combination of static values needs one."""
-    search_seed: int = 0
+    search_seed: Annotated[int, natural] = 0
     """Seed of the search; trials use the seed of the configuration."""
     defaults: bool = True
     """Whether the first trial is the configuration itself, if the space contains it."""

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from jaxnn import experiment, sweep
-from jaxnn.command import tool
-from jaxnn.command.experiment_commands import COMMANDS, main
+from jaxnn.command import COMMANDS, main, tool
 from jaxnn.command.grammar import swept_paths
 from jaxnn.executors import NAMES
 from jaxnn.sweep.running import SETTINGS

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from ..experiment.configuration import class_name, is_class, members_of
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
-from ..explain.text import suggestion
+from ..explain.text import check_known, suggestion
 from ..files.reading import printable
 from ..installation import required
 
@@ -297,10 +297,8 @@ def choose_variants(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         members = alternatives(config).get(field)
         if members is None:
             rest.append(word)
-        elif name not in members:
-            known = [f"{field}:{one}" for one in members]
-            raise ValueError(f"there is no {word!r}; {suggestion(word, known)}")
         else:
+            check_known(word, [f"{field}:{one}" for one in members], f"there is no {word!r}")
             config = _with(config, field.split("."), _started(members[name], word))
     return config, rest
 

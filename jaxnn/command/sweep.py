@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from ..sweep.settings import Budget, Settings, a_search
 from ..sweep.snapshot import described
 from ..sweep.storage import command_to_resume as resume_text
 from ..sweep.structure import space_of, with_recorded_space
-from ..validation import check_fields, integer, natural, positive
+from ..validation import Accepts, check_fields, integer, natural, positive
 from .grammar import GRAMMAR, sweeps_of, swept_paths
 from .parsing import folder_option, import_tyro, parse, read_options, refuse
 
@@ -42,6 +43,11 @@ Terms used in the options below:
     group   trials that differ only in traced numbers, and share a program
     cohort  lanes of a group that train together, and are saved together
     rung    an epoch at which trials are compared, and some of them stop"""
+
+a_trial: Accepts = Accepts(
+    "FOLDER:best, or FOLDER:17 for trial 17",
+    lambda text: re.fullmatch(r"(?s).*:(best|\d+)", text) is not None,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,16 +199,11 @@ def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> Tr
     Raises:
         ValueError, OSError: the folder or the trial does not exist.
     """
-    folder, colon, name = text.rpartition(":")
-    if not colon or not (name == "best" or name.isdecimal()):
-        raise ValueError(f"{what} is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
+    folder, _, name = a_trial(text, what).rpartition(":")
     found = opened(folder, experiment)
     if name == "best":
         return found.best
-    last = len(found.trials) - 1
-    if int(name) > last:
-        raise ValueError(f"{folder} has the trials 0 .. {last}, and no {name}")
-    return found.trials[int(name)]
+    return found.trials[integer(0, len(found.trials) - 1)(int(name), f"the trial of {folder}")]
 
 
 def _requested(

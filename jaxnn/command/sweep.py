@@ -25,7 +25,7 @@ from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import make_plan
-from ..sweep.report.result import best_command
+from ..sweep.report import best_command
 from ..sweep.results import TrialResult
 from ..sweep.search import Observation, new_trials
 from ..sweep.settings import Budget, Settings, a_search

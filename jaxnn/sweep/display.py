@@ -20,8 +20,7 @@ from ..html.page import aligned_columns, count, duration, format_number, label, 
 from ..train.history import table_html
 from ..train.hooks.progress import in_notebook
 from .ledger import Ledger
-from .report.result import seed_mean
-from .report.scores import known_best, score_axis
+from .report.scores import known_best, score_axis, seed_mean
 from .reporter import SweepProgress, TopTrial, Watch, top_trial
 from .snapshot import Sweep
 from .tables import Trial

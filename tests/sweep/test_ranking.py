@@ -25,8 +25,8 @@ from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.report import headline, main_numbers
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
-from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import known_best
 from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.settings import Settings

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..fields import is_traced
 from ..validation import Accepts, number, one_of, require
-from .examples import WeightedTargets, check_shapes
+from .examples import INT32, WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
 
 _THRESHOLD: Accepts = None | number()
@@ -73,7 +73,9 @@ def accuracy(
     >>> float(accuracy(jnp.array([[2.0, 1.0], [3.0, 0.0]]), jnp.array([0, 1])))
     0.5
     """
-    made = _decisions("accuracy", outputs, targets, weights, ignore, threshold, None)
+    made = _decisions(
+        "accuracy", outputs, targets, weights, ignore, threshold, None, of_predictions=INT32.max
+    )
     return made.labels.accuracy(made.predicted)
 
 
@@ -258,9 +260,22 @@ def confusion_matrix(
 
 
 def _decisions(
-    name: str, outputs: Any, targets: Any, weights: Any, ignore: Any, threshold: Any, classes: Any
+    name: str,
+    outputs: Any,
+    targets: Any,
+    weights: Any,
+    ignore: Any,
+    threshold: Any,
+    classes: Any,
+    of_predictions: int = 2,
 ) -> _Decisions:
-    """Return the predictions of outputs, and the labels of targets."""
+    """Return the predictions of outputs, and the labels of targets.
+
+    Args:
+        name: Name of the score, for errors.
+        outputs, targets, weights, ignore, threshold, classes: Arguments of the score.
+        of_predictions: Number of classes of predictions if `classes` is None. Default: 2.
+    """
     outputs, shape, owner = jnp.asarray(outputs), jnp.shape(targets), f"train.{name}"
     fits = shape, (*shape, 1), (*shape, "classes")
     hint = "write logits (..., classes) or predictions (...) for targets (...)"
@@ -272,7 +287,7 @@ def _decisions(
         plain = f"write {owner}(outputs, targets), which predicts the largest"
         _NO_THRESHOLD(threshold, f"{owner}: threshold", pair if size == 2 else plain)
     elif is_made:
-        predicted = outputs
+        size, predicted = of_predictions, outputs
         hint = f"write {owner}(outputs, targets), or pass the logits or probabilities"
         _NO_THRESHOLD(threshold, f"{owner}: threshold", hint)
     else:

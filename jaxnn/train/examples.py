@@ -50,6 +50,7 @@ class WeightedTargets(NamedTuple):
         cls, owner: str, targets: Any, weights: Any = None, *, classes: int, ignore: int | None
     ) -> "WeightedTargets":
         """Return weighted targets of integer labels (...) of any type; TypeError for floats."""
+        targets = targets if hasattr(targets, "dtype") else np.asarray(targets)
         if jnp.issubdtype(jnp.result_type(targets), jnp.floating):
             raise TypeError(
                 f"{owner} needs integer class labels, got {describe(targets)}; write "

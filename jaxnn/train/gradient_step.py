@@ -360,7 +360,9 @@ def accumulated(
         return gradients(params, state, batch, key)
     batches, first = _micro_batches(batch, count)
     shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
-    wide = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, metrics)))
+
+    def zeros(leaf: Any) -> Any:  # of the type in which sums do not overflow
+        return widened(jnp.zeros(leaf.shape, jax.eval_shape(jnp.sum, leaf).dtype))
 
     def one(carry: Any, micro: Any) -> tuple[Any, None]:
         state, sums = carry
@@ -371,17 +373,15 @@ def accumulated(
         parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
         return (state, (added, parts)), None
 
+    start = jax.tree.map(zeros, (shapes, metrics))
     with looped():
-        (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+        (state, sums), _ = lax.scan(one, (state, start), (batches, np.arange(count)))
 
-    def mean(total: Any, like: Any) -> Any:
-        if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch
-            return jax.tree.map(lambda total, like: total.astype(like.dtype), total, like)
-        return (total / count).astype(like.dtype)
+    def mean(total: Any) -> Any:  # the sums of a ratio are those of the whole batch
+        return total if isinstance(total, Ratio | Derived) else total / count
 
-    grads, metrics = jax.tree.map(
-        mean, sums, (shapes, metrics), is_leaf=lambda node: isinstance(node, Ratio | Derived)
-    )
+    grads = jax.tree.map(lambda total, like: (total / count).astype(like.dtype), sums[0], shapes)
+    metrics = jax.tree.map(mean, sums[1], is_leaf=lambda node: isinstance(node, Ratio | Derived))
     return grads, metrics, state
 
 

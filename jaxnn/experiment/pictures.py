@@ -9,7 +9,7 @@ from .. import train
 from ..data import Standardizer
 from ..files.reading import printable
 from ..html import charts
-from ..train.history import panels_of
+from ..train.fit import panels_of
 from .experiment import Configured
 from .prediction import bits_of, class_names, is_of_classes
 

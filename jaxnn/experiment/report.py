@@ -10,8 +10,8 @@ from typing import Any
 
 from ..html import charts, page
 from ..html.page import count, duration, escaped, flat, format_number, label, shown
-from ..train.history import Record, draw_panels, finite_numbers, losses_first, median, panels_of
-from ..train.hooks.profiling import TIMINGS
+from ..train.fit import Record, draw_panels, finite_numbers, losses_first, median, panels_of
+from ..train.hooks.measurement import TIMINGS
 from .prediction import Interval
 
 INTERVALS = (

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ..data.check import saturated
 from ..data.rows import leaves_by_path
 from ..explain.text import describe
-from ..train.interruption import is_peer_lost, peer_lost
+from ..train.hooks.stopping import is_peer_lost, peer_lost
 from ..validation import Accepts, integer, is_int, positive
 from .rules import placed
 

@@ -17,8 +17,8 @@ from typing import Any
 from ..files.reading import LONGEST, encodable, printable
 from ..html import charts
 from ..html.page import aligned_columns, count, duration, format_number, label, shorts
-from ..train.history import table_html
-from ..train.hooks.progress import in_notebook
+from ..train.fit import table_html
+from ..train.hooks.reporting import in_notebook
 from .ledger import Ledger
 from .report.result import seed_mean
 from .report.scores import known_best, score_axis

@@ -17,11 +17,11 @@ from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number, require
 from .for_network import ForNetwork, layout_of
-from .metric_checks import check_metric_names
 from .metrics import (
     Derived,
     Ratio,
     Sum,
+    check_metric_names,
     merged,
     terms_of,
     value_of,

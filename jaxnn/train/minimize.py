@@ -28,7 +28,7 @@ from ..validation import Accepts, check_none, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
-from .metric_checks import check_loss, check_metric_names, check_metrics
+from .metrics import check_loss, check_metric_names, check_metrics
 from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
 from .record import EVERY_STEP

@@ -14,8 +14,7 @@ import numpy as np
 from ..core.values import Value
 from ..files.reading import FileError
 from ..validation import Accepts, above, instance, positive
-from .metric_checks import check_metrics
-from .metrics import Collected, Derived, a_metric, sum_of, terms_of
+from .metrics import Collected, Derived, a_metric, check_metrics, sum_of, terms_of
 
 
 class Moment(NamedTuple):

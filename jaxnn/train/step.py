@@ -12,8 +12,7 @@ from ..data.check import saturated_batch
 from ..explain.tracebacks import entry
 from ..random import is_outside
 from ..validation import Accepts, require
-from .metric_checks import check_metrics
-from .metrics import without_collected
+from .metrics import check_metrics, without_collected
 from .program import Program, check_program, code_of, owned, strong, tree_differences
 
 

@@ -28,7 +28,7 @@ from ..data.stream import Stream
 from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
-from .metric_checks import check_metric_names
+from .metrics import check_metric_names
 from .program import Program, code_of
 from .step import placed_step, remembered
 

@@ -49,12 +49,13 @@ from ..explain.text import describe
 from ..fields import is_traced
 from ..validation import Accepts, is_number, require, unwritten
 from .examples import WeightedTargets, expand_like, per_target, wide
-from .metric_checks import check_loss, check_metrics
 from .metrics import (
     Collected,
     Derived,
     Direction,
     Ratio,
+    check_loss,
+    check_metrics,
     directed,
     directions_of,
     sum_of,

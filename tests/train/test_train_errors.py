@@ -62,8 +62,8 @@ def nan_at(row):
             (
                 lambda name=name: fit(task=Reporting(3, name=name)),
                 ValueError,
-                rf"a metric '{name}', but that is the name of another number in the records of a "
-                "run; return it under another name",
+                "a metric under the name of another number in the records of a "
+                rf"run: '{name}'; return it under another name",
             )
             for name in ("step", "epoch")
         ),

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
-from jaxnn.parallel.gathering import Gathering
+from jaxnn.parallel.placement import Gathering
 from jaxnn.parallel.rules import flatten_with_paths
 from tests.parallel import on_programs
 from tests.parallel.test_equalities import MATRICES, METRICS, VECTORS

@@ -101,13 +101,11 @@ def test_the_error_says_what_is_wrong(accumulate, text):
         run(nn.Dense(3), accumulate)
 
 
-def test_metrics_of_integers_and_booleans_do_not_overflow():
-    """Means and sums over four micro-batches, computed by hand."""
+class Reported(nn.Composite):
+    """Metrics of integers and booleans."""
 
-    def objective(layer, batch):
-        del layer
-        large = batch.max() > 3
-        narrow = jnp.uint8(200)
+    def forward(self, batch):
+        large, narrow = batch.max() > 3, jnp.uint8(200)
         metrics = {
             "narrow": narrow,
             "whole": batch.max().astype(jnp.int32),
@@ -117,7 +115,10 @@ def test_metrics_of_integers_and_booleans_do_not_overflow():
         }
         return batch.astype(jnp.float32).mean(), metrics
 
-    program = train.Minimize(objective, optax.sgd(0.1), accumulate=4)
+
+def test_metrics_of_integers_and_booleans_do_not_overflow():
+    """Means and sums over four micro-batches, computed by hand."""
+    program = train.Minimize(Reported(), optax.sgd(0.1), accumulate=4)
     batch = jnp.arange(8)  # the largest of the micro-batches are 4, 5, 6, and 7
     batch = batch.at[4].set(0)  # 0 and 0, 5, 6, and 7
     _, metrics = jax.jit(program.step)(program.init(KEY, batch), batch)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files.reading import LONGEST, printable
-from ..html.page import count
+from ..html import count
 from ..sweep.display import CAUSES, best_trials
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger

@@ -24,7 +24,7 @@ from .. import train
 from ..data import Dataset
 from ..data.rows import row_count, slices
 from ..files.reading import FileError, check_regular, quoted, read_bytes
-from ..html.page import aligned_columns
+from ..html import aligned_columns
 from ..train.metrics import Collected, Derived, terms_of
 from ..validation import one_of
 from .experiment import Configured

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import html as page
 from .. import train
 from ..data import Standardizer
 from ..files.reading import printable
-from ..html import charts, page
-from ..html.page import count, duration, escaped, flat, format_number, label, shown
+from ..html import charts, count, duration, escaped, flat, format_number, label, shown
 from ..train.fit import Record, draw_panels, finite_numbers, losses_first, median, panels_of
 from ..train.hooks.measurement import TIMINGS
 from .experiment import Configured

@@ -15,7 +15,7 @@ import jax
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
-from ..html.page import count
+from ..html import count
 from ..train import EarlyStopping
 from .cohort import Way, Work
 from .external import searcher

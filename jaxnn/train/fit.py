@@ -12,8 +12,7 @@ import jax
 
 from ..explain.tracebacks import entry
 from ..files.reading import printable
-from ..html import charts
-from ..html.page import LONGEST_NAME, label, shown
+from ..html import LONGEST_NAME, charts, label, shown
 from ..validation import Accepts, flag
 from .evaluation import Evaluate
 from .hooks import Hook, as_hooks, ordered

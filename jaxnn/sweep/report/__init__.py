@@ -9,7 +9,7 @@ failures). The script of the page draws the numbers of `plots`.
 from pathlib import Path
 
 from ...files.writing import replace_file
-from ...html.page import count, document, escaped, label
+from ...html import count, document, escaped, label
 from ..snapshot import Sweep
 from .parameters import (
     Importance,

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ... import html as page
 from ...files.reading import quoted
-from ...html import page
-from ...html.page import NONE, count, duration, escaped, flat, format_number, label, shorts
+from ...html import NONE, count, duration, escaped, flat, format_number, label, shorts
 from ..dimensions import Choice
 from ..snapshot import Sweep, mean
 from ..tables import Trial

@@ -40,7 +40,7 @@ import jax
 import numpy as np
 
 from ..keys import key_words
-from ..validation import integer, natural, positive, require
+from ..validation import Accepts, check_none, integer, natural, positive
 from .rows import check_rows
 
 Position = dict[str, Any]
@@ -142,12 +142,8 @@ def share(batch_size: int, process: tuple[int, int]) -> slice:
     index, count = process
     integer(0, count - 1)(index, "process[0]", f"there are {count} processes")
     size, left = divmod(batch_size, count)
-    require(
-        size and not left,
-        "batch_size",
-        f"divisible by the {count} processes",
-        batch_size,
-        f"write batch_size={max(size, 1) * count}",
+    Accepts(f"divisible by the {count} processes", lambda _: bool(size and not left))(
+        batch_size, "batch_size", f"write batch_size={max(size, 1) * count}"
     )
     return slice(index * size, (index + 1) * size)
 
@@ -165,12 +161,11 @@ def batches_before(position: Position | None, kept: Mapping[str, Any]) -> int:
     if position is None:
         return 0
     wrong = [name for name in kept if position.get(name) != kept[name]]
-    if wrong:
-        values = ", ".join(f"{name} {position.get(name)}, not {kept[name]}" for name in wrong)
-        raise ValueError(
-            f"the position in the data is that of a run with {values}, so its batches would "
-            "differ; continue with the same data, batch_size, key, and workers, or begin a new run"
-        )
+    check_none(
+        [f"its {name} is {position.get(name)}, not {kept[name]}" for name in wrong],
+        "the position in the data is that of another run, whose batches differ",
+        "continue with the same data, batch_size, key, and workers, or begin a new run",
+    )
     return natural(position.get("batches"), "the position's number of batches")
 
 

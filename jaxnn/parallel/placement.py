@@ -47,7 +47,7 @@ from ..train.optimizer import UNTRACEABLE
 from ..train.program import is_key, strong
 from ..tree import inside
 from ..validation import Accepts, check_fields
-from .mesh import batch_axes, check_divisible, row_parts, row_sharding, shard_batch
+from .mesh import batch_axes, check_rows_fit, row_parts, row_sharding, shard_batch
 from .rules import (
     DATA_PARALLEL,
     RULES,
@@ -281,7 +281,7 @@ class Placement:
 
     def pinned_batch(self, batch: Any) -> Any:
         """Pin a batch of a step, each device with its rows; ValueError if they do not divide it."""
-        check_divisible(batch, self.mesh, row_parts(self.mesh))
+        check_rows_fit(batch, self.mesh, row_parts(self.mesh))
         return with_sharding_constraint(batch, row_sharding(self.mesh))
 
     def pinned_piece(self, piece: Any) -> Any:

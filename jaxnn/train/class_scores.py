@@ -28,11 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import Accepts, number, one_of, require
+from ..validation import Accepts, number, one_of
 from .examples import INT32, WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
 
 _THRESHOLD: Accepts = None | number()
+_TWO: Accepts = one_of(2).such(
+    what="2 for average='binary', the score of one of them",
+    hint="write average='macro' or average='micro'",
+)
 _NO_THRESHOLD: Accepts = Accepts(
     "None for a score of each class and for predictions, which are not compared with it",
     lambda value: value is None,
@@ -102,13 +106,8 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
         kinds = one_of("binary", "macro", "micro")
         kinds(average, f"{name}: average", hint="write average='macro'")
         made = _decisions(name, outputs, targets, weights, ignore, threshold, classes)
-        require(
-            average != "binary" or made.classes == 2,
-            f"{name}: the number of classes",
-            "2 for average='binary', the score of one of them",
-            made.classes,
-            "write average='macro' or average='micro'",
-        )
+        if average == "binary":
+            _TWO(made.classes, f"{name}: the number of classes")
         hits, predicted, actual, seen = _counts(made, average)
         numerator, denominator = score(hits, predicted, actual)
         if numerator.ndim == 0:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.values import Value
 from ..files.reading import FileError
-from ..validation import Accepts, above, instance, positive
+from ..validation import Accepts, above, check_none, instance, positive
 from .metrics import Collected, Derived, a_metric, check_metrics, sum_of, terms_of
 
 
@@ -278,11 +278,11 @@ class Record(Mapping[str, float]):
 
         Raises ValueError for a name that the record has already.
         """
-        if twice := sorted(set(self.plain()) & set(numbers)):
-            raise ValueError(
-                f"the record has {', '.join(twice)} already; give the second hook another name, "
-                "such as train.Evaluate(data, name='test')"
-            )
+        check_none(
+            sorted(set(self.plain()) & set(numbers)),
+            "the record already has a number of this name",
+            "give the second hook another name, such as train.Evaluate(data, name='test')",
+        )
         for name, number in numbers.items():
             a_metric(number, f"the number {name!r} that is added to a record")
             self._numbers[name] = number if type(number) in (bool, int, float) else float(number)

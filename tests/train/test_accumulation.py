@@ -90,7 +90,7 @@ def test_targets_may_be_a_tree():
     [
         (
             5,
-            r"accumulate=5 must be a multiple of 5, got float32\[12,4\]; write ",
+            r"into 5 equal parts, got float32\[12,4\]; accumulate=5 needs them: write ",
         ),
         (0, r"Minimize.accumulate must be an int >= 1, got 0"),
         (True, r"Minimize.accumulate must be an int >= 1, got True"),

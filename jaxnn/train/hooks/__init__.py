@@ -24,7 +24,7 @@ from ...data.rows import leaves_by_path
 from ...explain.text import brief
 from ...fields import code
 from ...files.reading import listed
-from ...validation import Accepts, check_fields, flag, instance
+from ...validation import Accepts, check_fields, check_none, flag, instance
 from ..program import tree_differences
 from ..record import Event, Every, Moment
 
@@ -246,13 +246,14 @@ def check_memory(memory: Any, before: Any) -> Any:
             for path, leaf in leaves_by_path(memory).items()
             if not isinstance(leaf, kinds)
         ]
-    if lines := lines or tree_differences(before, memory, "the memory"):
-        raise TypeError(
-            "a hook's memory is a pytree of arrays and numbers, which keeps its structure, shapes, "
-            f"and types, so that checkpoints can restore it, but {'; '.join(lines[:3])}; return "
-            "the whole memory from begin, with zeros for what is not known yet, and keep other "
-            "values in the hook that open(run) yields"
-        )
+    check_none(
+        (lines or tree_differences(before, memory, "the memory"))[:3],
+        "a hook's memory is a pytree of arrays and numbers, which keeps its structure, shapes, and "
+        "types, so that checkpoints can restore it",
+        "return the whole memory from begin, with zeros for what is not known yet, and keep other "
+        "values in the hook that open(run) yields",
+        TypeError,
+    )
     return memory
 
 

@@ -18,8 +18,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from ..explain.text import suggestion
+from ..files import fresh
 from ..files.reading import printable, quoted
-from ..files.writing import fresh
 from ..installation import DISTRIBUTION, checkout, install
 from ..validation import Accepts
 

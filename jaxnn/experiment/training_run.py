@@ -18,8 +18,8 @@ import jax
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
 from ..explain.tracebacks import entry
+from ..files import replace_file
 from ..files.reading import listed, printable, quoted
-from ..files.writing import replace_file
 from ..html import charts
 from ..train.checkpoint import versions
 from ..train.hooks.measurement import rates_of

@@ -22,7 +22,7 @@ from jaxnn.command import main, parsing
 from jaxnn.command.parsing import choose_variants
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.files.writing import Lock, replace_file
+from jaxnn.files import Lock, replace_file
 from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP

@@ -21,8 +21,8 @@ from jaxnn.command import tool
 from jaxnn.command.parsing import refuse
 from jaxnn.experiment.prediction import read_inputs
 from jaxnn.experiment.run_folder import load_config
+from jaxnn.files import Lock, NoLock
 from jaxnn.files.reading import FileError, parse_json, printable, read_bytes, read_json
-from jaxnn.files.writing import Lock, NoLock
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.storage import read_states, states_file
 from jaxnn.train.weights import open_arrays

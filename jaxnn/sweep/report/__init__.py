@@ -8,7 +8,7 @@ failures). The script of the page draws the numbers of `plots`.
 
 from pathlib import Path
 
-from ...files.writing import replace_file
+from ...files import replace_file
 from ...html import count, document, escaped, label
 from ..snapshot import Sweep
 from .parameters import (

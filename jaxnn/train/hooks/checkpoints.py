@@ -27,8 +27,8 @@ import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
+from ...files import Lock, Locked
 from ...files.reading import plain_path
-from ...files.writing import Lock, Locked
 from ...validation import instance, positive
 from .. import checkpoint
 from ..checkpoint import Damaged, cause, checkpoints_by_step

@@ -27,7 +27,7 @@ from ..explain import folded_tree
 from ..explain.folded_tree import short
 from ..explain.text import describe
 from ..explain.tracebacks import entry
-from ..html.page import count
+from ..html import count
 from ..tree import a_layer, layers
 from ..validation import natural
 from . import table

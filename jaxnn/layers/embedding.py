@@ -14,8 +14,7 @@ from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.checking import check_range
 from ..functional.gradients import shared_rows
-from ..functional.linear import linear, product, wider_type
-from ..functional.narrow_weights import Int8Weight
+from ..functional.linear import Int8Weight, linear, product, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros

@@ -14,7 +14,7 @@ from ..combine.sequential import Sequential
 from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..functional.activation import quick_gelu
+from ..functional import quick_gelu
 from ..functional.checking import check_range
 from ..initializers import constant, normal
 from ..interop.source_arrays import Names

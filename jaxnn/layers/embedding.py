@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..arrays import check_range
 from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
-from ..functional.checking import check_range
 from ..functional.gradients import shared_rows
 from ..functional.linear import Int8Weight, linear, product, wider_type
 from ..functional.segments import check_segments

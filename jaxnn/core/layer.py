@@ -18,11 +18,10 @@ import jax
 from jax.dtypes import canonicalize_dtype
 
 from ..arrays import output_shapes, visible
-from ..explain import folded_tree
+from ..explain import entry, folded_tree
 from ..explain import layer_errors as explain
 from ..explain.layer_errors import REQUESTS, RESERVED_NAMES
 from ..explain.text import Mismatch, drawing, located, read_early
-from ..explain.tracebacks import entry
 from ..fields import code, is_traced
 from ..initializers import constant
 from ..keys import as_key

@@ -23,10 +23,9 @@ from ..core.calls import Call, Next, Outcome, placeholder_key
 from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer
-from ..explain import folded_tree
+from ..explain import entry, folded_tree
 from ..explain.folded_tree import short
 from ..explain.text import describe
-from ..explain.tracebacks import entry
 from ..html.page import count
 from ..tree import a_layer, layers
 from ..validation import natural

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..validation import flag
 from .history import History
 from .hooks.hook import Hook, as_hooks, ordered

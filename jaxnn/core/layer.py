@@ -18,7 +18,7 @@ import jax
 from jax.dtypes import canonicalize_dtype
 
 from ..arrays import output_shapes, visible
-from ..explain import entry, folded_tree
+from ..explain import entry, notebook
 from ..explain import layer_errors as explain
 from ..explain.layer_errors import REQUESTS, RESERVED_NAMES
 from ..explain.text import Mismatch, drawing, located, read_early
@@ -220,7 +220,7 @@ class Layer(Value):
         """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
 
-    _repr_html_ = folded_tree.network_html  # what a notebook shows
+    _repr_html_ = notebook.network_html  # what a notebook shows
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and other methods.

@@ -67,9 +67,7 @@ from .layers.dropout import (
 from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
-from .layers.linear_recurrence import LinearRecurrence
 from .layers.lstm import ConvLSTMCell, LSTMCell
-from .layers.mamba import Mamba2
 from .layers.normalization import (
     GroupNorm,
     InstanceNorm,
@@ -110,6 +108,7 @@ from .layers.shape import (
     Reshape,
     Upsample,
 )
+from .layers.state_space import LinearRecurrence, Mamba2
 from .layers.vector_quantization import VectorQuantizer
 from .tree import layers, map_layers
 from .version import __version__ as __version__

@@ -1,4 +1,4 @@
-"""Embeddings of tokens, of bags of tokens, and of the patches of an image, by lookup in a table."""
+"""Tables of vectors: rows of tokens, of bags of tokens, and the rows nearest to given vectors."""
 
 import math
 from typing import Annotated, Any
@@ -14,12 +14,12 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.gradients import shared_rows
-from ..functional.linear import Int8Weight, linear, product, wider_type
+from ..functional.linear import Int8Weight, floating_type, product, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
-from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
-from ..validation import Accepts, above, each, integer, one_of, positive, require
-from .checks import check_multiples, check_rank, positive_size
+from ..initializers import InitFn, Initializer, Shape, variance_scaling
+from ..validation import Accepts, above, integer, number, one_of, require
+from .checks import check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
 
@@ -249,75 +249,75 @@ def is_known(a: Any) -> bool:
     return not is_traced(a) and getattr(a, "is_fully_addressable", True)
 
 
-_PATCH = each(positive, "an int >= 1, or a tuple of one for each axis")
+class VectorQuantizer(Primitive):
+    """Vector quantization, the bottleneck of VQ-VAE: `y = w[argmin_i |x - w_i|]`, and its loss.
 
+    x and y have shape (..., n), and y has the type of x. The output is the tuple (y, loss), with a
+    loss for each vector, (...), whose mean is added to the objective:
 
-class PatchEmbedding(Primitive):
-    """Embed patches of an image: `y = patches(x) @ w + b`.
+        loss = mean((y - stop(x))**2) + commitment * mean((stop(y) - x)**2)
 
-    This is a convolution whose stride equals its window. x has shape (..., H, W, C) and y
-    (..., N, features) with N = (H / patch) * (W / patch), in row-major order. Parameters are w
-    (patch, patch, C, features) and b (features,).
+    Its first term trains the codes, and its second one keeps x near them. The parameter is w
+    (num_codes, n). Distances and losses are computed in at least float32, and the first of several
+    nearest codes is chosen.
+
+    The gradient of y with respect to x is straight-through, that of the identity: the choice of a
+    code has no derivative. w has gradients from the loss only.
+
+    The method `encode` returns the indices of the codes, integers (...), and `decode` returns the
+    codes of indices.
 
     Args:
-        features: Number of features of each vector.
-        patch: Size of a patch: an int for square patches, or a tuple with one size for each axis,
-            such as (16, 8), or (2, 16, 16) for video.
-        bias: Whether to add b. Default: True.
-        w_init: Initializer of w. Default: `lecun_normal()`.
-        b_init: Initializer of b. Default: `zeros()`.
+        num_codes: Number of codes.
+        commitment: Weight of the second term of the loss, a number >= 0; may be traced. Default:
+            0.25.
+        w_init: Initializer of the codes. Default: uniform with variance 1 / n.
 
-    Raises:
-        ValueError: If the size of the image is not a multiple of the patch size.
-
-    Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021.
+    Reference: van den Oord et al., Neural discrete representation learning, 2017.
 
     >>> import jax, jax.numpy as jnp
-    >>> net, x = PatchEmbedding(192, patch=16), jnp.zeros((2, 224, 224, 3))
+    >>> net, x = VectorQuantizer(16), jnp.ones((2, 5, 3))
     >>> params = net.init(jax.random.key(0), x)
-    >>> jax.tree.map(jnp.shape, params)
-    {'b': (192,), 'w': (16, 16, 3, 192)}
-    >>> net.apply(params, x).shape
-    (2, 196, 192)
+    >>> y, loss = net.apply(params, x)
+    >>> codes = net.apply(params, x, method="encode")
+    >>> y.shape, loss.shape, codes.shape
+    ((2, 5, 3), (2, 5), (2, 5))
+    >>> bool(jnp.allclose(y, net.apply(params, codes, method="decode")))
+    True
     """
 
-    features: Annotated[int, positive_size]
-    patch: Annotated[int | tuple[int, ...], _PATCH]
-    bias: bool = True
-    w_init: InitFn = lecun_normal()
-    b_init: InitFn = zeros()
+    num_codes: Annotated[int, positive_size]
+    commitment: Annotated[float, number(0)] = 0.25
+    w_init: InitFn = variance_scaling(1.0, "fan_in", "uniform", in_axis=-1, out_axis=-2)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """Declare w, in the shape of a convolution kernel, and b if there is a bias."""
-        window = self._window()
-        check_rank(x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
-        sizes = x.shape[-len(window) - 1 : -1]
-        hint = "pad or crop the image first, for example by jnp.pad"
-        check_multiples(x, "axes", sizes, window, hint)
-        shapes = {"w": Param((*window, x.shape[-1], self.features), self.w_init)}
-        return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
+        """Declare the codes."""
+        check_rank(x, 1, "(..., features)")
+        return {"w": Param((self.num_codes, x.shape[-1]), self.w_init)}
 
-    def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """Return one vector for each patch."""
-        window = self._window()
-        k = len(window)
-        batch, sizes, channels = x.shape[: -k - 1], x.shape[-k - 1 : -1], x.shape[-1]
-        counts = [n // size for n, size in zip(sizes, window, strict=True)]
-        split = [n for pair in zip(counts, window, strict=True) for n in pair]
-        x = x.reshape(*batch, *split, channels)
-        first = len(batch)
-        order = [
-            *range(first),
-            *range(first, first + 2 * k, 2),
-            *range(first + 1, first + 2 * k, 2),
-        ]
-        x = x.transpose(*order, first + 2 * k)
-        x = x.reshape(*batch, math.prod(counts), math.prod(window) * channels)
-        w = params["w"].reshape(x.shape[-1], self.features)
-        return linear(x, w, params["b"] if self.bias else None)
+    def forward(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the nearest code of each vector, and its loss."""
+        dtype = floating_type(x)
+        x = x.astype(wider_type(dtype, jnp.float32))
+        codes = self.decode(params, self.encode(params, x)).astype(x.dtype)
+        fixed = lax.stop_gradient(codes)
+        weight = jnp.asarray(self.commitment, x.dtype)
+        loss = _mean_square(codes - lax.stop_gradient(x)) + weight * _mean_square(fixed - x)
+        return (x + lax.stop_gradient(fixed - x)).astype(dtype), loss.astype(dtype)
 
-    def _window(self) -> tuple[int, ...]:
-        return self.patch if isinstance(self.patch, tuple) else (self.patch, self.patch)
+    def encode(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return the index of the nearest code of each vector, int32."""
+        wide = wider_type(floating_type(x), jnp.float32)
+        x, w = x.astype(wide), params["w"].astype(wide)
+        # |x - w|**2 without |x|**2, which is equal for all codes.
+        products = jnp.einsum("...n,kn->...k", x, w, precision="highest")
+        lengths = jnp.sum(jnp.square(w), -1)
+        distances = lengths.reshape((1,) * (x.ndim - 1) + lengths.shape) - 2 * products
+        return jnp.argmin(distances, -1).astype(jnp.int32)
+
+    def decode(self, params: Any, indices: jax.Array) -> jax.Array:
+        """Return the codes of indices; NaN for an index that is not in [0, num_codes)."""
+        return shared_rows(params["w"], indices)
 
 
 def embed(table: jax.Array | Int8Weight, ids: jax.Array, padding: int | None = None) -> jax.Array:
@@ -423,3 +423,7 @@ def _packed(rows: jax.Array, bag: jax.Array, mode: str, bags: int) -> jax.Array:
 
 def _is(ids: jax.Array, padding: int) -> jax.Array:
     return ids.astype(jnp.int32) == padding  # `padding` may not fit a narrower type
+
+
+def _mean_square(a: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(a), -1)

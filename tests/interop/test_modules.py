@@ -1,6 +1,7 @@
 """Modules of flax as layers and networks as modules of flax: the same numbers, trained too."""
 
 import functools
+import pickle
 from typing import Any, cast
 
 import chex
@@ -128,6 +129,7 @@ def test_a_network_as_a_linen_module():
     plain = interop.to_linen(nn.Dense(2))
     assert set(plain.init(KEY, X)) == {"params"}
     assert interop.to_linen(net) == interop.to_linen(net)
+    assert pickle.loads(pickle.dumps(module)) == module
 
 
 def test_there_and_back():

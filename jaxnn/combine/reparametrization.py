@@ -12,8 +12,8 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
-from ..core.declarations import Param, Variable, abstract
-from ..core.layer import LayerLike, declared
+from ..core.declarations import Param, Variable, abstract, declared
+from ..core.layer import LayerLike
 from ..explain.layer_errors import check_state
 from ..explain.text import Mismatch
 from ..functional.linear import wider_type

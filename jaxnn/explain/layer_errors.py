@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..fields import is_array
+from ..fields import is_array, is_layer
 from ..validation import Accepts, flag, require
 from .text import (
     UNREACHED,
@@ -97,9 +97,7 @@ def _nesting(layer: Any) -> int:
     if known is None:
         held = tuple(getattr(layer, name, None) for name in layer.__dataclass_fields__)
         leaves = (leaf for _, leaf in paths.walk(held))
-        known = 1 + max(
-            (_nesting(leaf) for leaf in leaves if hasattr(type(leaf), "_evaluate")), default=0
-        )
+        known = 1 + max((_nesting(leaf) for leaf in leaves if is_layer(leaf)), default=0)
         object.__setattr__(layer, "_nesting", known)
     return known
 
@@ -132,7 +130,7 @@ layer_like: Accepts = Accepts(
 )
 interceptor: Accepts = Accepts(
     "a function of (path, layer, call, next)",
-    lambda v: callable(v) and not hasattr(type(v), "_evaluate"),
+    lambda v: callable(v) and not is_layer(v),
     TypeError,
     hint="write nn.intercept(net, function)",
 )
@@ -247,11 +245,6 @@ def no_state_key(drawn: list[paths.Path]) -> str:
         f"the state {', '.join(map(paths.text, drawn))} starts random, but no key was "
         "given: write state = net.init_state(x, key=key)"
     )
-
-
-def check_same(one: Any, other: Any) -> None:
-    """Raise ValueError if two calls of a layer declare different parameters."""
-    check_matches(one, other, "called twice with inputs that need different parameters")
 
 
 def check_declared(layer: Any, tree: Any, kind: type) -> None:

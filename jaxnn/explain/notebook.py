@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ..fields import code, describe, is_array, is_traced, is_value
+from ..core import paths
+from ..fields import code, describe, is_array, is_layer, is_traced, is_value
 
 LINES = 24  # that are visible at first
 STYLE = (
@@ -113,7 +114,8 @@ def short(layer: Any) -> str:
     settings = [
         f"{field.name}={code(item)}"
         for field in dataclasses.fields(layer)
-        if not _holds_layer(item := getattr(layer, field.name))
+        for item in [getattr(layer, field.name)]
+        if not any(is_layer(leaf) for _, leaf in paths.walk(item))
         and item != ()
         and (is_traced(item) or item != field.default)
     ]
@@ -121,13 +123,6 @@ def short(layer: Any) -> str:
         settings = [short(children), *settings]
     name = type(layer).__qualname__.rpartition(".")[2]
     return f"{name}({', '.join(settings)})" if settings else name
-
-
-def _holds_layer(item: Any) -> bool:
-    """Return whether a field contains a layer, itself or in tuples and dicts."""
-    if isinstance(item, dict | tuple):
-        return any(map(_holds_layer, item.values() if isinstance(item, dict) else item))
-    return hasattr(type(item), "_children")
 
 
 def of_tree(tree: Any, name: str = "", remarks: str = "") -> TreeNode:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..core import paths
-from ..core.declarations import Declared
-from ..fields import describe, is_array
+from ..fields import describe, is_array, is_value
 from ..validation import check_none
 
 
@@ -86,7 +85,7 @@ def _has_leaves(tree: Any) -> bool:
 
 def _kind(item: Any) -> str:
     if is_array(item):
-        return str(tuple(item.shape)) if isinstance(item, Declared) else describe(item)
+        return str(tuple(item.shape)) if is_value(item) else describe(item)
     if isinstance(item, dict):
         return f"a dict {sorted(map(str, item))}" if item else "{}"
     if isinstance(item, (tuple, list)):

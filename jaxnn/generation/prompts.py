@@ -15,8 +15,8 @@ import numpy as np
 
 from ..combine.transforms import Repeat
 from ..core.calls import placeholder_key
-from ..core.declarations import abstract
-from ..core.layer import Layer, declared
+from ..core.declarations import abstract, declared
+from ..core.layer import Layer
 from ..explain.text import check_matches
 from ..fields import is_traced
 from ..random import is_outside

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from ..arrays import output_shapes
-from ..explain.text import check_matches, read_early
+from ..explain.text import check_matches, check_not_read
 from ..fields import is_array
 from ..initializers import InitFn, zeros
 from ..validation import Accepts, is_size, tuple_of
@@ -216,7 +216,7 @@ def _traced(layer: Any, call: Call) -> Declaration:
         return outcome.output, outcome.collected
 
     output, collected = output_shapes(run, arrays)
-    frame.check_read()
+    check_not_read(sorted(frame.read - frame.found.keys()))
     return Declaration(*layer._declared(frame), output, collected)
 
 
@@ -231,11 +231,6 @@ class Declaring:
         self.found: dict[paths.Path, Declaration] = {}
         self.state: dict[str, Any] = {}  # that a wrapper itself keeps
         self.read: set[paths.Path] = set()
-
-    def check_read(self) -> None:
-        """Raise ValueError if a child's parameters were read, but it was never called."""
-        for path in self.read - self.found.keys():
-            raise ValueError(read_early(path))
 
     def run(self, layer: Any, call: Call) -> Outcome:
         """Keep the declaration of a layer, and return a placeholder for its outcome."""

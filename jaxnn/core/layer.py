@@ -134,9 +134,7 @@ class Layer(Value):
         drawn = [path for path, s in paths.walk(slots) if not isinstance(s.init, constant)]
         if not drawn:
             return paths.map_with_path(lambda _, s: s.init(None, s.shape, s.dtype), slots)
-        if root is None:
-            raise ValueError(explain.no_state_key(drawn))
-        return draw(slots, root)
+        return draw(slots, explain.state_key(root, drawn))
 
     @overload
     def apply(
@@ -332,9 +330,8 @@ class Primitive(Layer):
 
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
-        for field in fields(self):
-            if isinstance(getattr(self, field.name), Layer):
-                raise TypeError(explain.holds_child(self, field.name))
+        held = (f.name for f in fields(self) if isinstance(getattr(self, f.name), Layer))
+        explain.check_no_children(self, held)
 
     def _declared_by(self, method: Callable[..., Any], inputs: Any, named: Any) -> Any:
         """Return what `parameters` or `variables` returns for the inputs that it takes.

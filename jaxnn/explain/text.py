@@ -201,9 +201,11 @@ def foreign(what: str) -> str:
     )
 
 
-def read_early(path: paths.Path) -> str:
-    """Return the error for parameters that are read before the first call of their layer."""
-    return (
-        f"the parameters of {paths.text(path)!r} are read before it is called, so init cannot know "
-        "their shapes: call the child first, or pass child.params to child.layer.apply"
+def check_not_read(early: Iterable[paths.Path], error: type[Exception] = ValueError) -> None:
+    """Raise an error for parameters that are read before the first call of their layer."""
+    check_none(
+        (repr(paths.text(path)) for path in early),
+        "parameters are read before their layer is called, so init cannot know their shapes",
+        "call the child first, or pass child.params to child.layer.apply",
+        error,
     )

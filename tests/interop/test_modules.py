@@ -174,7 +174,9 @@ def test_state_that_starts_random():
     y, after = net.apply(params, X, state=state, key=KEY, train=True)
     assert after["0"]["book"]["count"] == 1
     assert_near(y, Codebook().apply({"params": params[0], **state["0"]}, X))
-    with pytest.raises(ValueError, match=r"the state 0/book/codes starts random, but no key was"):
+    with pytest.raises(
+        ValueError, match=r"starts random, but no key was given: 0/book/codes; write"
+    ):
         net.init_state(X)
     back = interop.to_linen(net).init(KEY, X)
     assert back["batch_stats"]["net"]["0"]["book"]["codes"].std() > 0.5

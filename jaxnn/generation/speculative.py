@@ -18,10 +18,26 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.positions import LearnedPositions, SinusoidalPositions
 from ..surgery.function_preserving import with_cache
 from ..tree import layers
-from ..validation import positive, require
+from ..validation import Accepts, one_of, positive
 from .prompts import Prompts, Start, advance, check_prompts, filled_rows, is_stop
 
 _CALL = "write nn.generate(..., temperature=0, draft=(small, small_params), draft_tokens=4)"
+_pair = Accepts(
+    "None, or a pair of a network and its parameters",
+    lambda v: isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], Layer),
+    TypeError,
+    _CALL,
+    abstract=True,
+)
+_greedy = Accepts("0", lambda v: not is_traced(v) and v == 0, hint=_CALL, abstract=True)
+_shortened = Accepts(
+    "nn.MultiHeadAttention without a window shorter than the sequence, or an encoding of "
+    "positions, so that rejected tokens can be removed",
+    lambda layer: (
+        isinstance(layer, MultiHeadAttention) and (layer.window or layer.cache) >= layer.cache
+    ),
+    hint="generate without a draft",
+)
 
 
 class _Loop(NamedTuple):
@@ -46,15 +62,12 @@ def check_draft(
         all guesses after the last new token.
     """
     positive(draft_tokens, "draft_tokens", hint=_CALL)
-    pair = isinstance(draft, tuple) and len(draft) == 2 and isinstance(draft[0], Layer)
-    what = "None, or a pair of a network and its parameters"
-    require(pair, "draft", what, draft, hint=_CALL, error=TypeError)
-    greedy = not is_traced(temperature) and temperature == 0
-    require(greedy, "temperature with a draft", "0", temperature, hint=_CALL)
+    _pair(draft, "draft")
+    _greedy(temperature, "temperature with a draft")
     inputs = for_draft(draft[0], prompts).inputs
     vocabulary = check_prompts(draft[0], prompts.tokens, inputs)[0].vocabulary
     what = f"the vocabulary of the network, {prompts.vocabulary} tokens"
-    require(vocabulary == prompts.vocabulary, "the vocabulary of the draft", what, vocabulary)
+    one_of(prompts.vocabulary).such(what=what)(vocabulary, "the vocabulary of the draft")
     room = steps - 1 + draft_tokens
     for one in (net, draft[0]):
         _counters(with_cache(one, prompts.tokens.shape[1] + room))
@@ -141,15 +154,7 @@ def _counters(net: Layer) -> set[paths.Path]:
         if isinstance(layer, LearnedPositions | SinusoidalPositions):
             found |= {(*path, "position")}
             continue
-        ring = getattr(layer, "window", None) is not None and layer.window < layer.cache
-        require(
-            isinstance(layer, MultiHeadAttention) and not ring,
-            f"with a draft, the layer with a cache at {paths.text(path)!r}",
-            "nn.MultiHeadAttention without a window shorter than the sequence, or an encoding "
-            "of positions, so that rejected tokens can be removed",
-            layer,
-            hint="generate without a draft",
-        )
+        _shortened(layer, f"with a draft, the layer with a cache at {paths.text(path)!r}")
         found |= {(*path, "written"), (*path, "count", "position")}
     return found
 

@@ -129,7 +129,7 @@ def test_a_network_as_a_linen_module():
     plain = interop.to_linen(nn.Dense(2))
     assert set(plain.init(KEY, X)) == {"params"}
     assert interop.to_linen(net) == interop.to_linen(net)
-    assert pickle.loads(pickle.dumps(module)) == module
+    assert pickle.loads(pickle.dumps(own)) == own
 
 
 def test_there_and_back():

@@ -210,8 +210,8 @@ def check_prompts(net: Layer, prompts: Any, inputs: dict[str, Any]) -> tuple[Pro
     """
     found, single = as_prompts(prompts)
     rows, length = found.tokens.shape
-    _left_out(inputs.pop("segment_ids", None), "segment_ids")
-    inputs = {name: jnp.asarray(item) for name, item in inputs.items()}
+    _left_out(inputs.get("segment_ids"), "segment_ids")
+    inputs = {name: jnp.asarray(one) for name, one in inputs.items() if name != "segment_ids"}
     if single:
         inputs = {name: item[None] for name, item in inputs.items()}
     for name, item in inputs.items():

@@ -18,7 +18,7 @@ from ..functional.linear import Int8Weight, floating_type, product, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, variance_scaling
-from ..validation import Accepts, above, integer, number, one_of, require
+from ..validation import Accepts, above, check_shape, integer, number, one_of
 from .checks import check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
@@ -99,8 +99,7 @@ class Embedding(Primitive):
 
         Reference: Press and Wolf, Using the output embedding to improve language models, 2017.
         """
-        fits = x.ndim > 0 and x.shape[-1] == self.features
-        require(fits, "the input of attend", f"features (..., {self.features})", x)
+        check_shape(x, (*x.shape[:-1], self.features), "the input of attend")
         return product(x, params["w"], axis=1)
 
 

@@ -10,7 +10,18 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.resize import Method, upsample
 from ..functional.windows import fill
-from ..validation import Accepts, above, each, is_int, natural, number, positive, require, tuple_of
+from ..validation import (
+    Accepts,
+    above,
+    each,
+    is_int,
+    natural,
+    number,
+    one_of,
+    positive,
+    require,
+    tuple_of,
+)
 from .checks import AXES, check_multiples, check_not_empty, check_rank
 
 _START = natural.such(what="an axis, an int >= 0")
@@ -181,11 +192,8 @@ class Upsample(Primitive):
 
     def __post_init__(self) -> None:
         """Check that one of the two is given, and that the corners can be aligned."""
-        if self.align_corners and self.method not in ("linear", "bicubic"):
-            raise ValueError(
-                f"Upsample.align_corners must be False for method={self.method!r}, got True; write "
-                "method='linear' or method='bicubic'"
-            )
+        if self.align_corners:
+            one_of("linear", "bicubic")(self.method, "Upsample.method with align_corners=True")
         if (self.factor is None) == (self.size is None):
             raise ValueError(
                 f"Upsample takes either a factor or a size, got factor={self.factor!r}, "

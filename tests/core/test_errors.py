@@ -857,7 +857,7 @@ def test_a_tied_head_of_another_width():
         lambda: nn.Sequential(t=Tied(nn.Embedding(5, 3), nn.Dense(4))).init(KEY, jnp.array([1])),
         ValueError,
         "at 't/embed', Embedding(5, 3): the input of attend must be "
-        "features (..., 3), got float32[1,4]",
+        "of shape (1, 3), got float32[1,4]",
     )
 
 

@@ -5,7 +5,7 @@ Each level of a network adds its path to errors that pass through.
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ..core import paths
@@ -27,6 +27,26 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known are {', '.join(map(repr, known))}" if known else "there are none"
+
+
+def check_known(
+    name: str,
+    known: Collection[str],
+    unknown: str,
+    more: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Raise an error that suggests a known name, unless `name` is one.
+
+    Args:
+        name: The name.
+        known: The known names.
+        unknown: What is wrong if it is not one of them, as in "there is no example 'digit'".
+        more: Text that follows the suggestion. Default: "", none.
+        error: Type of the error. Default: ValueError.
+    """
+    if name not in known:
+        raise error(f"{unknown}; {suggestion(name, known)}{more}")
 
 
 def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:

@@ -65,7 +65,7 @@ from .layers.dropout import (
     StochasticDepth,
 )
 from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
-from .layers.embedding import Embedding, EmbeddingBag, VectorQuantizer
+from .layers.embedding import Embedding, EmbeddingBag
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.lstm import ConvLSTMCell, LSTMCell
 from .layers.normalization import (
@@ -109,6 +109,7 @@ from .layers.shape import (
     Upsample,
 )
 from .layers.state_space import LinearRecurrence, Mamba2
+from .layers.vector_quantization import VectorQuantizer
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 

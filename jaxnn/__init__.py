@@ -127,7 +127,7 @@ if TYPE_CHECKING:
     from . import sweep as sweep
     from . import train as train
     from .generation import generate
-    from .generation.beams import beam_search
+    from .generation.decoding import beam_search
     from .inspect.summary import summary
     from .inspect.value_checks import checkify
     from .surgery.function_preserving import stack_layers, unstack_layers, widen, with_cache
@@ -150,7 +150,7 @@ _PACKAGES = (
 )
 _LATER = {
     "add_lora": "jaxnn.surgery.replacement",
-    "beam_search": "jaxnn.generation.beams",
+    "beam_search": "jaxnn.generation.decoding",
     "checkify": "jaxnn.inspect.value_checks",
     "generate": "jaxnn.generation",
     "merge_lora": "jaxnn.surgery.replacement",

@@ -2,9 +2,9 @@
 
 Two programs are compiled. The first (`prompts`) reads all tokens of the prompts except the last
 ones and returns the state of the network's caches. The second is a loop over new tokens, in one
-dispatch, that ends when all rows have stopped. It samples tokens, checks the guesses of a `draft`
-network (`speculative`), or extends several sequences for each prompt (`beams`). The temperature, k,
-p, and the stop tokens are arguments of the program, so changing them does not recompile.
+dispatch, that ends when all rows have stopped. It samples tokens; the loops of `decoding` check the
+guesses of a `draft` network, or extend several sequences for each prompt. The temperature, k, p, and
+the stop tokens are arguments of the program, so changing them does not recompile.
 
 Tokens are sampled by transforms of logits, which compose:
 
@@ -28,6 +28,7 @@ from ..fields import is_traced
 from ..keys import as_key
 from ..tree import check_layer
 from ..validation import Accepts, positive
+from .decoding import check_draft, for_draft, speculate
 from .prompts import (
     Start,
     advance,
@@ -39,7 +40,6 @@ from .prompts import (
     is_stop,
     read_prompts,
 )
-from .speculative import check_draft, for_draft, speculate
 
 
 class Generation(NamedTuple):

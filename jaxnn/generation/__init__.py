@@ -2,9 +2,9 @@
 
 Two programs are compiled. The first (`prompts`) reads all tokens of the prompts except the last
 ones and returns the state of the network's caches. The second is a loop over new tokens, in one
-dispatch, that ends when all rows have stopped. It samples tokens; the loops of `decoding` check the
-guesses of a `draft` network, or extend several sequences for each prompt. The temperature, k, p, and
-the stop tokens are arguments of the program, so changing them does not recompile.
+dispatch, that ends when all rows have stopped. It samples tokens; those of `decoding` check the
+guesses of a `draft` network, or extend several sequences for each prompt. The temperature, k, p,
+and the stop tokens are arguments of the program, so changing them does not recompile.
 
 Tokens are sampled by transforms of logits, which compose:
 

@@ -134,7 +134,7 @@ class Layer(Value):
         drawn = [path for path, s in paths.walk(slots) if not isinstance(s.init, constant)]
         if not drawn:
             return paths.map_with_path(lambda _, s: s.init(None, s.shape, s.dtype), slots)
-        return draw(slots, explain.state_key(root, drawn))
+        return draw(slots, explain.key_for_state(root, drawn))
 
     @overload
     def apply(

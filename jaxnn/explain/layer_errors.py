@@ -239,7 +239,7 @@ def no_method(layer: Any, method: str) -> str:
     return f"{type(layer).__name__} has no {method}; write def {method}({first})"
 
 
-def state_key(key: Any, drawn: Iterable[paths.Path]) -> Any:
+def key_for_state(key: Any, drawn: Iterable[paths.Path]) -> Any:
     """Return the key that draws state; raise ValueError if there is none."""
     missing = map(paths.text, drawn if key is None else ())
     what = "some state starts random, but no key was given"

@@ -65,7 +65,7 @@ from .layers.dropout import (
     StochasticDepth,
 )
 from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
-from .layers.embedding import Embedding, EmbeddingBag
+from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.lstm import ConvLSTMCell, LSTMCell
 from .layers.normalization import (
@@ -76,7 +76,7 @@ from .layers.normalization import (
     RMSNorm,
     UnitNorm,
 )
-from .layers.patches import Fold, LocallyConnected, MaxUnpool, PatchEmbedding, Unfold
+from .layers.patches import Fold, LocallyConnected, MaxUnpool, Unfold
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,

@@ -21,9 +21,8 @@ from ..layers.blocks import GatedFeedForward
 from ..layers.checks import check_not_training, path_pattern
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense, Einsum
-from ..layers.patches import PatchEmbedding
 from ..tree import check_found, check_layer, edit_children, inside, layers
 from ..validation import Accepts, instance
 from .reparametrization import each_of_stack

@@ -24,9 +24,10 @@ from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import SqueezeExcitation
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
+from ..layers.embedding import PatchEmbedding
 from ..layers.lstm import ConvLSTMCell
 from ..layers.normalization import GroupNorm, InstanceNorm, LocalResponseNorm
-from ..layers.patches import LocallyConnected, PatchEmbedding
+from ..layers.patches import LocallyConnected
 from ..layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,

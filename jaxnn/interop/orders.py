@@ -19,9 +19,8 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
-from ..layers.patches import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell
 from ..validation import Accepts, is_int

@@ -16,10 +16,9 @@ from ..core.composite import Wrapper
 from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import Conv
 from ..layers.elementwise import LearnedArray
-from ..layers.embedding import Embedding
+from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense, Einsum
 from ..layers.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patches import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from .orders import AxisRange, Made, Unfit, fitted
 

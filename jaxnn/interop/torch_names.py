@@ -18,10 +18,9 @@ from ..layers.attention_scores import RelativePositionBias
 from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
-from ..layers.embedding import Embedding
+from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
-from ..layers.patches import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from .axes import Trace
 from .book import Book

@@ -15,11 +15,10 @@ from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
-from ..layers.embedding import EmbeddingBag
+from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
 from ..layers.normalization import InstanceNorm
-from ..layers.patches import PatchEmbedding
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..layers.state_space import Mamba2

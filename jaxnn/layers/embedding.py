@@ -1,4 +1,4 @@
-"""Embeddings of tokens, and of bags of tokens, by lookup in a table."""
+"""Embeddings of tokens, of bags of tokens, and of the patches of an image, by lookup in a table."""
 
 import math
 from typing import Annotated, Any
@@ -14,12 +14,12 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.gradients import shared_rows
-from ..functional.linear import Int8Weight, product, wider_type
+from ..functional.linear import Int8Weight, linear, product, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
-from ..initializers import InitFn, Initializer, Shape, variance_scaling
-from ..validation import Accepts, above, check_shape, integer, one_of
-from .checks import check_rank, positive_size
+from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
+from ..validation import Accepts, above, check_shape, each, integer, one_of, positive
+from .checks import check_multiples, check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
 
@@ -246,6 +246,77 @@ def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
 def is_known(a: Any) -> bool:
     """Return whether the values of an array can be read: it is not traced, and on this host."""
     return not is_traced(a) and getattr(a, "is_fully_addressable", True)
+
+
+_PATCH = each(positive, "an int >= 1, or a tuple of one for each axis")
+
+
+class PatchEmbedding(Primitive):
+    """Embed patches of an image: `y = patches(x) @ w + b`.
+
+    This is a convolution whose stride equals its window. x has shape (..., H, W, C) and y
+    (..., N, features) with N = (H / patch) * (W / patch), in row-major order. Parameters are w
+    (patch, patch, C, features) and b (features,).
+
+    Args:
+        features: Number of features of each vector.
+        patch: Size of a patch: an int for square patches, or a tuple with one size for each axis,
+            such as (16, 8), or (2, 16, 16) for video.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w. Default: `lecun_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the size of the image is not a multiple of the patch size.
+
+    Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = PatchEmbedding(192, patch=16), jnp.zeros((2, 224, 224, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (192,), 'w': (16, 16, 3, 192)}
+    >>> net.apply(params, x).shape
+    (2, 196, 192)
+    """
+
+    features: Annotated[int, positive_size]
+    patch: Annotated[int | tuple[int, ...], _PATCH]
+    bias: bool = True
+    w_init: InitFn = lecun_normal()
+    b_init: InitFn = zeros()
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """Declare w, in the shape of a convolution kernel, and b if there is a bias."""
+        window = self._window()
+        check_rank(x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
+        sizes = x.shape[-len(window) - 1 : -1]
+        hint = "pad or crop the image first, for example by jnp.pad"
+        check_multiples(x, "axes", sizes, window, hint)
+        shapes = {"w": Param((*window, x.shape[-1], self.features), self.w_init)}
+        return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return one vector for each patch."""
+        window = self._window()
+        k = len(window)
+        batch, sizes, channels = x.shape[: -k - 1], x.shape[-k - 1 : -1], x.shape[-1]
+        counts = [n // size for n, size in zip(sizes, window, strict=True)]
+        split = [n for pair in zip(counts, window, strict=True) for n in pair]
+        x = x.reshape(*batch, *split, channels)
+        first = len(batch)
+        order = [
+            *range(first),
+            *range(first, first + 2 * k, 2),
+            *range(first + 1, first + 2 * k, 2),
+        ]
+        x = x.transpose(*order, first + 2 * k)
+        x = x.reshape(*batch, math.prod(counts), math.prod(window) * channels)
+        w = params["w"].reshape(x.shape[-1], self.features)
+        return linear(x, w, params["b"] if self.bias else None)
+
+    def _window(self) -> tuple[int, ...]:
+        return self.patch if isinstance(self.patch, tuple) else (self.patch, self.patch)
 
 
 def embed(table: jax.Array | Int8Weight, ids: jax.Array, padding: int | None = None) -> jax.Array:

@@ -22,10 +22,9 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import EncoderLayer
 from ..layers.checks import check_divides
 from ..layers.elementwise import LearnedArray
-from ..layers.embedding import Embedding, is_known
+from ..layers.embedding import Embedding, PatchEmbedding, is_known
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
-from ..layers.patches import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..validation import natural, require
 from .encoders import PatchTransformer

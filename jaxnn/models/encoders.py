@@ -22,10 +22,9 @@ from ..layers.blocks import EncoderLayer
 from ..layers.checks import check_divides, dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.elementwise import LayerScale, LearnedArray
-from ..layers.embedding import Embedding
+from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
-from ..layers.patches import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..validation import natural, require
 from .families import BERT_FAMILIES, VIT_FAMILIES, Family

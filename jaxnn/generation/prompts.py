@@ -190,14 +190,14 @@ _left_out = Accepts(
 )
 
 
-def _starts_with(sizes: tuple[int, ...], shape: str, ndim: int | None = None) -> Accepts:
-    """Accept arrays whose first axes have these sizes, of `ndim` axes or of any number."""
+def _begins(sizes: tuple[int, ...], what: str, ndim: int | None = None) -> Accepts:
+    """Accept arrays whose first axes have these sizes, with `ndim` axes or any number."""
 
     def test(item: Any) -> bool:
         own = getattr(item, "shape", ())
         return own[: len(sizes)] == sizes and ndim in (None, len(own))
 
-    return Accepts(f"an array {shape}", test, abstract=True)
+    return Accepts(what, test, abstract=True)
 
 
 def check_prompts(net: Layer, prompts: Any, inputs: dict[str, Any]) -> tuple[Prompts, bool]:
@@ -215,9 +215,9 @@ def check_prompts(net: Layer, prompts: Any, inputs: dict[str, Any]) -> tuple[Pro
     if single:
         inputs = {name: item[None] for name, item in inputs.items()}
     for name, item in inputs.items():
-        _starts_with((rows,), f"({rows}, ...), with one entry for each prompt")(item, name)
+        _begins((rows,), f"an array ({rows}, ...), with one entry for each prompt")(item, name)
     logits = net._declaration("forward", abstract((found.tokens,)), abstract(inputs)).output
-    has = _starts_with((rows, length), f"({rows}, {length}, vocabulary) of logits", ndim=3)
+    has = _begins((rows, length), f"logits ({rows}, {length}, vocabulary)", ndim=3)
     has(logits, f"the output of a network that generates, for tokens {found.tokens.shape},")
     return _as_tokens(found._replace(inputs=inputs, vocabulary=logits.shape[2])), single
 

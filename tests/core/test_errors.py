@@ -674,7 +674,7 @@ def test_a_class_without_forward():
             lambda x: {"w": jnp.ones(3)},
             "a dict of nn.Param(shape, init), {} for none: 'w' is float32[3]",
         ),
-        (lambda x: {"w": (3, 4)}, "{} for none: 'w/0' is 3"),
+        (lambda x: {"w": (3, 4)}, "{} for none:\n  'w/0' is 3\n  'w/1' is 4"),
         (
             lambda x: {"w": nn.Param([3, 4])},
             "Param.shape got a list, which can change; write a tup",

@@ -502,7 +502,11 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
             jnp.ones((4, 4)),
             "expected an input of shape (..., height, width, chan",
         ),
-        (nn.Conv(4, 3, padding=1), jnp.ones((2, 0, 3)), "has 0, padded by 1 before and 1 after"),
+        (
+            nn.Conv(4, 3, padding=1),
+            jnp.ones((2, 0, 3)),
+            "axis 1 of an array (2, 0, 3) padded by 1 before",
+        ),
         (
             nn.Conv(4, 9, padding="reflect"),
             jnp.ones((4, 1)),

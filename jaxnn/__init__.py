@@ -110,7 +110,7 @@ from .layers.shape import (
     Reshape,
     Upsample,
 )
-from .layers.vector_quantization import VectorQuantizer
+from .layers.vector_quantization import VectorQuantizer, VectorQuantizerEMA
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 
@@ -274,6 +274,7 @@ __all__ = [
     "Upsample",
     "Variable",
     "VectorQuantizer",
+    "VectorQuantizerEMA",
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",

@@ -67,13 +67,11 @@ def feed_forward(
         bias: Whether to add biases. Default: True.
     """
     hidden = hidden or 4 * width
-    if isinstance(activation, str):
-        if activation in GATES:
-            return GatedFeedForward(hidden, GATES[activation], bias, w_init, down_init=last_init)
-        activation = ACTIVATIONS[activation]
+    if isinstance(activation, str) and activation in GATES:
+        return GatedFeedForward(hidden, GATES[activation], bias, w_init, down_init=last_init)
     return Sequential(
         up=Dense(hidden, bias=bias, w_init=w_init),
-        activation=activation,
+        activation=ACTIVATIONS[activation] if isinstance(activation, str) else activation,
         down=Dense(width, bias=bias, w_init=last_init or w_init),
     )
 

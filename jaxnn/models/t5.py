@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import normal
-from ..interop.source_arrays import IfThere, Names
+from ..interop.source_arrays import IfThere
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
 from ..layers.checks import dropout_rate
@@ -76,7 +76,7 @@ class RelativeDecoder(Decoder):
     bias: Layer
     scale: Annotated[float | None, None | above(0)] = None
 
-    def forward(self, tokens: jax.Array, memory: jax.Array) -> jax.Array:
+    def forward(self, tokens: jax.Array, memory: jax.Array) -> jax.Array:  # type: ignore[override]
         """Return the logits."""
         x = self.embed(tokens)
         x = self.blocks(self.dropout(x), memory=memory, bias=self.bias.by_position(x))
@@ -84,7 +84,7 @@ class RelativeDecoder(Decoder):
         return self.logits(x if self.scale is None else x * jnp.asarray(self.scale, x.dtype))
 
 
-_T5_NAMES: Names = {
+_T5_NAMES: dict[str, Any] = {
     "decoder/embedding": "shared",
     "decoder/head": IfThere("lm_head"),
     "*/bias": ".block.0.layer.0.SelfAttention.relative_attention_bias",

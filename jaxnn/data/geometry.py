@@ -10,9 +10,27 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from jaxnn.validation import above, fraction, integer, number, require, tuple_of
+from jaxnn.validation import Accepts, above, fraction, integer, number, tuple_of
 
-BOUNDS = tuple_of(above(0), "a pair (low, high) of numbers > 0", (2,))
+_IMAGES = Accepts(
+    "(B, H, W, C)",
+    lambda images: images.ndim == 4,
+    hint="write images[..., None] for one channel",
+    abstract=True,
+)
+_COLORED = _IMAGES.such(
+    what="(B, H, W, 3)", test=lambda images: images.ndim == 4 and images.shape[-1] == 3
+)
+_FLOATS = Accepts(
+    "floats",
+    lambda images: jnp.issubdtype(images.dtype, jnp.floating),
+    hint="write images / np.float32(255)",
+    abstract=True,
+)
+_SPECTROGRAMS = Accepts(
+    "(B, T, F)", lambda spectrograms: spectrograms.ndim == 3, hint="write x[..., 0]", abstract=True
+)
+_BOUNDS = tuple_of(above(0), "a pair (low, high) of numbers > 0", (2,))
 
 
 def random_affine(
@@ -51,7 +69,7 @@ def random_affine(
     number(0)(degrees, "random_affine.degrees")
     number(0)(shear, "random_affine.shear")
     tuple_of(fraction, "a pair of fractions", (2,))(translate, "random_affine.translate")
-    BOUNDS(scale, "random_affine.scale", "write scale=(0.9, 1.1)")
+    _BOUNDS(scale, "random_affine.scale", "write scale=(0.9, 1.1)")
     keys = jax.random.split(key, 5)
     n, dtype = (len(images),), images.dtype
 
@@ -154,7 +172,7 @@ def gaussian_blur(
     (2, 8, 8, 3)
     """
     check_images(images, "gaussian_blur")
-    BOUNDS(sigma, "gaussian_blur.sigma", "write sigma=(0.1, 2.0)")
+    _BOUNDS(sigma, "gaussian_blur.sigma", "write sigma=(0.1, 2.0)")
     return jax.vmap(blurred)(images, jax.random.uniform(key, (len(images),), images.dtype, *sigma))
 
 
@@ -192,7 +210,7 @@ def random_resized_crop(
     """
     check_images(images, "random_resized_crop")
     for name, pair in (("area", area), ("aspect", aspect)):
-        BOUNDS(pair, f"random_resized_crop.{name}")
+        _BOUNDS(pair, f"random_resized_crop.{name}")
     height, width = size if isinstance(size, tuple) else (size, size)
     for side in (height, width):
         integer(1)(side, "random_resized_crop.size", "write size=224 or size=(height, width)")
@@ -238,7 +256,7 @@ def random_erasing(
     check_images(images, "random_erasing")
     fraction(probability, "random_erasing.probability")
     for name, pair in (("area", area), ("aspect", aspect)):
-        BOUNDS(pair, f"random_erasing.{name}")
+        _BOUNDS(pair, f"random_erasing.{name}")
     (n, height, width), dtype = images.shape[:3], images.dtype
     chosen, sized, placed = jax.random.split(key, 3)
     sides, corners = _boxes(sized, placed, images, area, aspect)
@@ -285,8 +303,7 @@ def spec_augment(
     >>> spec_augment(jax.random.key(0), jnp.ones((2, 100, 80))).shape
     (2, 100, 80)
     """
-    fits = spectrograms.ndim == 3
-    require(fits, "spec_augment.spectrograms", "(B, T, F)", spectrograms, "write x[..., 0]")
+    _SPECTROGRAMS(spectrograms, "spec_augment.spectrograms")
     given = (
         (1, time_masks, time_width, "time"),
         (2, frequency_masks, frequency_width, "frequency"),
@@ -294,7 +311,7 @@ def spec_augment(
     for own, (axis, count, width, name) in zip(jax.random.split(key, 2), given, strict=True):
         size = spectrograms.shape[axis]
         what = f"an int from 0 to {size}, the size of {name}"
-        require(0 <= width <= size, f"spec_augment.{name}_width", what, width)
+        integer(0, size).such(what=what)(width, f"spec_augment.{name}_width")
         widths, places = jax.random.split(own)
         shape = (len(spectrograms), count, 1)
         length = jax.random.randint(widths, shape, 0, width + 1)
@@ -314,11 +331,8 @@ def check_images(images: Any, name: str, colors: bool = False) -> None:
         name: Name of the function, for the error.
         colors: Whether there must be three channels. Default: False.
     """
-    shape = "(B, H, W, 3)" if colors else "(B, H, W, C)"
-    fits = images.ndim == 4 and (images.shape[-1] == 3 or not colors)
-    require(fits, f"{name}.images", shape, images, "write images[..., None] for one channel")
-    floats = jnp.issubdtype(images.dtype, jnp.floating)
-    require(floats, f"{name}.images", "floats", images, "write images / np.float32(255)")
+    for accepts in (_COLORED if colors else _IMAGES, _FLOATS):
+        accepts(images, f"{name}.images")
 
 
 def blurred(image: jax.Array, sigma: jax.Array) -> jax.Array:

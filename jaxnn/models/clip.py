@@ -8,7 +8,7 @@ import jax
 
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..functional.activation import quick_gelu
+from ..functional import quick_gelu
 from ..initializers import constant, normal
 from ..interop.source_arrays import Names
 from ..interop.torch_names import own_name

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..arrays import widened
+from ..arrays import check_range, widened
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..functional.checking import check_range
 from ..functional.segments import check_segments
 from ..initializers import constant, glorot_uniform, normal, zeros
 from ..layers.attention import MultiHeadAttention

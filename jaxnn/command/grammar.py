@@ -13,6 +13,7 @@ from typing import Any
 from ..experiment.configuration import class_name, from_plain, is_class, members_of
 from ..explain.text import check_known
 from ..sweep import Choice, Grid, Int, LogNormal, LogUniform, Normal, Uniform, When
+from ..sweep.known import a_value
 from ..sweep.swept import kinds_at, paths_of
 from ..validation import Accepts, one_of
 
@@ -33,9 +34,7 @@ GRAMMAR = """\
 
 PART = r"""(?:'[^']*'|"[^"]*"|\([^()]*(?:\([^()]*\)[^()]*)*\)|[^,'"()])+"""
 
-an_assignment: Accepts = Accepts(
-    "NAME=VALUES", lambda text: re.fullmatch(r"\s*[^\s=][^=]*=.*\S.*", text) is not None
-)
+an_assignment: Accepts = a_value.such(what="NAME=VALUES")
 two: Accepts = Accepts("two numbers", lambda found: len(found) == 2)
 two_or_three: Accepts = Accepts("two or three numbers", lambda found: len(found) in (2, 3))
 some: Accepts = Accepts("numbers", bool)

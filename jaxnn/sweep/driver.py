@@ -298,8 +298,6 @@ class Driver:
                     error = future.exception()
                     if error is not None and worker_died(error) and tries < TRIES:
                         running[self.executor.submit(work, sent)] = (part, sent, tries + 1)
-                    elif error is not None:
-                        raise error
                     else:
                         self._write(step, part, sent, future.result(), history)
                         self.reporter.report(part.epochs[1])

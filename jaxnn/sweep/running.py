@@ -28,7 +28,7 @@ from typing import Any
 from ..executors import check_name, create, worker_died
 from ..experiment import sources
 from ..experiment.experiment import Experiment, Loaded
-from ..explain.text import suggestion
+from ..explain.text import check_known
 from ..explain.tracebacks import entry
 from ..train import Interrupted, Program
 from ..train.interruption import Asked
@@ -181,11 +181,10 @@ def run(
     (Config(rate=0.5, steps=2), 0.0)
     """
     made, base = _as_experiment(experiment, config, space, data)
-    if unknown := [name for name in settings if name not in SETTINGS]:
-        known = {*SETTINGS, *inspect.signature(run).parameters} - {"settings"}
-        raise TypeError(
-            f"sweep.run has no argument {unknown[0]!r}; {suggestion(unknown[0], known)}"
-        )
+    known_names = {*SETTINGS, *inspect.signature(run).parameters} - {"settings"}
+    for name in settings:
+        unknown = f"sweep.run has no argument {name!r}"
+        check_known(name, known_names, unknown, error=TypeError)
     if isinstance(executor, str):
         check_name(executor, workers)
     named = settings.get("search")

@@ -493,14 +493,16 @@ def test_a_folder_with_a_sweep_that_differs(whole, changes, difference):
     message = str(raised.value)
     assert message.startswith(f"{whole.folder} contains another sweep: {difference}")
     assert message.endswith(
-        ". The trials that it has were chosen, trained, and compared by these, which cannot "
+        "; the trials that it has were chosen, trained, and compared by these, which cannot "
         "change: write another folder, or leave out these arguments to continue that sweep"
     )
     assert digest(whole.folder) == before
 
 
 def test_a_folder_of_another_experiment_or_of_something_else(whole, tmp_path):
-    with pytest.raises(ValueError, match=r"whole is a sweep of tests.sweep.test_python: write pyt"):
+    with pytest.raises(
+        ValueError, match=r"whole is a sweep of tests.sweep.test_python, not of tes"
+    ):
         sweep.run(quick.EXPERIMENT, folder=whole.folder)
     with pytest.raises(ValueError, match=r"is a sweep of tests.sweep.test_python, not of tests.sw"):
         sweep.open(whole.folder, quick.EXPERIMENT)

@@ -24,8 +24,8 @@ from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..html.page import count as counted
-from .cohort import Way, Work, WorkResult, regrouped, work
-from .compiled import By
+from .cohort import Work, WorkResult, regrouped, work
+from .compiled import By, Way
 from .decision import (
     LOSSES,
     Ask,

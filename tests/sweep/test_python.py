@@ -464,7 +464,8 @@ def test_a_sweep_needs_a_space_and_a_function_a_configuration(tmp_path):
     with pytest.raises(TypeError) as raised:
         sweep.run(program, space=SPACE, folder=tmp_path / "sweep")
     assert str(raised.value) == (
-        "a sweep of a function needs a configuration: write sweep.run(program, config=Config, "
+        "the configuration of a function must be a dataclass or an instance of it, got None; "
+        "write sweep.run(program, config=Config, "
         "space=...)"
     )
     with pytest.raises(TypeError, match="the experiment must be a function, got 3; write an Exp"):

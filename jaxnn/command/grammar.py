@@ -5,6 +5,7 @@
 The text is parsed by the types of the field, and never evaluated.
 """
 
+import functools
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -119,23 +120,19 @@ def _one(config: type, text: str) -> tuple[str, Any]:
     return name, Choice(*options, weights=weights if set(weights) != {1} else None)
 
 
-def _uniform(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
+def _range(whole: bool, low: Any, high: Any, step: Any = None, log: bool = False) -> Any:
     if whole:
-        return Int(low, high, step=1 if step is None else step)
-    return Uniform(low, high, step)
-
-
-def _log(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
-    if whole:
-        return Int(low, high, log=True, step=1 if step is None else step)
+        return Int(low, high, log, 1 if step is None else step)
+    if not log:
+        return Uniform(low, high, step)
     one_of(None)(step, "the step of log", "only whole numbers have one")
     return LogUniform(low, high)
 
 
 # The separator of the arguments of each form, their number, and the dimension.
 FORMS: dict[str, tuple[str, Accepts, Callable[..., Any]]] = {
-    "uniform": (":", two_or_three, _uniform),
-    "log": (":", two_or_three, _log),
+    "uniform": (":", two_or_three, _range),
+    "log": (":", two_or_three, functools.partial(_range, log=True)),
     "normal": (":", two, lambda _, mean, std: Normal(mean, std)),
     "lognormal": (":", two, lambda _, mean, std: LogNormal(mean, std)),
     "grid": (",", some, lambda _, *numbers: Grid(*numbers)),

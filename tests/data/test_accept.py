@@ -100,8 +100,8 @@ def test_every_accepted_kind_is_rows_or_a_source():
         (
             {"tokens": {"ids": X, "mask": X[:7]}},
             ValueError,
-            "the same in every leaf, at least 1, got {'training data/tokens/ids': 11, "
-            "'training data/tokens/mask': 7}; .* see all shapes",
+            "same number of rows in every leaf, at least 1, got training data/tokens/ids: 11, "
+            "training data/tokens/mask: 7; .* see all shapes",
         ),
         (
             {"x": np.ma.masked_less(X, 3)},

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..installation import required
-from .base import TRIES, Pool, retried, worker_died
+from .pools import TRIES, Pool, retried, worker_died
 
 GRACE = 10.0  # seconds that a worker may take to end by itself
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"

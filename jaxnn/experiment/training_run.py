@@ -17,7 +17,7 @@ import jax
 
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..files import replace_file
 from ..files.reading import listed, printable, quoted
 from ..html import charts

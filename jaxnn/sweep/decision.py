@@ -8,7 +8,6 @@ End      the sweep ends: all trials have ended, or the budget is used
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -183,7 +182,7 @@ def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train |
     if alone := [trial for trial in round if trial.group is None and trial.status in OPEN]:
         return Regroup(alone, bracket.count)
     members = [trial.number for trial in round]
-    for rung, (begin, end) in enumerate(itertools.pairwise((0, *bracket.rungs))):
+    for rung, (begin, end) in enumerate(bracket.spans):
         last = end == bracket.rungs[-1]
         if parts := _parts(history, members, (begin, end), last, settings.repeats):
             return Train(rung, parts, last)

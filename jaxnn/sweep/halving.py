@@ -11,6 +11,7 @@ earlier trial wins.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -100,10 +101,15 @@ class Bracket:
         return counts
 
     @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first and the last epoch of the training to each rung."""
+        return list(itertools.pairwise((0, *self.rungs)))
+
+    @property
     def epochs(self) -> int:
         """Epochs that all trials train, in total."""
-        parts = zip(self.counts, (0, *self.rungs), self.rungs, strict=False)
-        return sum(count * (after - before) for count, before, after in parts)
+        parts = zip(self.counts, self.spans, strict=True)
+        return sum(count * (end - begin) for count, (begin, end) in parts)
 
 
 def hyperband(epochs: int, eta: int, least: int = 1) -> list[Bracket]:

@@ -296,7 +296,7 @@ def warm_start(
     trials: list[Any] = []
     notes = []
     metrics = dict.fromkeys(one.metric for one in (*objectives, *constraints))
-    for folder in dict.fromkeys(map(str, folders)):
+    for folder in resolved(folders).values():
         with Ledger.open(folder) as ledger:
             sweep = read(ledger)
         if lacking := [name for name in metrics if name not in {*sweep.curves, *CONFIGURED}]:
@@ -329,7 +329,12 @@ def warm_start(
         notes.append(f"{folder}: {used} of {count(len(ended), 'trial')} as observations")
         notes += [f"{folder}: {name} was swept there, and is not swept here" for name in lost]
         notes += [f"{folder}: {count(n, 'trial')} left out, {why}" for why, n in problems.items()]
-    return {"folders": [str(folder) for folder in folders], "trials": trials, "notes": notes}
+    return {"folders": list(resolved(folders)), "trials": trials, "notes": notes}
+
+
+def resolved(folders: Sequence[Path | str]) -> dict[str, str]:
+    """Return the folders by absolute path, each once, in order."""
+    return {str(Path(folder).resolve()): str(folder) for folder in folders}
 
 
 def _path(name: str) -> str:

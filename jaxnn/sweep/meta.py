@@ -21,12 +21,13 @@ from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html import count
 from ..train.checkpoint import versions
-from .known import Known, default_try, tries_of, warm_start
+from .known import Known, default_try, resolved, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
 from .search import distinct, trial_key
 from .settings import CHANGEABLE, OBJECT, Settings
 from .snapshot import read
+from .space import Values
 from .storage import command_to_resume
 from .structure import space_of
 from .tables import OPEN, to_text
@@ -74,11 +75,32 @@ def planned(
         raise ValueError(problem)
     planner = Planner(experiment, base, chosen, search=search)
     warm = warm_start(space, folders, planner.objectives, planner.constraints, chosen.score)
-    left_out = planner.left_out(known)
-    notes = [*filter(None, [left_out, note]), *warm["notes"]]
+    cut = left_out(planner, known)
+    notes = [*filter(None, [cut, note]), *warm["notes"]]
     facts: dict[str, Any] = {"tries": known, "searches": [[chosen.search, 0]], "notes": notes}
-    facts |= {"left_out": left_out} if left_out else {}
+    facts |= {"left_out": cut} if cut else {}
     return planner, facts | ({"warm_start": warm} if folders else {})
+
+
+def left_out(planner: Planner, tries: Sequence[Values] = ()) -> str:
+    """Return a description of the grid points that are not tried; "" if all are.
+
+    Args:
+        planner: The planner of the sweep.
+        tries: The configurations that are tried first. Default: none.
+    """
+    settings, space = planner.settings, planner.space
+    size = space.grid_size(settings.points) if settings.search == "grid" else 0
+    if size + len(tries) <= settings.trials or not size:
+        return ""
+    grid = {trial_key(point) for point in space.grid(settings.points)}
+    others = len([values for values in tries if trial_key(values) not in grid])
+    if size + others <= settings.trials:
+        return ""
+    return (
+        f"the grid has {size} points, of which --trials {settings.trials} tries the first "
+        f"{settings.trials - others}: write --trials {size + others} to try all"
+    )
 
 
 def resumed(
@@ -220,9 +242,9 @@ def _check_resumable(
     fixed = [name for name in settings if name not in CHANGEABLE]
     asked["settings"] = {name: now[name] for name in fixed}
     recorded["settings"] = {name: meta["settings"].get(name) for name in fixed}
-    if folders:
-        asked["warm_start"] = [str(folder) for folder in folders]
-        recorded["warm_start"] = meta.get("warm_start", {}).get("folders", [])
+    earlier = meta.get("warm_start", {}).get("folders", [])
+    if folders and resolved(folders).keys() != resolved(earlier).keys():  # in any order
+        asked["warm_start"], recorded["warm_start"] = [str(folder) for folder in folders], earlier
     differ = fingerprint_differences(recorded, asked)
     before, trials = meta["settings"], settings.get("trials", meta["settings"]["trials"])
     if before["halving"] == "population" and trials != before["trials"]:

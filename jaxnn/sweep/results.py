@@ -22,7 +22,6 @@ from .cohort import unpack
 from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
-from .plan import stopping_of
 from .report import write_report
 from .score import CONFIGURED
 from .settings import Settings
@@ -263,7 +262,7 @@ class TrialResult:
         """
         one = self.configured(seed)
         ranking = self._sweep.metric, self._sweep.maximize
-        stopping = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
+        stopping = self._settings.stopping(self._known(), self._sweep.curves, ranking)
         state, _ = one.fit(hooks=[] if stopping is None else [stopping], progress=False)
         return TrainedRun(one.config, one.data.data, one.program, state)
 

@@ -28,8 +28,8 @@ from typing import Any
 from ..executors import check_name, create, worker_died
 from ..experiment import sources
 from ..experiment.experiment import Experiment, Loaded
+from ..explain import entry
 from ..explain.text import suggestion
-from ..explain.tracebacks import entry
 from ..train import Interrupted, Program
 from ..train.hooks.stopping import Asked
 from ..validation import function, require

@@ -19,7 +19,7 @@ from ..data.accept import as_source, fingerprint_of, pieces, unaugmented
 from ..data.rows import check_like, row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..fields import describe
 from ..keys import as_key, kept_key, kept_words
 from ..validation import Accepts, instance, positive

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..arrays import check_range
 from ..data.check import saturated, wrong_label
 from ..explain.text import describe
 from ..fields import is_traced
-from ..functional.checking import check_range
 from ..functional.gradients import picked
 from ..validation import Accepts
 from .metrics import Ratio

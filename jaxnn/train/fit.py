@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..files.reading import printable
 from ..html import LONGEST_NAME, charts, label, shown
 from ..validation import Accepts, flag

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ..data.rows import leaves_by_path
-from ..explain.tracebacks import entry, entry_iterator
+from ..explain import entry, entry_iterator
 from ..keys import as_key, kept_words
 from ..validation import natural
 from .hooks import Hook, RollBack, Stop, as_hooks, begun, check_result, memory_spec, named

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ..data.check import saturated_batch
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..random import is_outside
 from ..validation import Accepts, check_none
 from .metrics import check_metrics, without_collected

@@ -194,8 +194,8 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "41"], "Config.batch_size must be an int from 1 to 40, got 41"),
-        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
+        (["--batch-size", "41"], "--batch-size must be an int from 1 to 40, got 41"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
         (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
         (["--model.dropout", "1"], "MLP.dropout must be a dropout rate in [0, 1), got 1.0"),
         (["--optimizer.momentum", "-1"], "SGD.momentum must be a number from 0 to 1, got -1.0"),

@@ -254,10 +254,10 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}:17", "{} has the trials 0 .. 7, and no 17"),
-        ("{}:-1", "--from is '{}:-1', expected FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}:bets", "--from is '{}:bets', expected FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}", "--from is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}:17", "the trial of {} must be an int from 0 to 7, got 17"),
+        ("{}:-1", "--from must be FOLDER:best, or FOLDER:17 for trial 17, got '{}:-1'"),
+        ("{}:bets", "--from must be FOLDER:best, or FOLDER:17 for trial 17, got '{}:bets'"),
+        ("{}", "--from must be FOLDER:best, or FOLDER:17 for trial 17, got '{}'"),
         ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: check the path, or"),
     ],
 )
@@ -294,8 +294,8 @@ def test_commands_on_a_run_accept_a_kept_trial(folder, tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("predict {}", "the trial is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
-        ("evaluate {}:99", "{} has the trials 0 .. 7, and no 99"),
+        ("predict {}", "the trial must be FOLDER:best, or FOLDER:17 for trial 17, got '{}'"),
+        ("evaluate {}:99", "the trial of {} must be an int from 0 to 7, got 99"),
         ("evaluate {}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it"),
         (
             "export {}:best --output net.txt",
@@ -312,7 +312,7 @@ def test_a_trial_that_no_command_accepts(folder, capsys, words, message):
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
-        "error: --from is '', expected FOLDER:best, or FOLDER:17 for trial 17\n",
+        "error: --from must be FOLDER:best, or FOLDER:17 for trial 17, got ''\n",
     )
 
 
@@ -370,10 +370,10 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "the space has up to 3 groups, each a program to compile, and --max-groups is 2: "
             "static are model.width (3); sweep fewer values of them, or write --max-groups 3",
         ),
-        (["--trials", "0"], "Settings.trials must be an int >= 1, got 0"),
-        (["--seeds", "0"], "Settings.seeds must be an int >= 1, got 0"),
-        (["--max-groups", "0"], "Settings.max_groups must be an int >= 1, got 0"),
-        (["--lanes", "0"], "Settings.lanes must be an int >= 1, got 0"),
+        (["--trials", "0"], "--trials must be an int >= 1, got 0"),
+        (["--seeds", "0"], "--seeds must be an int >= 1, got 0"),
+        (["--max-groups", "0"], "--max-groups must be an int >= 1, got 0"),
+        (["--lanes", "0"], "--lanes must be an int >= 1, got 0"),
         (
             ["--exact", "--by", "vmap"],
             "--exact and --by vmap contradict each other: lanes that train together round "
@@ -381,7 +381,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
         ),
         (
             ["--halving", "successive", "--eta", "1"],
-            "Settings.eta must be an int >= 2, got 1",
+            "--eta must be an int >= 2, got 1",
         ),
         (
             ["--halving", "hyperband", "--least", "5"],
@@ -393,7 +393,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "static (",
         ),
         (["--devices", "-1"], "--devices must be an int from 0 to "),
-        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
         (
             ["--executor", "dsak"],
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "

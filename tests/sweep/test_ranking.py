@@ -24,9 +24,10 @@ from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
+from jaxnn.sweep.meta import left_out
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.report import headline, main_numbers
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
-from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import known_best
 from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.settings import Settings
@@ -273,7 +274,7 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
 
 def test_a_grid_that_is_cut_short_is_reported():
     def of(**settings):
-        return Planner(scored(), driven.BASE, Settings(**settings)).left_out()
+        return left_out(Planner(scored(), driven.BASE, Settings(**settings)))
 
     assert of(search="grid", trials=10) == (
         "the grid has 25 points, of which --trials 10 tries the first 10: write --trials 25 to try "

@@ -154,7 +154,7 @@ def test_another_structure_is_named():
             r"structure: it has mask \(int64\[11\]\); write a pytree like \{x: f",
         ),
         ({**first, "x": Y}, "its x is int64.11., which has 1 axes and not 2"),
-        (X, r"it has no x .*\s+it has one leaf \(float32\[11,2\]\)"),
+        (X, r"(?s)it has no x .*  it has one leaf \(float32\[11,2\]\)"),
     ]:
         with pytest.raises(ValueError, match=text):
             data.check_like(other, first, "it", "the training data")

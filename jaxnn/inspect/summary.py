@@ -26,7 +26,7 @@ from ..core.layer import Layer
 from ..explain import entry, notebook
 from ..explain.notebook import short
 from ..explain.text import describe
-from ..html.page import count
+from ..html import count
 from ..tree import a_layer, layers
 from ..validation import natural
 

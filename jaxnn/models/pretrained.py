@@ -22,8 +22,8 @@ import numpy as np
 from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
+from ..files import fresh
 from ..files.reading import FileError, read_json
-from ..files.writing import fresh
 from ..installation import required
 from ..interop.torch_names import state_dict
 from ..interop.torch_weights import from_torch

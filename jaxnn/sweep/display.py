@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..files.reading import LONGEST, encodable, printable
-from ..html import charts
-from ..html.page import aligned_columns, count, duration, format_number, label, shorts
-from ..train.history import table_html
-from ..train.hooks.progress import in_notebook
+from ..html import aligned_columns, charts, count, duration, format_number, label, shorts
+from ..train.fit import table_html
+from ..train.hooks.reporting import in_notebook
 from .ledger import Ledger
 from .report.scores import known_best, score_axis, seed_mean
 from .reporter import SweepProgress, TopTrial, Watch, top_trial

@@ -19,7 +19,7 @@ from ..experiment.configuration import from_plain, to_plain, to_record
 from ..experiment.experiment import Experiment, loaded
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
-from ..html.page import count
+from ..html import count
 from ..train.checkpoint import versions
 from .known import Known, default_try, resolved, tries_of, warm_start
 from .ledger import Ledger

@@ -31,7 +31,7 @@ from ..experiment.experiment import Experiment, Loaded
 from ..explain import entry
 from ..explain.text import suggestion
 from ..train import Interrupted, Program
-from ..train.interruption import Asked
+from ..train.hooks.stopping import Asked
 from ..validation import function, require
 from .display import watched
 from .driver import Driver

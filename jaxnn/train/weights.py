@@ -30,8 +30,8 @@ from ..core import paths
 from ..core.calls import placeholder_key
 from ..core.layer import Layer
 from ..explain import notebook
+from ..files import replace_file
 from ..files.reading import MEGABYTE, FileError, listed, open_regular, parse_json, printable
-from ..files.writing import replace_file
 from ..installation import required
 from ..validation import Accepts, integer
 from ..version import __version__

@@ -14,7 +14,7 @@ from pathlib import Path
 from ... import html as page
 from ...files import replace_file
 from ...files.reading import quoted
-from ...html import NONE, count, document, duration, escaped, flat, format_number, label, shorts
+from ...html import NONE, count, duration, escaped, flat, format_number, label, shorts
 from ..dimensions import Choice
 from ..snapshot import Sweep
 from ..tables import Trial

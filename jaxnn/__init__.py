@@ -46,6 +46,7 @@ from .initializers import (
     variance_scaling,
     zeros,
 )
+from .installation import __version__ as __version__
 from .layers.attention import MultiHeadAttention
 from .layers.attention_scores import (
     AdditiveAttention,
@@ -111,7 +112,6 @@ from .layers.shape import (
 from .layers.state_space import LinearRecurrence, Mamba2
 from .layers.vector_quantization import VectorQuantizer
 from .tree import layers, map_layers
-from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import command as command

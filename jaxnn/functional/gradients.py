@@ -206,7 +206,7 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def select(mask: jax.Array, one: Any, other: Any, axes: tuple[int, ...] | None = None) -> jax.Array:
-    """`jnp.where(mask, one, other)` for an array and a number, without a program of its own.
+    """`jnp.where(mask, one, other)` for an array and a number, in one operation.
 
     Args:
         mask: Booleans whose axes have the sizes of the axes of the array, or 1.

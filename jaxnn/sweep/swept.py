@@ -165,8 +165,11 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     """
     found = {swept.name: swept for swept in _inside(owner, paths)}
     what = f"the conditions in the space of {owner.__name__} cannot hold"
-    pairs = [(swept, *condition) for swept in found.values() for condition in swept.when]
-    problems = [(swept.name, _condition_problem(swept, *one, found)) for swept, *one in pairs]
+    problems = [
+        (swept.name, _condition_problem(swept, name, options, found))
+        for swept in found.values()
+        for name, options in swept.when
+    ]
     check_none(dict.fromkeys(f"{name} {problem}" for name, problem in problems if problem), what)
     ordered: dict[str, SweptField] = {}
     while rest := [swept for name, swept in found.items() if name not in ordered]:

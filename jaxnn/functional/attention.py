@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays import is_narrow, only_shapes
 from ..fields import is_array
 from ..validation import Accepts, one_of
-from .gradients import broken_rows, finite_rows, select, softmax
+from .gradients import broken_rows, finite_rows, select_number, softmax
 from .linear import floating_type, wider_type
 from .segments import check_segments, length_mask, packed_mask, packed_positions, sees_marked
 
@@ -261,7 +261,7 @@ def _plain(
     s = jnp.einsum(f"{queries},...skd->{scores}", q, k, preferred_element_type=wide)
     s = s * jnp.asarray(scale, wide)
     if mask is not None:
-        s = select(mask, s, _least(wide))
+        s = select_number(mask, s, _least(wide))
     weights = softmax(s).astype(v.dtype)
     y = jnp.einsum(f"{scores},...ske->...tk{group}e", weights, v, preferred_element_type=wide)
     return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
@@ -302,7 +302,7 @@ def _own(
         weights = softmax(scores)
     else:
         mask = _by_group(mask, heads, groups)
-        weights = select(mask, softmax(select(mask, scores, _least(wide))), 0)
+        weights = select_number(mask, softmax(select_number(mask, scores, _least(wide))), 0)
     weights = weights.astype(v[0].dtype)
     if dropout is not None:
         weights = dropout(weights)

@@ -205,8 +205,10 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return y, change - y * jnp.sum(change, -1, keepdims=True)
 
 
-def select(mask: jax.Array, one: Any, other: Any, axes: tuple[int, ...] | None = None) -> jax.Array:
-    """`jnp.where(mask, one, other)` for an array and a number, in one operation.
+def select_number(
+    mask: jax.Array, one: Any, other: Any, axes: tuple[int, ...] | None = None
+) -> jax.Array:
+    """`jnp.where(mask, one, other)` for an array and a number, without a jitted function.
 
     Args:
         mask: Booleans whose axes have the sizes of the axes of the array, or 1.
@@ -215,7 +217,7 @@ def select(mask: jax.Array, one: Any, other: Any, axes: tuple[int, ...] | None =
         axes: The axes of the array that the mask has, in increasing order. Default: None, the last.
 
     >>> import jax.numpy as jnp
-    >>> select(jnp.array([True, False]), jnp.ones((2, 2)), 0, axes=(0,)).tolist()
+    >>> select_number(jnp.array([True, False]), jnp.ones((2, 2)), 0, axes=(0,)).tolist()
     [[1.0, 1.0], [0.0, 0.0]]
     """
     array = one if isinstance(one, jax.Array) else other
@@ -239,12 +241,12 @@ def finite_rows(x: jax.Array, axes: int = 1) -> tuple[jax.Array, jax.Array]:
     ([[1.0, 2.0], [0.0, 0.0]], [False, True])
     """
     broken = ~jnp.all(jnp.isfinite(x), tuple(range(x.ndim - axes, x.ndim)))
-    return select(broken, 0, x, tuple(range(broken.ndim))), broken
+    return select_number(broken, 0, x, tuple(range(broken.ndim))), broken
 
 
 def broken_rows(y: jax.Array, broken: jax.Array) -> jax.Array:
     """Set what is marked in `broken`, which has the first axes of y, to NaN, without gradients."""
-    return select(broken, jnp.nan, y, tuple(range(broken.ndim)))
+    return select_number(broken, jnp.nan, y, tuple(range(broken.ndim)))
 
 
 def by_row(f: Callable[[jax.Array], jax.Array], x: jax.Array, checks: bool = True) -> jax.Array:

@@ -122,7 +122,7 @@ def _linear(
     summed = tuple(i % x.ndim for i in axes)
     batch = x.shape[: x.ndim - len(axes)]
     if len(batch) > 1 and summed == tuple(range(len(batch), x.ndim)) and not _on_mesh(x, w):
-        x = merge_batch_axes(x, len(axes))
+        x = merge_batch(x, len(axes))
         y = linear(x, w, b, tuple(range(1, x.ndim)))
         return y.reshape(*batch, *y.shape[1:])
     if w.ndim == 2 and summed == (x.ndim - 1,):
@@ -132,14 +132,14 @@ def _linear(
     return y if b is None else shared_sum(y, b)
 
 
-def merge_batch_axes(x: jax.Array, features: int = 1) -> jax.Array:
+def merge_batch(x: jax.Array, features: int = 1) -> jax.Array:
     """Merge the batch axes of x, which has a number of other axes after them.
 
     With several batch axes, XLA's CPU compiler copies arrays to compute the gradient of a weight.
     On a mesh they are not merged, because a merged axis could not keep their sharding.
 
     >>> import jax.numpy as jnp
-    >>> merge_batch_axes(jnp.ones((2, 3, 4))).shape
+    >>> merge_batch(jnp.ones((2, 3, 4))).shape
     (6, 4)
     """
     last = x.ndim - features

@@ -19,7 +19,7 @@ from jax import lax
 
 from ..fields import is_array
 from ..validation import Accepts
-from .gradients import select
+from .gradients import select_number
 
 
 class Count(NamedTuple):
@@ -173,7 +173,7 @@ def sees_marked(marked: jax.Array, queries: int, causal: bool, window: int | Non
     if window is None:  # from the first marked key on
         shapes = marked.shape, (*marked.shape[:-1], queries)
         key, query = (lax.broadcasted_iota(jnp.int32, s, marked.ndim - 1) for s in shapes)
-        first = lax.reduce_min(select(marked, key, queries), (marked.ndim - 1,))
+        first = lax.reduce_min(select_number(marked, key, queries), (marked.ndim - 1,))
         return query >= first[..., None]
     query = jnp.arange(queries)
     last = query if causal else query + window - 1

@@ -22,7 +22,7 @@ from ..functional.attention import (
 )
 from ..functional.dropout import dropout as drop
 from ..functional.gradients import by_row, shared_product
-from ..functional.linear import linear, merge_batch_axes
+from ..functional.linear import linear, merge_batch
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import packed_positions
@@ -295,11 +295,11 @@ class MultiHeadAttention(Primitive):
 
             return by_row(f, rows, checks).reshape(*x.shape[:-1], heads, d)
 
-        rows = merge_batch_axes(x)
-        source, others = (x, rows) if memory is None else (memory, merge_batch_axes(memory))
+        rows = merge_batch(x)
+        source, others = (x, rows) if memory is None else (memory, merge_batch(memory))
         q = projected("query", x, rows, self.num_heads)
         k = projected("key", source, others, self._num_kv_heads)
-        others = others if given.values is None else merge_batch_axes(given.values)
+        others = others if given.values is None else merge_batch(given.values)
         v = projected("value", source, others, self._num_kv_heads)
         options: dict[str, Any] = {
             "scale": self.scale,

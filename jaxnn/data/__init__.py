@@ -14,8 +14,8 @@ batches of a run.
 
 `packaged` contains the data sets, and `dataset` their classes and the split of rows. `rows` and
 `check` check arrays, `augment` changes or standardizes them, and `geometry` and `image_transforms`
-change images. `source`, `records`, `grain_pipeline`, and `stream` are sources, and `prefetch` reads
-ahead of the training.
+change images. `records`, `grain_pipeline`, and `stream` are sources; `source` describes them, and
+reads ahead of the training.
 """
 
 from jaxnn.data.accept import Augmentation as Augmentation

@@ -67,7 +67,11 @@ def writes_on(made, folder, tmp_path, capsys):
     assert "not tokens, expected whole numbers in 0 .. 95" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    # Tracing the convolutions takes longest.
+    [pytest.param("mnist_cnn", marks=pytest.mark.slow), "mnist_rnn", "python_gpt"],
+)
 def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
     made = experiment_of(name)
     config = made.config(batch_size=4)

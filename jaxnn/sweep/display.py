@@ -15,13 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..files.reading import LONGEST, encodable, printable
-from ..html import charts
-from ..html.page import aligned_columns, count, duration, format_number, label, shorts
-from ..train.history import table_html
-from ..train.hooks.progress import in_notebook
+from ..html import aligned_columns, charts, count, duration, format_number, label, shorts
+from ..train.fit import table_html
+from ..train.hooks.reporting import in_notebook
 from .ledger import Ledger
-from .report.result import seed_mean
-from .report.scores import known_best, score_axis
+from .report.scores import known_best, score_axis, seed_mean
 from .reporter import SweepProgress, TopTrial, Watch, top_trial
 from .snapshot import Sweep
 from .tables import Trial
@@ -95,7 +93,7 @@ def lines(progress: SweepProgress, seeds: int, columns: int, waited: float = 0.0
     >>> statuses = {"done": 5, "failed": 1, "running": 2}
     >>> doing = "compiling group 2 of 12"
     >>> top = [TopTrial(3, {"loss": 0.5, "parameters": 9.0}, {"rate": 0.1}, ["parameters <= 8"])]
-    >>> seen = SweepProgress(8, 64, statuses, 4, 9, 20, 80, 0, 10, 30.0, top, doing)
+    >>> seen = SweepProgress(64, statuses, 4, 9, 20, 80, 10, 30.0, top, doing)
     >>> print("\\n".join(lines(seen, 1, 80)))
     6 of 64 trials: 5 done, 1 failed · 25 % · 30.0 s left · 0.9 trials per second
     epoch 4 · compiling group 2 of 12

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from ..data.rows import row_count
-from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
 from ..experiment.prediction import scores_of
@@ -22,7 +21,7 @@ from .cohort import unpack
 from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
-from .plan import stopping_of
+from .meta import check_experiment
 from .report import write_report
 from .score import CONFIGURED
 from .settings import Settings
@@ -47,11 +46,8 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
     """
     with Ledger.open(folder) as ledger:
         found, rows = read(ledger), ledger.meta["space"]
-    if experiment is not None and found.experiment != sources.module_of(experiment):
-        raise ValueError(
-            f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
-        )
     if experiment is not None:
+        check_experiment(found.folder, found.experiment, experiment)
         experiment = with_recorded_space(experiment, rows)
     return Result(found, experiment)
 
@@ -263,7 +259,7 @@ class TrialResult:
         """
         one = self.configured(seed)
         ranking = self._sweep.metric, self._sweep.maximize
-        stopping = stopping_of(self._known(), self._settings, [*self._sweep.curves], ranking)
+        stopping = self._settings.stopping(self._known(), self._sweep.curves, ranking)
         state, _ = one.fit(hooks=[] if stopping is None else [stopping], progress=False)
         return TrainedRun(one.config, one.data.data, one.program, state)
 

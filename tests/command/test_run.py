@@ -22,7 +22,7 @@ from jaxnn.command import main, parsing
 from jaxnn.command.parsing import choose_variants
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.files.writing import Lock, replace_file
+from jaxnn.files import Lock, replace_file
 from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP
@@ -194,8 +194,8 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "41"], "Config.batch_size must be an int from 1 to 40, got 41"),
-        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
+        (["--batch-size", "41"], "--batch-size must be an int from 1 to 40, got 41"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
         (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
         (["--model.dropout", "1"], "MLP.dropout must be a dropout rate in [0, 1), got 1.0"),
         (["--optimizer.momentum", "-1"], "SGD.momentum must be a number from 0 to 1, got -1.0"),
@@ -267,11 +267,11 @@ def broken(*_, **__):
 
 FAILURES = {
     "a picture": (
-        "jaxnn.experiment.pictures.worst_profiles",
+        "jaxnn.experiment.report.worst_profiles",
         "the picture worst_mistakes.png failed",
     ),
     "all pictures": ("jaxnn.html.charts.png", "the picture learning_curves.png failed"),
-    "the report": ("report_of", "report.html failed"),
+    "the report": ("run_report", "report.html failed"),
     "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
     "predicting": ("jaxnn.experiment.prediction.predicted", "predicting the test rows failed"),
     "finish": (None, "the experiment's function finish failed"),

@@ -15,7 +15,7 @@ import pytest
 
 from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.report import sweep_report, write_report
+from jaxnn.sweep.report import defaults_of, headline, main_numbers, sweep_report, write_report
 from jaxnn.sweep.report.parameters import (
     common_scores,
     edge_sentence,
@@ -25,8 +25,7 @@ from jaxnn.sweep.report.parameters import (
     shown_order,
 )
 from jaxnn.sweep.report.plots import data_of, embedded, records_of, timeline
-from jaxnn.sweep.report.result import defaults_of, headline, main_numbers, seed_mean
-from jaxnn.sweep.report.scores import at_edge, known_best, score_scale, survivors
+from jaxnn.sweep.report.scores import at_edge, known_best, score_scale, seed_mean, survivors
 from jaxnn.sweep.snapshot import mean, read
 from jaxnn.sweep.tables import Change, Cohort, EpochResult, Group
 from tests.sweep.made_up import SPACE, made_up

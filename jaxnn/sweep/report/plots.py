@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from ...files.reading import printable
-from ...html.page import LONGEST_NAME, count, duration, label, shorts
+from ...html import LONGEST_NAME, count, duration, label, shorts
 from ...train.metrics import direction_of
 from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
-from .result import seed_mean
-from .scores import best_edge, known_best, score_axis
+from .scores import best_edge, known_best, score_axis, seed_mean
 
 BYTES = 900_000  # of the trials in a page
 LINES = 12  # trials that have learning curves

@@ -26,10 +26,8 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["mnist_cnn", *[pytest.param(name, marks=pytest.mark.slow) for name in SMALL][1:]],
-)
+@pytest.mark.slow  # the experiments of test_experiments.py train and predict for every change
+@pytest.mark.parametrize("name", SMALL)
 def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path, capsys):
     made, folder = experiment_of(name), str(tmp_path / "run")
     assert main(made, ["--epochs", "1", *SMALL[name], "--folder", folder]) == 0

@@ -24,6 +24,7 @@ import itertools
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from jaxnn import random
+from jaxnn.html import charts
 
 QUICK = [
     "--xla_backend_optimization_level=0",
@@ -123,6 +125,15 @@ def rows_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw parameters in rows of the default length and number, as users do."""
     monkeypatch.setattr(random, "ROW", USERS_ROWS[0])
     monkeypatch.setattr(random, "ROWS", USERS_ROWS[1])
+
+
+@pytest.fixture(scope="module")
+def figures_not_drawn() -> Iterator[None]:
+    """Leave out what takes most of a small run; tests of pictures and of reports draw figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "png", lambda figure: b"\x89PNG")
+        patch.setattr(charts, "svg", lambda figure, key, label: "<svg></svg>")
+        yield
 
 
 # Files of at least 7 CPU seconds, the longest first.

@@ -95,6 +95,13 @@ def keep_programs() -> None:
 keep_programs()
 
 
+@pytest.fixture
+def programs_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave it to JAX and jaxnn which programs live."""
+    _kept.clear()
+    monkeypatch.setitem(globals(), "KEPT", 0)
+
+
 def one_context_per_thread() -> None:
     """Lower in one MLIR context per thread, except a program that is needed to lower another one.
 
@@ -138,23 +145,26 @@ def figures_not_drawn() -> Iterator[None]:
 
 # Files of at least 7 CPU seconds, the longest first.
 LONGEST = (
-    "command/test_run.py",
-    "train/test_checkpoint.py",
+    "gallery/test_gallery.py",
     "sweep/test_driver.py",
-    "sweep/test_programs.py",
     "sweep/test_cohort.py",
+    "train/test_checkpoint.py",
     "combine/test_recurrent.py",
     "parallel/test_fit.py",
-    "gallery/test_gallery.py",
+    "generation/test_generate.py",
+    "experiments/test_experiments.py",
+    "train/test_blocks.py",
     "train/test_frozen.py",
+    "train/test_run.py",
     "train/test_optax_contract.py",
     "parallel/test_placement.py",
+    "sweep/test_programs.py",
+    "command/test_run.py",
+    "data/test_augment.py",
     "layers/test_recurrence.py",
-    "train/test_blocks.py",
-    "train/test_run.py",
-    "parallel/test_equalities.py",
-    "command/test_sweep.py",
     "core/test_drawing.py",
+    "command/test_sweep.py",
+    "parallel/test_equalities.py",
     "parallel/test_processes.py",
 )
 

@@ -28,6 +28,8 @@ from jaxnn.installation import install
 from jaxnn.models import MLP
 from jaxnn.train.weights import packed
 
+pytestmark = pytest.mark.usefixtures("figures_not_drawn")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -70,14 +72,6 @@ def errors(capsys, *arguments):
     except SystemExit as stopped:
         status = stopped.code
     return status, capsys.readouterr().err
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pictures_without_pixels():
-    """Leave out what takes most of these runs; tests of pictures and of experiments draw them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "png", lambda figure: b"\x89PNG")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from jaxnn.command import main
 from jaxnn.experiment import sources
 from jaxnn.sweep.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("figures_not_drawn")
+
 PROJECT = {
     "__init__.py": "",
     "network.py": '''

@@ -87,7 +87,7 @@ def assert_close(one, other, **tolerance):
         np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), **tolerance)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", ["dqn", "supervised", pytest.param("gan", marks=pytest.mark.slow)])
 def test_a_lane_is_the_run_of_its_configuration(name):
     """Bitwise when mapped, state and metrics; to rounding when vmapped; one compilation each."""
     structure = STRUCTURES[name]

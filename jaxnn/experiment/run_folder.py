@@ -39,7 +39,7 @@ import jax.numpy as jnp
 
 from .. import train
 from ..explain.text import suggestion
-from ..files import explained, fresh, replace_file
+from ..files import explain_errors, fresh, replace_file
 from ..files.reading import FileError, listed, quoted, read_json
 from ..fingerprint import fingerprint_differences
 from ..train.weights import packed
@@ -147,7 +147,7 @@ def write_run_file(folder: Path, name: str, contents: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with explained("finish the run", f"Make room and write resume {quoted(folder)}"):
+    with explain_errors("finish the run", f"Make room and write resume {quoted(folder)}"):
         replace_file(folder / name, contents)
 
 
@@ -166,7 +166,7 @@ def weights_of(one: Configured, state: Any) -> bytes | None:
 def _explained(folder: Path) -> AbstractContextManager[None]:
     """Add the run folder and what to do to an OSError."""
     then = "Nothing was written; make room or write --folder with another place"
-    return explained(f"write the run folder {folder}", then)
+    return explain_errors(f"write the run folder {folder}", then)
 
 
 # Resuming.

@@ -15,7 +15,7 @@ from typing import Self
 
 
 @contextlib.contextmanager
-def explained(what: str, then: str) -> Iterator[None]:
+def explain_errors(what: str, then: str) -> Iterator[None]:
     """Add to an error of the system in a context what cannot be done, and what to do.
 
     Args:
@@ -54,7 +54,7 @@ def replace_file(file: Path, contents: bytes) -> Path:
         OSError: It cannot be written; the contents before are kept.
     """
     hidden = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    with explained(f"write {file}", "The contents before are unchanged"):
+    with explain_errors(f"write {file}", "The contents before are unchanged"):
         try:
             with open(hidden, "xb") as opened:
                 opened.write(contents)

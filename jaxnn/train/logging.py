@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-from ..files import explained, replace_file
+from ..files import explain_errors, replace_file
 from ..files.reading import MEGABYTE, FileError, parse_json, quoted, read_bytes
 from ..installation import missing
 
@@ -95,7 +95,7 @@ class JsonLines:
         """
         file = Path(self.file)
         rest = "The lines before are complete: make room there, or write to another file"
-        explain = functools.partial(explained, f"write metrics to {file}", rest)
+        explain = functools.partial(explain_errors, f"write metrics to {file}", rest)
         with explain():
             if step is not None:
                 _resume(file, step, history)

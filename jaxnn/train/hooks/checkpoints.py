@@ -26,7 +26,7 @@ import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
-from ...files import Lock, explained
+from ...files import Lock, explain_errors
 from ...files.reading import plain_path
 from ...validation import instance, positive
 from .. import checkpoint
@@ -169,7 +169,7 @@ class _Saving(Hook):
         """Make the folder, lock it, and remove what a killed run was writing."""
         busy = f"another run works in {self._folder}; wait until it ends, or name another folder"
         then = "Nothing was trained; name another folder"
-        with explained(f"keep checkpoints in {self._folder}", then):
+        with explain_errors(f"keep checkpoints in {self._folder}", then):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = Lock(self._folder / LOCK, busy)
         for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):

@@ -418,7 +418,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
         monkeypatch.setattr("os.fsync", full)
         with pytest.raises(
-            OSError, match=r"report.html: No space left on device; the contents before"
+            OSError, match=r"report.html: No space left on device. The contents before"
         ) as e:
             write_report(read(ledger))
         assert str(e.value).endswith("The contents before are unchanged")

@@ -226,7 +226,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monk
     monkeypatch.setattr("jaxnn.experiment.run_folder.replace_file", full)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert status == 1
-    assert "No space left on device. The run is not finished: make room and write resume" in text
+    assert "cannot finish the run: No space left on device. Make room and write resume" in text
     assert [f.name for f in tmp_path.iterdir()] == ["run"]
     monkeypatch.undo()
     assert main(EXPERIMENT, ["resume", str(tmp_path / "run")]) == 0

@@ -418,10 +418,10 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
         monkeypatch.setattr("os.fsync", full)
         with pytest.raises(
-            OSError, match=r"report.html: No space left on device; the contents before"
+            OSError, match=r"report.html: No space left on device. The contents before"
         ) as e:
             write_report(read(ledger))
-        assert str(e.value).endswith("the contents before are unchanged")
+        assert str(e.value).endswith("The contents before are unchanged")
     assert (folder / "report.html").read_text() == "before"
     assert not list(folder.glob(".report*"))
 

@@ -110,7 +110,7 @@ from .layers.shape import (
     Upsample,
 )
 from .layers.state_space import LinearRecurrence, Mamba2
-from .layers.vector_quantization import VectorQuantizer
+from .layers.vector_quantization import VectorQuantizer, VectorQuantizerEMA
 from .tree import intercept, layers, map_layers
 
 if TYPE_CHECKING:
@@ -273,6 +273,7 @@ __all__ = [
     "Upsample",
     "Variable",
     "VectorQuantizer",
+    "VectorQuantizerEMA",
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",

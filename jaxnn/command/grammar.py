@@ -5,6 +5,7 @@
 The text is parsed by the types of the field, and never evaluated.
 """
 
+import functools
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from ..experiment.configuration import class_name, from_plain, is_class, members_of
 from ..explain.text import check_known
 from ..sweep import Choice, Grid, Int, LogNormal, LogUniform, Normal, Uniform, When
+from ..sweep.known import a_value
 from ..sweep.swept import kinds_at, paths_of
 from ..validation import Accepts, one_of
 
@@ -33,9 +35,7 @@ GRAMMAR = """\
 
 PART = r"""(?:'[^']*'|"[^"]*"|\([^()]*(?:\([^()]*\)[^()]*)*\)|[^,'"()])+"""
 
-an_assignment: Accepts = Accepts(
-    "NAME=VALUES", lambda text: re.fullmatch(r"\s*[^\s=][^=]*=.*\S.*", text) is not None
-)
+an_assignment: Accepts = a_value.such(what="NAME=VALUES")
 two: Accepts = Accepts("two numbers", lambda found: len(found) == 2)
 two_or_three: Accepts = Accepts("two or three numbers", lambda found: len(found) in (2, 3))
 some: Accepts = Accepts("numbers", bool)
@@ -120,23 +120,19 @@ def _one(config: type, text: str) -> tuple[str, Any]:
     return name, Choice(*options, weights=weights if set(weights) != {1} else None)
 
 
-def _uniform(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
+def _range(whole: bool, low: Any, high: Any, step: Any = None, log: bool = False) -> Any:
     if whole:
-        return Int(low, high, step=1 if step is None else step)
-    return Uniform(low, high, step)
-
-
-def _log(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
-    if whole:
-        return Int(low, high, log=True, step=1 if step is None else step)
+        return Int(low, high, log, 1 if step is None else step)
+    if not log:
+        return Uniform(low, high, step)
     one_of(None)(step, "the step of log", "only whole numbers have one")
     return LogUniform(low, high)
 
 
 # The separator of the arguments of each form, their number, and the dimension.
 FORMS: dict[str, tuple[str, Accepts, Callable[..., Any]]] = {
-    "uniform": (":", two_or_three, _uniform),
-    "log": (":", two_or_three, _log),
+    "uniform": (":", two_or_three, _range),
+    "log": (":", two_or_three, functools.partial(_range, log=True)),
     "normal": (":", two, lambda _, mean, std: Normal(mean, std)),
     "lognormal": (":", two, lambda _, mean, std: LogNormal(mean, std)),
     "grid": (",", some, lambda _, *numbers: Grid(*numbers)),

@@ -77,16 +77,8 @@ class Resources:
 
 
 @dataclasses.dataclass(frozen=True)
-class Force:
-    """Whether a changed experiment is resumed."""
-
-    force: bool = False
-    """Resume even if the experiment's code or data have changed; the sweep records this."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Changes:
-    """What a sweep that is resumed may change."""
+    """How a sweep is resumed, and what may change."""
 
     trials: Annotated[int | None, None | positive] = None
     """Total number of configurations to try."""
@@ -96,6 +88,8 @@ class Changes:
     """Another search, which learns from all trials so far."""
     budget: Budget = dataclasses.field(default_factory=Budget)
     """A larger or different budget."""
+    force: bool = False
+    """Resume even if the experiment's code or data have changed; the sweep records this."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -191,11 +185,11 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
 
 def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted, or change one."""
-    folder, changes, known, resources, option = read_options(
+    folder, changes, known, resources = read_options(
         experiment,
         "resume",
         "Continue an interrupted sweep or run, with the same results; or extend a sweep.",
-        [Changes(), _known()(), Resources(), Force()],
+        [Changes(), _known()(), Resources()],
         arguments,
         "a sweep, or of a run",
     )
@@ -215,7 +209,7 @@ def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
         where = f"{folder}: config"
         plain = {**meta["config"], "epochs": epochs}
         config = from_plain(experiment.config, plain, where)
-    call = functools.partial(run, config=config, force=option.force, **vars(known), **given)
+    call = functools.partial(run, config=config, **vars(known), **given)
     return _run(call, experiment, folder, resources)
 
 

@@ -160,7 +160,48 @@ def call(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return fn(*args, **kwargs)
 
 
-class Submitit(Pool):
+class Threaded(Pool):
+    """Base of pools in which a thread waits for each call, which is repeated if its worker dies.
+
+    Args:
+        workers: Number of calls at the same time.
+        name: Name of the threads.
+    """
+
+    def __init__(self, workers: int, name: str) -> None:
+        super().__init__()
+        self._workers = workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._given_up = threading.Event()
+
+    @property
+    def workers(self) -> int:
+        """The number of calls that run at the same time."""
+        return self._workers
+
+    def wait_for(self, run: Callable[[], Any]) -> Future[Any]:
+        """Return the future of a function that makes a call and waits for it."""
+        return self._threads.submit(retried, run, TRIES, self._given_up.is_set)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, and wait for the submitted ones or give them up.
+
+        Args:
+            wait: Whether to wait for the submitted calls; otherwise running ones are ended.
+                Default: True.
+            cancel_futures: Whether to cancel those that have not begun. Default: False.
+        """
+        if not wait:
+            self._given_up.set()
+            self.give_up()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._threads.shutdown()
+
+    def give_up(self) -> None:
+        """End what runs, if it does not end by itself."""
+
+
+class Submitit(Threaded):
     """A submitit executor with the interface of `concurrent.futures`: each call is a separate job.
 
     A job that dies is submitted again, at most three times. The files of a job that succeeds are
@@ -173,10 +214,8 @@ class Submitit(Pool):
     """
 
     def __init__(self, executor: Any, workers: int, poll: float = 1.0) -> None:
-        super().__init__()
-        self._workers, self._executor, self._poll = workers, executor, poll
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="submitit")
-        self._given_up = threading.Event()
+        super().__init__(workers, "submitit")
+        self._executor, self._poll = executor, poll
         self._one_at_a_time = threading.Lock()  # submitit does not claim to be thread-safe
 
     @classmethod
@@ -195,27 +234,9 @@ class Submitit(Pool):
         executor.update_parameters(timeout_min=minutes(limit), name="jaxnn")
         return cls(executor, workers or os.cpu_count() or 1)
 
-    @property
-    def workers(self) -> int:
-        """The number of jobs that run at the same time."""
-        return self._workers
-
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         """Return the future of a call that is submitted when fewer than `workers` jobs run."""
-        run = lambda: self._run(fn, args, kwargs)  # noqa: E731
-        return self._threads.submit(retried, run, TRIES, self._given_up.is_set)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls, and wait for the submitted ones or cancel their jobs.
-
-        Args:
-            wait: Whether to wait for the submitted calls. Default: True.
-            cancel_futures: Whether to cancel those that have not begun. Default: False.
-        """
-        if not wait:
-            self._given_up.set()
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._threads.shutdown()
+        return self.wait_for(lambda: self._run(fn, args, kwargs))
 
     def _run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         with self._one_at_a_time:

@@ -278,13 +278,11 @@ def _changes(
 ) -> list[Change]:
     """Return the changes of population-based training at a rung."""
     random = np.random.default_rng((seed, epochs[1]))
-    source, changed = population(scores, random)
-    values = history.values(members, epochs[0])
-    found = []
-    for member, of, new in zip(members, source, changed, strict=True):
-        if new:
-            near = perturbed(history.space, values[members[of]], random)
-            found.append(Change(member, epochs[1], near, members[of]))
+    values, found = history.values(members, epochs[0]), []
+    for at, source in enumerate(population(scores, random)):
+        if source != at:
+            near = perturbed(history.space, values[members[source]], random)
+            found.append(Change(members[at], epochs[1], near, members[source]))
     return found
 
 
@@ -347,15 +345,13 @@ def _violations(
     history: SweepHistory, trials: Sequence[Trial], settings: Settings, epoch: int | None = None
 ) -> list[float]:
     """Return how far trials violate the constraints, at their end or at an epoch."""
-    bounds = settings.bounds
-    return [
-        violation(
-            bounds, {b.metric: _value(history, b.metric, t.number, settings, epoch) for b in bounds}
-        )
-        if bounds
-        else 0.0
-        for t in trials
-    ]
+    found, bounds = [], settings.bounds
+    for trial in trials:
+        values = {
+            b.metric: _value(history, b.metric, trial.number, settings, epoch) for b in bounds
+        }
+        found.append(violation(bounds, values))
+    return found
 
 
 def _diverged(history: SweepHistory, number: int, epochs: tuple[int, int]) -> bool:

@@ -24,8 +24,8 @@ from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..html import count as counted
-from .cohort import Way, Work, WorkResult, regrouped, work
-from .compiled import By
+from .cohort import Work, WorkResult, regrouped, work
+from .compiled import By, Way
 from .decision import (
     LOSSES,
     Ask,
@@ -298,8 +298,6 @@ class Driver:
                     error = future.exception()
                     if error is not None and worker_died(error) and tries < TRIES:
                         running[self.executor.submit(work, sent)] = (part, sent, tries + 1)
-                    elif error is not None:
-                        raise error
                     else:
                         self._write(step, part, sent, future.result(), history)
                         self.reporter.report(part.epochs[1])

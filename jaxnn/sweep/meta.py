@@ -21,16 +21,26 @@ from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html import count
 from ..train.checkpoint import versions
+from ..validation import Accepts, check_none, integer
 from .known import Known, default_try, resolved, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
 from .search import distinct, trial_key
-from .settings import CHANGEABLE, OBJECT, Settings
+from .settings import BLIND, CHANGEABLE, OBJECT, Settings
 from .snapshot import read
 from .space import Values
 from .storage import command_to_resume
 from .structure import space_of
 from .tables import OPEN, to_text
+
+tried_alone: Accepts = Accepts(
+    "configurations to try",
+    bool,
+    hint="search='none' tries only these: write tries=[{{...}}], or --try",
+)
+a_learning_search: Accepts = Accepts(
+    "a search that learns from earlier sweeps, such as 'tpe'", lambda name: name not in BLIND
+)
 
 
 def planned(
@@ -60,19 +70,12 @@ def planned(
     if not chosen.repeat:
         known = distinct(known, set())
     if chosen.search == "none":
-        chosen = dataclasses.replace(chosen, trials=settings.get("trials", len(known) or 1))
-    given = f"{count(len(known), 'configuration')} to try first, with that of the experiment"
-    if problem := (
-        f"trials is {chosen.trials}, but there are {given}: write trials={len(known)} or more"
-        if len(known) > chosen.trials
-        else "search='none' tries what is given, and nothing is: write tries=[{...}], or --try"
-        if chosen.search == "none" and not known
-        else f"{chosen.search} does not learn from earlier sweeps: write search='tpe' or another "
-        "search that learns, or leave out the warm start"
-        if folders and not chosen.learns
-        else ""
-    ):
-        raise ValueError(problem)
+        tried_alone(known, "tries")
+        chosen = dataclasses.replace(chosen, trials=settings.get("trials", len(known)))
+    given = f"there are {count(len(known), 'configuration')} to try first, with that of the "
+    integer(len(known))(chosen.trials, "trials", f"{given}experiment")
+    if folders:
+        a_learning_search(chosen.search, "search", "otherwise leave out the warm start")
     planner = Planner(experiment, base, chosen, search=search)
     warm = warm_start(space, folders, planner.objectives, planner.constraints, chosen.score)
     cut = left_out(planner, known)
@@ -141,11 +144,8 @@ def resumed(
     if new.search == "none" and "trials" not in settings:
         more = len(trials) + len(known.waiting(trials)) + len(added)
         new = dataclasses.replace(new, trials=max(old.trials, more))
-    if new.trials < len(trials):
-        raise ValueError(
-            f"{ledger.folder} has {count(len(trials), 'trial')} already: write "
-            f"trials={len(trials)} or more"
-        )
+    had = f"{ledger.folder} has {count(len(trials), 'trial')} already"
+    integer(len(trials))(new.trials, "trials", had)
     if added:
         facts["tries"] = [*meta.get("tries", []), *added]
     if (old.search, old.search_seed) != (new.search, new.search_seed):
@@ -207,6 +207,21 @@ def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
     }
 
 
+def check_experiment(folder: Path, recorded: str, experiment: Experiment[Any]) -> None:
+    """Raise ValueError unless a folder has a sweep of an experiment.
+
+    Args:
+        folder: The folder of the sweep.
+        recorded: The module of its experiment.
+        experiment: The experiment.
+    """
+    if recorded != (name := sources.module_of(experiment)):
+        raise ValueError(
+            f"{folder} is a sweep of {recorded}, not of {name}: write "
+            f"{command_to_resume(folder, recorded)}"
+        )
+
+
 def _check_resumable(
     experiment: Experiment[Any],
     ledger: Ledger,
@@ -227,11 +242,7 @@ def _check_resumable(
     """
     meta, folder = ledger.meta, ledger.folder
     read(ledger)  # which checks all that it contains
-    if meta["experiment"] != sources.module_of(experiment):
-        raise ValueError(
-            f"{folder} is a sweep of {meta['experiment']}: write "
-            f"{command_to_resume(folder, meta['experiment'])}"
-        )
+    check_experiment(folder, meta["experiment"], experiment)
     asked: dict[str, Any] = {"space": _by_name(space_of(experiment).to_plain())}
     recorded = {"space": _by_name(meta["space"])}
     if base is not None:
@@ -254,21 +265,17 @@ def _check_resumable(
     old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
     current = _sources(experiment, old)
     changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
-    problem = ""
-    if differ:
-        problem = (
-            f"{folder} contains another sweep: {'; '.join(differ)}. The trials that it has were "
-            "chosen, trained, and compared by these, which cannot change: write another folder, or "
-            "leave out these arguments to continue that sweep"
-        )
-    elif changed and not force:
-        problem = (
-            f"the experiment changed since this sweep began, so that its trials would not "
-            f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
-            f"{quoted(folder)} --force, in Python force=True"
-        )
-    if problem:
-        raise ValueError(problem)
+    check_none(
+        differ,
+        f"{folder} contains another sweep",
+        "the trials that it has were chosen, trained, and compared by these, which cannot change: "
+        "write another folder, or leave out these arguments to continue that sweep",
+    )
+    check_none(
+        [] if force else changed,
+        "the experiment changed since this sweep began, so that its trials would not compare",
+        f"begin another sweep, or write resume {quoted(folder)} --force, in Python force=True",
+    )
     if changed:
         after = sum(trial.status not in OPEN for trial in ledger.trials())
         forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]

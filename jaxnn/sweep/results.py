@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from ..data.rows import row_count
-from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
 from ..experiment.prediction import scores_of
@@ -22,6 +21,7 @@ from .cohort import unpack
 from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
+from .meta import check_experiment
 from .report import write_report
 from .score import CONFIGURED
 from .settings import Settings
@@ -46,11 +46,8 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
     """
     with Ledger.open(folder) as ledger:
         found, rows = read(ledger), ledger.meta["space"]
-    if experiment is not None and found.experiment != sources.module_of(experiment):
-        raise ValueError(
-            f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
-        )
     if experiment is not None:
+        check_experiment(found.folder, found.experiment, experiment)
         experiment = with_recorded_space(experiment, rows)
     return Result(found, experiment)
 

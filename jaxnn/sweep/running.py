@@ -29,10 +29,10 @@ from ..executors import check_name, create, worker_died
 from ..experiment import sources
 from ..experiment.experiment import Experiment, Loaded
 from ..explain import entry
-from ..explain.text import suggestion
+from ..explain.text import check_known
 from ..train import Interrupted, Program
 from ..train.hooks.stopping import Asked
-from ..validation import function, require
+from ..validation import Accepts, function, require
 from .display import watched
 from .driver import Driver
 from .ledger import Ledger
@@ -181,11 +181,10 @@ def run(
     (Config(rate=0.5, steps=2), 0.0)
     """
     made, base = _as_experiment(experiment, config, space, data)
-    if unknown := [name for name in settings if name not in SETTINGS]:
-        known = {*SETTINGS, *inspect.signature(run).parameters} - {"settings"}
-        raise TypeError(
-            f"sweep.run has no argument {unknown[0]!r}; {suggestion(unknown[0], known)}"
-        )
+    known_names = {*SETTINGS, *inspect.signature(run).parameters} - {"settings"}
+    for name in settings:
+        unknown = f"sweep.run has no argument {name!r}"
+        check_known(name, known_names, unknown, error=TypeError)
     if isinstance(executor, str):
         check_name(executor, workers)
     named = settings.get("search")
@@ -278,22 +277,22 @@ def _signals() -> Iterator[Asked]:
 
 # The experiment of a function
 
+some_config: Accepts = Accepts(
+    "a dataclass or an instance of it", lambda config: config is not None, TypeError
+)
 
+
+@dataclasses.dataclass(unsafe_hash=True)
 class _WithoutData:
     """A function of a configuration as `Experiment.program`, a function of (config, data)."""
 
-    def __init__(self, program: Callable[[Any], Program]) -> None:
-        functools.update_wrapper(self, program)
-        self._program = program
+    program: Callable[[Any], Program]
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.program)
 
     def __call__(self, config: Any, data: Any) -> Program:
-        return self._program(config)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _WithoutData) and self._program == other._program
-
-    def __hash__(self) -> int:
-        return hash(self._program)
+        return self.program(config)
 
 
 class _GivenData:
@@ -315,21 +314,16 @@ class _GivenData:
 def _as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
     """Return the experiment with this space and data, and the configuration if one is given."""
     base = None if config is None or isinstance(config, type) else config
+    kind = config if base is None else type(base)
     if not isinstance(given, Experiment):
         function(given, "the experiment", "write an Experiment, or a function of a configuration")
         name = getattr(given, "__name__", type(given).__name__).strip("<>")
-        if config is None:
-            raise TypeError(
-                f"a sweep of a function needs a configuration: write sweep.run({name}, "
-                "config=Config, space=...)"
-            )
-        program = given if _takes_data(given) else _WithoutData(given)
-        kind = config if isinstance(config, type) else type(config)
-        given = Experiment(name, kind, program=program)
+        hint = f"write sweep.run({name}, config=Config, space=...)"
+        some_config(config, "the configuration of a function", hint)
+        given = Experiment(name, kind, program=given if _takes_data(given) else _WithoutData(given))
     elif config is not None:
         what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
-        own = (config if base is None else type(base)) is given.config
-        require(own, "config", what, config, error=TypeError)
+        require(kind is given.config, "config", what, config, error=TypeError)
     changes: dict[str, Any] = {} if space is None else {"space": space}
     if data is not None:
         changes["data"] = data if callable(data) else _GivenData(data)

@@ -19,6 +19,7 @@ from ..validation import (
     number,
     one_of,
     positive,
+    tuple_of,
 )
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
@@ -95,16 +96,14 @@ class Budget:
         return self != Budget()
 
 
-def _each(accepts: Accepts, what: str) -> Accepts:
-    return Accepts(what, lambda v: isinstance(v, tuple) and all(map(accepts.passes, v)))
-
-
-names: Accepts = _each(
+any_length = range(1000)  # none, too
+names: Accepts = tuple_of(
     Accepts("a name", lambda name: isinstance(name, str) and name != ""),
     "the name of a metric, or a tuple of them",
+    any_length,
 )
-bounds: Accepts = _each(
-    a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric"
+bounds: Accepts = tuple_of(
+    a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric", any_length
 )
 
 

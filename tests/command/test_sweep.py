@@ -594,8 +594,8 @@ def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
     assert status == 1
     assert re.fullmatch(
         r"error: the experiment changed since this sweep began, so that its trials would not "
-        r"compare: \S+/quick.py: program changed; data/train/0: recorded float32\[800,64\] 0, now "
-        r"float32\[800,64\] [0-9a-f]{16}; versions/optax: recorded 0\.0\.1, now \S+\. Begin "
+        r"compare:\n  \S+/quick.py: program changed\n  data/train/0: recorded float32\[800,64\] 0, "
+        r"now float32\[800,64\] [0-9a-f]{16}\n  versions/optax: recorded 0\.0\.1, now \S+\nBegin "
         rf"another sweep, or write resume {folder} --force, in Python force=True\n",
         error,
     )
@@ -632,12 +632,13 @@ def test_the_sweep_of_another_experiment(folder, capsys, nothing_computed):
         ledger.set_meta({"experiment": "experiments.joy"})
     assert said(capsys, "resume", folder)[::2] == (
         1,
-        f"error: {folder} is a sweep of experiments.joy: write python -m experiments.joy resume "
-        f"{folder}\n",
+        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick: write "
+        f"python -m experiments.joy resume {folder}\n",
     )
     assert said(capsys, "run", "--from", f"{folder}:best")[::2] == (
         1,
-        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick\n",
+        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick: write "
+        f"python -m experiments.joy resume {folder}\n",
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ...files.reading import printable
 from ...html.page import LONGEST_NAME, count, duration, label, shorts
 from ...train.metrics import direction_of
+from ..ranges import Int
 from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 from .scores import best_edge, known_best, score_axis, seed_mean
@@ -131,11 +132,8 @@ def parameter_axis(sweep: Sweep, name: str) -> dict[str, Any]:
     }
     if options := getattr(dimension, "options", None):
         return known | {"options": [_short(option) for option in options]}
-    values: list[Any] = [t.values[name] for t in sweep.trials if name in t.values]
-    ends = [getattr(dimension, end, None) for end in ("low", "high")]
-    low, high = (ends if None not in ends else (min(values), max(values))) if values else (0, 1)
-    whole = all(isinstance(value, int) for value in values)
-    return known | {"low": low, "high": high, "whole": whole}
+    whole = isinstance(dimension, Int)
+    return known | {"low": dimension.low, "high": dimension.high, "whole": whole}
 
 
 def _short(value: Any, digits: int = 6) -> Any:

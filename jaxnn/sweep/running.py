@@ -314,7 +314,7 @@ class _GivenData:
 def _as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
     """Return the experiment with this space and data, and the configuration if one is given."""
     base = None if config is None or isinstance(config, type) else config
-    kind = config if base is None else type(base)
+    kind: Any = config if base is None else type(base)
     if not isinstance(given, Experiment):
         function(given, "the experiment", "write an Experiment, or a function of a configuration")
         name = getattr(given, "__name__", type(given).__name__).strip("<>")

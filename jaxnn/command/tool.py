@@ -32,10 +32,10 @@ from ..files.reading import LONGEST, printable, quoted
 from ..files.writing import fresh
 from ..html.page import count
 from ..installation import DISTRIBUTION, checkout, install
-from ..sweep.display import CAUSES, best_trials
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
 from ..sweep.report import write_report
+from ..sweep.results import CAUSES, best_trials
 from ..sweep.snapshot import described, read
 from ..sweep.storage import check_undamaged, command_to_resume, is_driven
 from ..sweep.tables import BROKEN, OPEN

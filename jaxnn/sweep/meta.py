@@ -2,7 +2,7 @@
 
 A resumed sweep must have the same code, data, and settings that determine its trials. Other
 settings, such as the number of trials, the search, and the budget, may change; the ledger records
-them in one transaction.
+them in one transaction. A function of a configuration is swept as an experiment.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The progress of a sweep, which the driver reports after each cohort for `display` to show.
+"""The progress of a sweep, which the driver reports after each cohort, and `running` shows.
 
 The remaining time is estimated by pure functions of what the ledger records and of the plan.
 """

@@ -225,8 +225,23 @@ class TrialResult:
                 different state.
             LedgerError: The file with its states is missing or damaged.
         """
-        one = self.configured(seed)
-        return TrainedRun(one.config, one.data.data, one.program, self._states(one, seed))
+        one, folder, number = self.configured(seed), self._sweep.folder, self.number
+        with Ledger.open(folder) as ledger:
+            kept = ledger.kept()
+            if number not in kept:
+                some = f"those of {', '.join(map(str, sorted(kept)))} were" if kept else "none were"
+                more = f"sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
+                more += "to keep more, or write trial.train() to train it again"
+                if self.status != "done":
+                    more = f"it is {self.status}, and only those of completed trials are kept"
+                raise ValueError(
+                    f"the weights of trial {number} of {folder} were not kept, {some}: {more}"
+                )
+            packed = ledger.kept_states(number)
+        spec = jax.eval_shape(lambda: Training(one).begin(0))
+        states = unpack(packed, jax.eval_shape(without_keys, spec))
+        state = with_keys(jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), states), spec)
+        return TrainedRun(one.config, one.data.data, one.program, state)
 
     @functools.cached_property
     def state(self) -> Any:
@@ -268,25 +283,6 @@ class TrialResult:
     def _settings(self) -> Settings:
         plain = self._sweep.facts.get("settings", {})
         return from_plain(Settings, plain, f"{self._sweep.folder}: settings")
-
-    def _states(self, one: Configured, seed: int) -> Any:
-        """Return the kept state of a seed."""
-        folder, number = self._sweep.folder, self.number
-        with Ledger.open(folder) as ledger:
-            kept = ledger.kept()
-            if number not in kept:
-                some = f"those of {', '.join(map(str, sorted(kept)))} were" if kept else "none were"
-                more = f"sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
-                more += "to keep more, or write trial.train() to train it again"
-                if self.status != "done":
-                    more = f"it is {self.status}, and only those of completed trials are kept"
-                raise ValueError(
-                    f"the weights of trial {number} of {folder} were not kept, {some}: {more}"
-                )
-            packed = ledger.kept_states(number)
-        spec = jax.eval_shape(lambda: Training(one).begin(0))
-        states = unpack(packed, jax.eval_shape(without_keys, spec))
-        return with_keys(jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), states), spec)
 
     def _known(self) -> Experiment[Any]:
         """Return the experiment; raise ValueError if it is unknown."""

@@ -297,19 +297,15 @@ def failures(sweep: Sweep) -> str:
     ]
     if sweep.causes:
         first = sweep.trials[sweep.causes[0][2][0]]
-        parts.append(page.html_table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
+        rows = [
+            [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
+            for status, cause, n in sweep.causes[:COMMON]
+        ]
+        parts.append(page.html_table(["cause", "", "trials", "such as"], rows, [2]))
         if first.error:
             text = page.command(first.error[-4000:])
             parts.append(page.collapsed(f"The error of trial {first.number}", text))
     return page.section("failures", title, *parts)
-
-
-def _cause_rows(sweep: Sweep) -> list[list[str]]:
-    """Return each cause, its status, the number of its trials, and some of them."""
-    return [
-        [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
-        for status, cause, n in sweep.causes[:COMMON]
-    ]
 
 
 def _failure_table(sweep: Sweep, name: str) -> str:

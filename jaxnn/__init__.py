@@ -67,9 +67,7 @@ from .layers.dropout import (
 from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
-from .layers.linear_recurrence import LinearRecurrence
 from .layers.lstm import ConvLSTMCell, LSTMCell
-from .layers.mamba import Mamba2
 from .layers.normalization import (
     GroupNorm,
     InstanceNorm,
@@ -110,6 +108,7 @@ from .layers.shape import (
     Reshape,
     Upsample,
 )
+from .layers.state_space import LinearRecurrence, Mamba2
 from .layers.vector_quantization import VectorQuantizer
 from .tree import layers, map_layers
 from .version import __version__ as __version__
@@ -128,7 +127,7 @@ if TYPE_CHECKING:
     from . import sweep as sweep
     from . import train as train
     from .generation import generate
-    from .generation.beams import beam_search
+    from .generation.decoding import beam_search
     from .inspect.summary import summary
     from .inspect.value_checks import checkify
     from .surgery.function_preserving import stack_layers, unstack_layers, widen, with_cache
@@ -151,7 +150,7 @@ _PACKAGES = (
 )
 _LATER = {
     "add_lora": "jaxnn.surgery.replacement",
-    "beam_search": "jaxnn.generation.beams",
+    "beam_search": "jaxnn.generation.decoding",
     "checkify": "jaxnn.inspect.value_checks",
     "generate": "jaxnn.generation",
     "merge_lora": "jaxnn.surgery.replacement",

@@ -14,7 +14,7 @@ from ..core.declarations import Param
 from ..core.layer import Layer, LayerLike
 from ..explain.text import Mismatch
 from ..fields import code
-from ..functional.narrow_weights import Int8Weight
+from ..functional.linear import Int8Weight
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.composite import Composite, Wrapper, as_layers
+from ..core.composite import Composite, Wrapper
 from ..core.declarations import Declared, Param
-from ..core.layer import Layer, LayerLike, Primitive
+from ..core.layer import Layer, LayerLike, Primitive, as_layers
 from ..core.values import copy_with
 from ..explain.layer_errors import (
     check_child_names,

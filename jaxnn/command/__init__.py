@@ -40,8 +40,8 @@ from ..experiment.run_folder import (
     restored,
 )
 from ..experiment.training_run import processor, run
+from ..files import fresh, replace_file
 from ..files.reading import printable, quoted
-from ..files.writing import fresh, replace_file
 from ..train import Interrupted, Weights, evaluation_params
 from ..train.weights import packed
 from ..validation import one_of

@@ -19,7 +19,7 @@ from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..experiment.training_run import attempted
 from ..files.reading import printable
-from ..html.page import count
+from ..html import count
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
 from ..sweep.known import Known

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..explain.text import check_known
+from ..files import fresh
 from ..files.reading import LONGEST, printable, quoted
-from ..files.writing import fresh
-from ..html.page import count
+from ..html import count
 from ..installation import DISTRIBUTION, checkout, install
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger

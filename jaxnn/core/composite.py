@@ -17,11 +17,10 @@ import jax
 from ..arrays import narrowed, visible, widened
 from ..explain import layer_errors as explain
 from ..explain.text import Mismatch, drawing, located
-from ..fields import FrozenDict, is_traced
 from . import paths
 from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate_layer
-from .declarations import placeholder
-from .layer import Declaring, Function, Layer, LayerLike, Signature
+from .declarations import Declaring, placeholder
+from .layer import Layer, LayerLike, Signature, as_layers, holds_layer
 from .values import copy_as, copy_with, fields
 
 
@@ -466,24 +465,3 @@ def _seen(kind: Any) -> Any:
 
     Seen.__name__, Seen.__qualname__ = kind.__name__, kind.__qualname__
     return Seen
-
-
-def as_layers(item: Any, where: str, several: bool = True) -> Any:
-    """Convert plain functions, also in tuples and dicts, to layers; raise TypeError for others."""
-    if isinstance(item, Layer):
-        explain.check_nesting(item, where)
-    if isinstance(item, Layer) or (several and (item is None or is_traced(item))):
-        return item
-    if several and isinstance(item, FrozenDict):
-        return FrozenDict(
-            {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
-        )
-    if several and isinstance(item, tuple):
-        layers = [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
-        return paths.same_kind(item, layers)
-    return Function(explain.layer_like(item, where))
-
-
-def holds_layer(item: Any) -> bool:
-    """Return whether a field contains a layer, itself or in tuples and dicts."""
-    return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))

@@ -51,7 +51,6 @@ from jaxnn.data.packaged import diabetes as diabetes
 from jaxnn.data.packaged import digits as digits
 from jaxnn.data.packaged import mnist_5k as mnist_5k
 from jaxnn.data.packaged import python_reference as python_reference
-from jaxnn.data.prefetch import prefetched as prefetched
 from jaxnn.data.records import HostArrays as HostArrays
 from jaxnn.data.records import Records as Records
 from jaxnn.data.rows import check_finite as check_finite
@@ -64,4 +63,5 @@ from jaxnn.data.source import NoEpochs as NoEpochs
 from jaxnn.data.source import Source as Source
 from jaxnn.data.source import batches as batches
 from jaxnn.data.source import epoch_order as epoch_order
+from jaxnn.data.source import prefetched as prefetched
 from jaxnn.data.stream import Stream as Stream

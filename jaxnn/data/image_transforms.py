@@ -11,9 +11,27 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from jaxnn.validation import above, fraction, number, positive, require, tuple_of
+from jaxnn.validation import Accepts, above, fraction, integer, number, positive, tuple_of
 
 GRAY = (0.299, 0.587, 0.114)  # luma of red, green, and blue, as in PIL
+_IMAGES = Accepts(
+    "(B, H, W, C)",
+    lambda images: images.ndim == 4,
+    hint="write images[..., None] for one channel",
+    abstract=True,
+)
+_COLORED = _IMAGES.such(
+    what="(B, H, W, 3)", test=lambda images: images.ndim == 4 and images.shape[-1] == 3
+)
+_FLOATS = Accepts(
+    "floats",
+    lambda images: jnp.issubdtype(images.dtype, jnp.floating),
+    hint="write images / np.float32(255)",
+    abstract=True,
+)
+_SPECTROGRAMS = Accepts(
+    "(B, T, F)", lambda spectrograms: spectrograms.ndim == 3, hint="write x[..., 0]", abstract=True
+)
 _BOUNDS = tuple_of(above(0), "a pair (low, high) of numbers > 0", (2,))
 
 
@@ -246,8 +264,7 @@ def spec_augment(
     >>> spec_augment(jax.random.key(0), jnp.ones((2, 100, 80))).shape
     (2, 100, 80)
     """
-    fits = spectrograms.ndim == 3
-    require(fits, "spec_augment.spectrograms", "(B, T, F)", spectrograms, "write x[..., 0]")
+    _SPECTROGRAMS(spectrograms, "spec_augment.spectrograms")
     given = (
         (1, time_masks, time_width, "time"),
         (2, frequency_masks, frequency_width, "frequency"),
@@ -255,7 +272,7 @@ def spec_augment(
     for own, (axis, count, width, name) in zip(jax.random.split(key, 2), given, strict=True):
         size = spectrograms.shape[axis]
         what = f"an int from 0 to {size}, the size of {name}"
-        require(0 <= width <= size, f"spec_augment.{name}_width", what, width)
+        integer(0, size).such(what=what)(width, f"spec_augment.{name}_width")
         widths, places = jax.random.split(own)
         shape = (len(spectrograms), count, 1)
         length = jax.random.randint(widths, shape, 0, width + 1)
@@ -269,11 +286,8 @@ def spec_augment(
 
 def _check_images(images: Any, name: str, colors: bool = False) -> None:
     """Raise ValueError unless images are floats (B, H, W, C), with three channels for colors."""
-    shape = "(B, H, W, 3)" if colors else "(B, H, W, C)"
-    fits = images.ndim == 4 and (images.shape[-1] == 3 or not colors)
-    require(fits, f"{name}.images", shape, images, "write images[..., None] for one channel")
-    floats = jnp.issubdtype(images.dtype, jnp.floating)
-    require(floats, f"{name}.images", "floats", images, "write images / np.float32(255)")
+    for accepts in (_COLORED if colors else _IMAGES, _FLOATS):
+        accepts(images, f"{name}.images")
 
 
 # ---- one image (H, W, C) ----

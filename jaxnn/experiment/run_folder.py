@@ -40,8 +40,8 @@ import jax.numpy as jnp
 
 from .. import train
 from ..explain.text import suggestion
+from ..files import fresh, replace_file
 from ..files.reading import FileError, listed, quoted, read_json
-from ..files.writing import fresh, replace_file
 from ..fingerprint import fingerprint_differences
 from ..train.weights import packed
 from . import sources

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import check_range
 from ..core.calls import State
 from ..core.declarations import Variable
 from ..fields import is_traced
 from ..functional.attention import attend
-from ..functional.checking import check_range
 from ..functional.gradients import broken_rows, finite_rows
 from ..functional.linear import floating_type, wider_type
 from ..functional.segments import (

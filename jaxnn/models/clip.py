@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..arrays import widened
+from ..arrays import check_range, widened
 from ..combine.sequential import Sequential
 from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..functional.activation import quick_gelu
-from ..functional.checking import check_range
+from ..functional import quick_gelu
 from ..initializers import constant, normal
 from ..interop.source_arrays import Names
 from ..interop.torch_names import own_name

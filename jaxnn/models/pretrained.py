@@ -22,12 +22,12 @@ import numpy as np
 from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
+from ..files import fresh
 from ..files.reading import FileError, read_json
-from ..files.writing import fresh
-from ..functional.resize import upsample
 from ..installation import required
 from ..interop.torch_names import state_dict
 from ..interop.torch_weights import from_torch
+from ..layers.shape import upsample
 from ..train.weights import LONGEST_HEADER, open_arrays
 from ..validation import Accepts, one_of
 from .families import Family

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..html.page import count, duration
+from ..html import count, duration
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .known import Known

@@ -23,7 +23,7 @@ import numpy as np
 from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
-from ..html.page import count as counted
+from ..html import count as counted
 from .cohort import Work, WorkResult, regrouped, work
 from .compiled import By, Way
 from .decision import (

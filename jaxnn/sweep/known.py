@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..explain.text import check_known, suggestion
-from ..html.page import count
+from ..html import count
 from ..train.metrics import badness
 from ..validation import Accepts
 from .ledger import Ledger

@@ -21,7 +21,7 @@ from ..experiment.configuration import from_plain, to_plain, to_record
 from ..experiment.experiment import Experiment, Loaded, loaded
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
-from ..html.page import count
+from ..html import count
 from ..train import Program
 from ..train.checkpoint import versions
 from ..validation import Accepts, check_none, function, integer, require

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
 from ..files.reading import LONGEST, printable
-from ..html import charts
-from ..html.page import aligned_columns, count, format_number, label, shorts
-from ..train.history import table_html
+from ..html import aligned_columns, charts, count, format_number, label, shorts
+from ..train.fit import table_html
 from ..train.program import with_keys, without_keys
 from ..validation import integer
 from .cohort import unpack

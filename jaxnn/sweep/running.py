@@ -31,13 +31,13 @@ from ..executors import check_name, create, worker_died
 from ..experiment import sources
 from ..experiment.experiment import Experiment
 from ..experiment.prediction import scores_of
+from ..explain import entry
 from ..explain.text import check_known
-from ..explain.tracebacks import entry
 from ..files.reading import encodable, printable
-from ..html.page import duration, format_number
+from ..html import duration, format_number
 from ..train import Interrupted, Program
-from ..train.hooks.progress import in_notebook
-from ..train.interruption import Asked
+from ..train.hooks.reporting import in_notebook
+from ..train.hooks.stopping import Asked
 from .driver import Driver
 from .ledger import Ledger
 from .meta import as_experiment, meta_of, planned, resumed

@@ -28,8 +28,7 @@ from ..data.rows import check_rows, classes_of, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded, seed_words
 from ..keys import as_key, kept_key
 from ..train.evaluation import SIZE, require_metrics
-from ..train.metric_checks import check_metrics
-from ..train.metrics import direction_of, directions, without_collected
+from ..train.metrics import check_metrics, direction_of, directions, without_collected
 from ..train.program import strong
 from ..train.record import Tally, combine, prefixed
 from ..train.step import check_step

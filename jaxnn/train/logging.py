@@ -31,8 +31,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
+from ..files import replace_file
 from ..files.reading import MEGABYTE, FileError, parse_json, quoted, read_bytes
-from ..files.writing import replace_file
 from ..installation import missing
 
 Numbers: TypeAlias = dict[str, Any]

@@ -485,6 +485,6 @@ def test_cells_refused():
     ):
         nn.Recurrent(Odd("shape")).init(KEY, x)
     with raises(
-        ValueError, r"a cell may keep no state besides its carry, got Normed.*for \['norm'\]"
+        ValueError, r"a cell may keep no state besides its carry, but Normed.*some: 'norm'; put"
     ):
         nn.Recurrent(Normed(nn.BatchNorm())).init(KEY, x)

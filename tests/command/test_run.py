@@ -22,7 +22,7 @@ from jaxnn.command import main, parsing
 from jaxnn.command.parsing import choose_variants
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.files.writing import Lock, replace_file
+from jaxnn.files import Lock, replace_file
 from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP
@@ -267,11 +267,11 @@ def broken(*_, **__):
 
 FAILURES = {
     "a picture": (
-        "jaxnn.experiment.pictures.worst_profiles",
+        "jaxnn.experiment.report.worst_profiles",
         "the picture worst_mistakes.png failed",
     ),
     "all pictures": ("jaxnn.html.charts.png", "the picture learning_curves.png failed"),
-    "the report": ("report_of", "report.html failed"),
+    "the report": ("run_report", "report.html failed"),
     "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
     "predicting": ("jaxnn.experiment.prediction.predicted", "predicting the test rows failed"),
     "finish": (None, "the experiment's function finish failed"),

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxnn import files as writing
 from jaxnn import train
 from jaxnn.command import main, tool
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
 from jaxnn.experiment.experiment import Configured
-from jaxnn.files import writing
 from jaxnn.installation import install
 from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts

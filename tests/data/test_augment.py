@@ -194,7 +194,7 @@ def test_training_on_probabilities():
     hard = np.eye(3, dtype=np.float32)[[2, 1]]
     np.testing.assert_allclose(loss(logits, hard), loss(logits, np.array([2, 1])), rtol=1e-6)
     assert float(jax.jit(task.metrics)(logits, hard)["accuracy"]) == 0.5
-    with pytest.raises(TypeError, match="needs integer class labels"):
+    with pytest.raises(TypeError, match="must be integer class labels"):
         task(logits, jnp.zeros(2))
     with pytest.raises(ValueError, match=r"needs outputs \(..., 3\) and targets \(...\)"):
         task(logits, jnp.zeros((2, 4)))

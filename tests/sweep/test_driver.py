@@ -19,9 +19,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnn import files as writing
 from jaxnn.executors import create
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.files import writing
 from jaxnn.sweep import Choice, Grid, Space, cohort
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger, LedgerError

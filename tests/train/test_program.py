@@ -174,7 +174,7 @@ NOT_PROGRAMS: dict[str, Any] = {
                 KEY, (X, Y)
             ),
             ValueError,
-            r"initial has 'nets', which the objective does not have; did you mean 'net'\?",
+            r"parameters that the objective does not have: 'nets'; did you mean 'net'\?",
         ),
     ],
 )

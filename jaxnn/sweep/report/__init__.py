@@ -11,10 +11,10 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+from ... import html as page
+from ...files import replace_file
 from ...files.reading import quoted
-from ...files.writing import replace_file
-from ...html import page
-from ...html.page import NONE, count, duration, escaped, flat, format_number, label, shorts
+from ...html import NONE, count, duration, escaped, flat, format_number, label, shorts
 from ..dimensions import Choice
 from ..snapshot import Sweep
 from ..tables import Trial

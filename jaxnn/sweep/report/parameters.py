@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...html import page
-from ...html.page import NONE, count, escaped, format_number, label, shorts
+from ... import html as page
+from ...html import NONE, count, escaped, format_number, label, shorts
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension, Grid
 from ..ranges import Int, LogUniform, Uniform

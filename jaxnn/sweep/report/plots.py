@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...files.reading import printable
-from ...html.page import LONGEST_NAME, count, duration, label, shorts
+from ...html import LONGEST_NAME, count, duration, label, shorts
 from ...train.metrics import direction_of
 from ..ranges import Int
 from ..snapshot import Sweep

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...html import page
-from ...html.page import count, escaped, format_number, label, shorts, shown
+from ... import html as page
+from ...html import count, escaped, format_number, label, shorts, shown
 from ..dimensions import Choice, Dimension, Grid
 from ..ranges import Int, LogNormal, Normal
 from ..score import Objective, mean

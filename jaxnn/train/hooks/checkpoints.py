@@ -27,16 +27,16 @@ import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
+from ...files import Lock, Locked
 from ...files.reading import plain_path
-from ...files.writing import Lock, Locked
 from ...validation import instance, positive
 from .. import checkpoint
 from ..checkpoint import Damaged, cause, checkpoints_by_step
-from ..interruption import Interrupted, is_peer_lost, listening
 from ..metrics import badness
 from ..program import is_key
 from ..record import Event, Every, Moment
-from .hook import FOLDER, MAXIMIZE, Hook, is_maximized, title, warn
+from . import FOLDER, MAXIMIZE, Hook, is_maximized, title, warn
+from .stopping import Interrupted, is_peer_lost, listening
 
 LOCK = "run.lock"
 EVERY = instance(Every, "a train.Every", "write every=train.Every(epochs=1)")

@@ -361,15 +361,9 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     return "\n".join([*shown, *(printable(one, LONGEST) for one in notes)])
 
 
-def best_trials_html(sweep: Sweep, listed: int = LISTED) -> str:
-    """Return the best trials as a table of HTML that needs no style sheet.
-
-    Args:
-        sweep: the sweep.
-        listed: the number of trials. Default: `LISTED`.
-    """
-    trials = sweep.ranking[:listed]
-    heads, rows = _table(sweep, trials)
+def best_trials_html(sweep: Sweep) -> str:
+    """Return the best trials as a table of HTML that needs no style sheet."""
+    heads, rows = _table(sweep, sweep.ranking[:LISTED])
     causes = sum(len(numbers) for _, _, numbers in sweep.causes)
     failed = f", {causes:,} failed or diverged" if causes else ""
     head = html.escape(f"{sweep.name}: {count(len(sweep.trials), 'trial')}{failed}")

@@ -29,9 +29,9 @@ from .cohort import unpack
 from .export import trial_rows
 from .ledger import Ledger
 from .report import write_report
-from .report.scores import known_best, score_axis, seed_mean
+from .report.scores import known_best, score_axis
 from .reporter import TopTrial, top_trial
-from .score import CONFIGURED
+from .score import CONFIGURED, seed_mean
 from .settings import Settings
 from .snapshot import Sweep, mean, read
 from .structure import TRACED, check_experiment, space_of, traced_value, with_recorded_space

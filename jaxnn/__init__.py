@@ -109,7 +109,7 @@ from .layers.shape import (
     Upsample,
 )
 from .layers.state_space import LinearRecurrence, Mamba2
-from .layers.vector_quantization import VectorQuantizer
+from .layers.vector_quantization import VectorQuantizer, VectorQuantizerEMA
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 
@@ -273,6 +273,7 @@ __all__ = [
     "Upsample",
     "Variable",
     "VectorQuantizer",
+    "VectorQuantizerEMA",
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",

@@ -93,14 +93,15 @@ def _windows(images: jax.Array, corners: jax.Array, shape: tuple[int, ...]) -> j
     return jax.vmap(window)(images, corners)
 
 
-def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirror each image left to right with probability one half.
+def random_flip(key: jax.Array, images: jax.Array, axis: int = 2) -> jax.Array:
+    """Mirror each image with probability one half.
 
     out[b, i, j] = images[b, i, W - 1 - j] if image b is mirrored.
 
     Args:
         key: A JAX key; equal keys mirror the same images.
         images: (B, H, W) or (B, H, W, C), any dtype.
+        axis: 2 to mirror left to right, 1 to mirror top to bottom. Default: 2.
 
     Returns:
         Images of the same shape and dtype.
@@ -113,10 +114,11 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     [(1, 2), (2, 1)]
     """
     _height_and_width(images, "random_flip")
+    integer(1, 2)(axis, "random_flip.axis")
     with jax.named_scope("random_flip"):
         mirrored = jax.random.bernoulli(key, shape=(len(images),))
         mirrored = mirrored.reshape(-1, *(1 for _ in images.shape[1:]))
-        return jnp.where(mirrored, images[:, :, ::-1], images)
+        return jnp.where(mirrored, jnp.flip(images, axis), images)
 
 
 def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:

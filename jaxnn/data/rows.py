@@ -129,13 +129,6 @@ _tree = Accepts(
 )
 
 
-_alike = Accepts(
-    "the same in every leaf, at least 1",
-    lambda counts: len(set(counts.values())) == 1 and 0 not in counts.values(),
-    hint="write jax.tree.map(np.shape, data) to see all shapes",
-)
-
-
 def row_advice(leaf: Any) -> str:
     """Return what to write for a dataclass or random keys, which are not rows; "" for others."""
     kind = type(leaf)
@@ -167,15 +160,20 @@ def check_rows(tree: Any, name: str = "data") -> int:
     4
     >>> check_rows({"tokens": np.zeros((4, 7), int), "mask": np.ones((3, 7), bool)}, "batch 2")
     Traceback (most recent call last):
-    ValueError: batch 2: the number of rows must be the same in every leaf, at least 1, got \
-{'batch 2/mask': 3, 'batch 2/tokens': 4}; write jax.tree.map(np.shape, data) to see all shapes
+    ValueError: batch 2 must have the same number of rows in every leaf, at least 1, got \
+batch 2/mask: 3, batch 2/tokens: 4; write jax.tree.map(np.shape, data) to see all shapes
     """
     leaves = leaves_by_path(_tree(tree, name), name)
     for path, leaf in leaves.items():
         if not _is_rows(leaf):
             _rows(leaf, path, row_advice(leaf))
     counts = {path: leaf.shape[0] for path, leaf in leaves.items()}
-    _alike(counts, f"{name}: the number of rows")
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        listed = ", ".join(f"{path}: {count}" for path, count in counts.items())
+        raise ValueError(
+            f"{name} must have the same number of rows in every leaf, at least 1, got {listed}; "
+            "write jax.tree.map(np.shape, data) to see all shapes"
+        )
     return row_count(tree)
 
 

@@ -122,9 +122,7 @@ def _linear(
     summed = tuple(i % x.ndim for i in axes)
     batch = x.shape[: x.ndim - len(axes)]
     if len(batch) > 1 and summed == tuple(range(len(batch), x.ndim)) and not _on_mesh(x, w):
-        # With several batch axes, XLA's CPU compiler copies arrays to compute the gradient of w. On
-        # a mesh they are not merged, because a merged axis could not keep their sharding.
-        x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
+        x = merged(x, len(axes))
         y = linear(x, w, b, tuple(range(1, x.ndim)))
         return y.reshape(*batch, *y.shape[1:])
     if w.ndim == 2 and summed == (x.ndim - 1,):
@@ -132,6 +130,22 @@ def _linear(
     else:
         y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
     return y if b is None else shared_sum(y, b)
+
+
+def merged(x: jax.Array, features: int = 1) -> jax.Array:
+    """Merge the batch axes of x, which has a number of other axes after them.
+
+    With several batch axes, XLA's CPU compiler copies arrays to compute the gradient of a weight.
+    On a mesh they are not merged, because a merged axis could not keep their sharding.
+
+    >>> import jax.numpy as jnp
+    >>> merged(jnp.ones((2, 3, 4))).shape
+    (6, 4)
+    """
+    last = x.ndim - features
+    if last < 2 or _on_mesh(x):
+        return x
+    return x.reshape(math.prod(x.shape[:last]), *x.shape[last:])
 
 
 def _on_mesh(*arrays: jax.Array) -> bool:

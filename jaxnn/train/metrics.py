@@ -78,7 +78,8 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     ('maximize', None)
     """
     declared = directions_of(task)
-    return declared.get(metric, declared.get(re.sub("^(validation|train|test)_(?=.)", "", metric)))
+    bare = re.sub("^(validation|train|test)_(?=.)", "", metric)
+    return declared.get(metric) or declared.get(bare)
 
 
 def badness(value: float | None, maximize: bool) -> float:

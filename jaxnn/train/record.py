@@ -155,11 +155,10 @@ class Tally:
         for metrics, rows in _on_host(waiting):
             if self._sums and self._sums.keys() != metrics.keys():
                 before, given = (", ".join(sorted(one)) for one in (self._sums, metrics))
-                hint = f"; restore {self._source} from a copy, or name another folder"
-                raise FileError(
-                    f"all parts must have the same metrics, got {before} and {given}"
-                    f"{hint if self._source else ''}"
-                )
+                problem = f"all parts must have the same metrics, got {before} and {given}"
+                if self._source:
+                    problem = f"{self._source}: {problem}; restore it from a copy"
+                raise FileError(problem)
             made = np.asarray(metrics.get(SKIPPED, 0)) != 1
             for name, metric in metrics.items():
                 if name not in EVERY_STEP and not made.all():

@@ -268,8 +268,7 @@ class Run:
                 in_flight.append(self._dispatch(ends(self.step)))
                 if len(in_flight) > 2:
                     jax.block_until_ready(in_flight.popleft())
-                self._clock = agreed.seconds()
-                self.signal = agreed.signal()
+                self._clock, self.signal = agreed()
                 now = self.moment()
                 is_record = self.is_over or self.every.due(now, recorded) or self._ends_record()
                 due = [o for o in self._opened if is_record or o.hook.is_due(now, o.seen)]

@@ -50,8 +50,8 @@ def test_not_arrays():
 
 
 def test_rows():
-    refused(ValueError, "rows must be the same", "'train/x': 4, 'train/y': 3", y=Y[:3])
-    refused(ValueError, "at least 1, got {'train/x': 0, 'train/y': 0}", x=X[:0], y=Y[:0])
+    refused(ValueError, "the same number of rows", "train/x: 4, train/y: 3", y=Y[:3])
+    refused(ValueError, "at least 1, got train/x: 0, train/y: 0", x=X[:0], y=Y[:0])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -197,7 +197,7 @@ def test_a_batch_of_another_structure_is_named():
     try:
         assert [next(batches)["label"].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
         with pytest.raises(ValueError, match=r"batch 2 of the Grain pipeline differs from the fir.*"
-                           r"structure: it has no label \(int32\[2\]\). Write"):  # fmt: skip
+                           r"structure: it has no label \(int32\[2\]\); write"):  # fmt: skip
             next(batches)
     finally:
         batches.close()
@@ -221,7 +221,7 @@ def test_errors():
         closed(Grain(pipeline(), steps=5).open(KEY, 4), 1)
     assert str(error.value) == (
         "batch 0 of the Grain pipeline must be of 4 rows, this process's part of batch_size 4, got "
-        "int64[2]; write dataset.batch(4, drop_remainder=True)"
+        "(float32[2,2], int32[2]); write dataset.batch(4, drop_remainder=True)"
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
     program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))

@@ -67,10 +67,10 @@ def test_a_fraction_that_leaves_one_side_empty(fraction):
 
 def test_bad_rows():
     with pytest.raises(
-        ValueError, match=r"rows must be .* at least 1, got \{'split/x': 0, 'split/y': 0"
+        ValueError, match=r"split must have .* at least 1, got split/x: 0, split/y: 0"
     ):
         data.split((np.zeros((0, 3)), np.zeros(0)), 0.5)
-    with pytest.raises(ValueError, match=r"got \{'split/x': 3, 'split/y': 4\}"):
+    with pytest.raises(ValueError, match="got split/x: 3, split/y: 4"):
         data.split((np.zeros(3), np.zeros(4)), 0.5)
     with pytest.raises(
         ValueError, match=r"one label for each row, must be of shape \(4,\), got int64\[4,2\]"

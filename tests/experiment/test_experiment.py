@@ -75,9 +75,9 @@ def test_augmented_data_augment_the_training_alone():
         (
             ((np.ones((3, 2)), np.ones(4)), None),
             ValueError,
-            "training data: the number of rows must be the same in every leaf, at least 1, got "
-            "{'training data/0': 3, 'training data/1': 4}; write jax.tree.map(np.shape, data) to "
-            "see all shapes",
+            "training data must have the same number of rows in every leaf, at least 1, got "
+            "training data/0: 3, training data/1: 4; write jax.tree.map(np.shape, data) to see all "
+            "shapes",
         ),
     ],
 )

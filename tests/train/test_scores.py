@@ -181,16 +181,16 @@ def test_top_k_accuracy_with_ties():
     def top(logits, y, weights):
         ones = jnp.ones_like(weights)
         return {
-            (k, weighted): train.top_k_accuracy(logits, y, weights if weighted else ones, k=k)
+            f"{name}/{k}": train.top_k_accuracy(logits, y, given, k=k)
             for k in (1, 2, 3)
-            for weighted in (False, True)
+            for name, given in (("plain", ones), ("weighted", weights))
         }
 
     found, _ = whole(top, (15, 15), logits, y, weights)
-    for (k, weighted), value in found.items():
-        chosen = weights if weighted else None
-        expected = reference(y, logits, k=k, labels=range(4), sample_weight=chosen)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for k in (1, 2, 3):
+        for name, chosen in (("plain", None), ("weighted", weights)):
+            expected = reference(y, logits, k=k, labels=range(4), sample_weight=chosen)
+            np.testing.assert_allclose(found[f"{name}/{k}"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cut", [(6,), (2, 2, 2)])

@@ -294,7 +294,7 @@ def test_tasks_are_values(task):
                 LOGITS[:, :1], SEVERAL[:, 0], [1.0, 0.0, 1.0, 1.0]
             ),
             ValueError,
-            r"must be an array of one number per row, \(4,\), got \[1.0, .* write np.asarray\(wei",
+            r"must be an array of one real number per row, \(4,\), got \[1.0, .* write np.asarray",
         ),
         (
             lambda: train.MultiTask({}),

@@ -51,7 +51,7 @@ def nan_at(row):
         (
             lambda: fit(data=(X, Y[:3])),
             ValueError,
-            r"got \{'training data/0': 20, 'training data/1': 3\}; write jax.tree.map",
+            r"got training data/0: 20, training data/1: 3; write jax.tree.map",
         ),
         (
             lambda: fit(task=lambda outputs, targets, key: 0.0),

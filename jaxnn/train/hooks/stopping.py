@@ -241,25 +241,21 @@ class Agreed:
     """
 
     def __init__(self, clock: Callable[[], float], asked: Asked) -> None:
-        self._clock, self._asked = clock, asked
-        self._count, self._last = 0, (0.0, 0)
+        self._clock, self._asked, self._count = clock, asked, 0
+        self._last: tuple[float, int | None] = 0.0, None
 
-    def seconds(self) -> float:
-        """Return the time at the end of a dispatch."""
+    def __call__(self) -> tuple[float, int | None]:
+        """Return the time at the end of a dispatch, and the number of the signal."""
         if jax.process_count() == 1:
-            return self._clock()
+            return self._clock(), self._asked.number
         self._count += 1
         if self._count % 5 == 0:
             from jax.experimental.multihost_utils import process_allgather
 
             own = np.array([self._clock(), self._asked.number or 0], np.float32)
             every = np.asarray(process_allgather(own))
-            self._last = float(every[0, 0]), int(every[:, 1].max())
-        return self._last[0]
-
-    def signal(self) -> int | None:
-        """Return the number of the received signal, as of the last exchange."""
-        return self._asked.number if jax.process_count() == 1 else self._last[1] or None
+            self._last = float(every[0, 0]), int(every[:, 1].max()) or None
+        return self._last
 
 
 class PeerLost(RuntimeError):

@@ -23,7 +23,7 @@ from .combine.recurrent import Bidirectional, Recurrent
 from .combine.reparametrization import LoRA, SpectralNorm, WeightNorm
 from .combine.sequential import Parallel, Residual, Sequential, layer
 from .combine.transforms import Ensemble, Inference, Remat, Repeat, Tap, capture
-from .core.composite import Composite, Wrapper, intercept
+from .core.composite import Composite, Wrapper
 from .core.declarations import Param, Variable
 from .core.layer import Layer, LayerLike, Primitive
 from .core.paths import fold_in
@@ -46,6 +46,7 @@ from .initializers import (
     variance_scaling,
     zeros,
 )
+from .installation import __version__ as __version__
 from .layers.attention import MultiHeadAttention
 from .layers.attention_scores import (
     AdditiveAttention,
@@ -110,8 +111,7 @@ from .layers.shape import (
 )
 from .layers.state_space import LinearRecurrence, Mamba2
 from .layers.vector_quantization import VectorQuantizer, VectorQuantizerEMA
-from .tree import layers, map_layers
-from .version import __version__ as __version__
+from .tree import intercept, layers, map_layers
 
 if TYPE_CHECKING:
     from . import command as command

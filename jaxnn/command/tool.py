@@ -31,7 +31,7 @@ from ..explain.text import check_known
 from ..files import fresh
 from ..files.reading import LONGEST, printable, quoted
 from ..html import count
-from ..installation import DISTRIBUTION, checkout, install
+from ..installation import DISTRIBUTION, __version__, checkout, install
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
 from ..sweep.report import write_report
@@ -40,7 +40,6 @@ from ..sweep.snapshot import described, read
 from ..sweep.storage import check_undamaged, command_to_resume, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..validation import Accepts, natural
-from ..version import __version__
 from .parsing import execute, import_tyro, refuse, wrapped_help
 
 SECONDS = 1.0  # between two updates of a running sweep

@@ -217,7 +217,8 @@ def _traced(layer: Any, call: Call) -> Declaration:
 
     output, collected = output_shapes(run, arrays)
     check_not_read(sorted(frame.read - frame.found.keys()))
-    return Declaration(*layer._declared(frame), output, collected)
+    params, state = layer._declared(frame)
+    return Declaration(params, state, output, collected)
 
 
 class Declaring:

@@ -20,14 +20,13 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome, placeholder_key
-from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer
 from ..explain import entry, notebook
 from ..explain.notebook import short
 from ..explain.text import describe
 from ..html import count
-from ..tree import a_layer, layers
+from ..tree import a_layer, intercept, layers
 from ..validation import natural
 
 # fmt: off

@@ -37,7 +37,6 @@ from ..core.calls import (
     evaluate_layer,
     intercepting,
 )
-from ..core.composite import intercept
 from ..core.layer import Layer, Primitive
 from ..keys import as_key, kept_key, kept_words
 from ..random import watching
@@ -45,7 +44,7 @@ from ..train import Minimize
 from ..train.minimize import SupervisedLoss
 from ..train.optimizer import UNTRACEABLE
 from ..train.program import is_key, strong
-from ..tree import inside
+from ..tree import inside, intercept
 from ..validation import Accepts, check_fields
 from .mesh import batch_axes, check_rows_fit, row_parts, row_sharding, shard_batch
 from .rules import (

@@ -43,7 +43,7 @@ from ..explain.text import describe
 from ..files import replace_file
 from ..files.reading import MEGABYTE, FileError, listed, plain_path, printable, read_json
 from ..fingerprint import CODE, checksum, fingerprint, fingerprint_differences
-from ..version import __version__
+from ..installation import __version__
 
 SCHEMA = 4
 SEAL = "seal.json"

@@ -16,14 +16,14 @@ from ..arrays import visible
 from ..combine.precision import Precision
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.composite import Composite, Wrapper, intercept
+from ..core.composite import Composite, Wrapper
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.layer_errors import check_named
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
-from ..tree import map_children
+from ..tree import intercept, map_children
 from ..validation import Accepts, check_none, instance, positive
 from .examples import check_labels, expand_like
 from .for_network import for_network

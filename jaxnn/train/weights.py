@@ -32,9 +32,8 @@ from ..core.layer import Layer
 from ..explain import notebook
 from ..files import replace_file
 from ..files.reading import MEGABYTE, FileError, listed, open_regular, parse_json, printable
-from ..installation import required
+from ..installation import __version__, required
 from ..validation import Accepts, integer
-from ..version import __version__
 from .program import Trained, trained_like
 
 # Types by their names in the format. Others have no array type here.

@@ -437,7 +437,7 @@ def test_a_killed_sweep_resumes_bitwise_in_a_new_process(tmp_path):
         )
         assert process.stdout is not None
         for line in process.stdout:
-            if name == "killed" and line.startswith("trials"):
+            if name == "killed" and "training group" in line:
                 process.send_signal(signal.SIGKILL)
                 break
         process.communicate()

@@ -67,10 +67,12 @@ class _OptunaSearch(SobolSearch):
 
 
 class TPESearch(_OptunaSearch):
-    """Tree Parzen estimators, one dimension at a time.
+    """Tree Parzen estimators with the defaults of Optuna, after a Sobol sequence.
 
-    While a batch is drawn, its own trials count as bad ones, which spreads the batch. With 64
-    trials per batch, this is several times better than a joint estimator of all dimensions.
+    They are joint estimators of all dimensions that every trial has, and one for each of the others
+    and with several objectives. A trial of the round that is being drawn counts as a bad one, which
+    spreads the round: a constant liar (Ginsbourger et al., Kriging is well-suited to parallelize
+    optimization, 2010).
     """
 
     name = "tpe"
@@ -82,9 +84,8 @@ class TPESearch(_OptunaSearch):
 
     def sampler(self, seed: int, bounded: bool) -> Any:
         """Return a new sampler; `bounded` if trials violate constraints."""
-        options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
-        options |= {"constraints_func": violation_of} if bounded else {}
-        return optuna_library().samplers.TPESampler(seed=seed, **options)
+        options: dict[str, Any] = {"constraints_func": violation_of} if bounded else {}
+        return optuna_library().samplers.TPESampler(seed=seed, n_startup_trials=0, **options)
 
 
 class GPSearch(_OptunaSearch):

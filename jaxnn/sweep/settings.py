@@ -147,7 +147,8 @@ class Settings:
     least: Annotated[int, positive] = 1
     """Epochs to the first rung; with population-based training, between two changes."""
     batch: Annotated[int, natural] = 0
-    """Trials per round of the search; 0 for 32 if the search learns, otherwise all."""
+    """Trials per round of the search; 0 for 32 if the search learns, otherwise all. Rounds of tpe
+    without halving have 16 trials at first, and then 8 to 32, an eighth of the trials so far."""
     points: Annotated[int, positive] = 5
     """Points per range in a grid."""
     lanes: int | Literal["auto"] = "auto"
@@ -323,6 +324,8 @@ class Settings:
             bracket = once[index % len(once)]
             return bracket if count is None else dataclasses.replace(bracket, count=count)
         size = self.batch or (32 if self.learns else self.trials)
+        if self.search == "tpe" and self.halving == "none" and not self.batch:
+            size = growing(index)
         if self.halving == "population":
             size = self.trials
         eta = self.eta if self.halving == "successive" else 1
@@ -335,7 +338,7 @@ class Settings:
             epochs: Epochs of a whole run.
             asked: The numbers of trials of the earlier rounds. Default: none.
 
-        >>> [bracket.count for bracket in Settings(trials=80, search="tpe").rounds(10)]
+        >>> [bracket.count for bracket in Settings(trials=80, search="cmaes").rounds(10)]
         [32, 32, 16]
         """
         found = [self.bracket(index, count, epochs) for index, count in enumerate(asked)]
@@ -345,6 +348,28 @@ class Settings:
             found.append(dataclasses.replace(bracket, count=min(bracket.count, left)))
             left -= bracket.count
         return found
+
+
+def growing(index: int) -> int:
+    """Return the default number of trials of a round of `tpe`: an eighth of those before it.
+
+    All trials of a round are chosen by what is known before it. While that is little, a long round
+    is mostly lost, later it is not, so rounds may grow with what is known (Gao et al., Batched
+    multi-armed bandits problem, 2019). They have at least 8 trials and at most 32. The first is a
+    Sobol sequence, which is most even if its length is a power of two: 16.
+
+    Args:
+        index: Number of the round.
+
+    >>> [growing(index) for index in (0, 1, 7, 8, 9, 100)]
+    [16, 8, 8, 9, 10, 32]
+    """
+    known, size = 0, 16
+    for _ in range(index):
+        known += size
+        if (size := min(max(8, known // 8), 32)) == 32:
+            break
+    return size
 
 
 def _undirected(metric: str, maximize: bool | None, names: Sequence[str]) -> str:

@@ -281,9 +281,23 @@ def test_a_member():
 
 def test_rounds_and_rungs():
     assert Settings(trials=10).rounds(8) == [Bracket(10, (8,), 1)]
-    assert Settings(trials=70, search="tpe").rounds(8) == [
+    assert Settings(trials=70, search="cmaes").rounds(8) == [
         Bracket(count, (8,), 1) for count in (32, 32, 6)
     ]
+    # an eighth of the trials before it, from 8 to 32
+    first = [16, *[8] * 7, 72 // 8, 81 // 8, 91 // 8, 102 // 8, 114 // 8]
+    assert sum(first) == 128
+    tpe = Settings(trials=1000, search="tpe")
+    counts = [bracket.count for bracket in tpe.rounds(8)]
+    assert counts[: len(first)] == first
+    assert counts[-5:-1] == [32] * 4
+    assert sum(counts) == 1000
+    assert [b.count for b in tpe.rounds(8, [3])[:3]] == [3, 8, 8]
+    for fixed in (
+        dataclasses.replace(tpe, batch=5),
+        dataclasses.replace(tpe, halving="successive"),
+    ):
+        assert {b.count for b in fixed.rounds(8)} <= {fixed.batch or 32, 1000 % 32}
     assert Settings(trials=10, batch=4).rounds(8) == [
         Bracket(count, (8,), 1) for count in (4, 4, 2)
     ]

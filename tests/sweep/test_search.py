@@ -13,7 +13,7 @@ from jaxnn.experiment import SGD, AdamW
 from jaxnn.installation import install
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from jaxnn.sweep.external import SEARCHES, searcher
-from jaxnn.sweep.samplers import TPESearch, best_and_newest
+from jaxnn.sweep.samplers import TPESearch, best_and_newest, quiet
 from jaxnn.sweep.search import Observation
 from tests.sweep import quick
 
@@ -133,6 +133,30 @@ def test_without_scores_a_search_that_learns_is_a_sobol_sequence(name):
     failed = [Observation(values, None) for values in sobol]
     for values in searcher(name, SPACE, seed=2).ask(8, 1, failed):
         quick.check(SPACE, values)
+
+
+def test_tpe_proposes_what_optuna_proposes_from_the_same_trials():
+    """Since Optuna 5, its estimators are joint ones, and the trials of a round repel each other.
+
+    With an estimator for each dimension and rounds of 32, the best of 128 trials was 2.6 times
+    that of Optuna one trial at a time (geometric mean over branin, hartmann, ackley, and a
+    conditional function).
+    """
+    import optuna
+
+    search = searcher("tpe", CUBE, seed=7)
+    points = searcher("sobol", CUBE, seed=1).ask(24, 0, [])
+    scores = [(p["a"] - p["b"]) ** 2 + abs(p["c"] + p["d"]) for p in points]
+    history = [Observation(*pair) for pair in zip(points, scores, strict=True)]
+    with quiet():
+        sampler = optuna.samplers.TPESampler(seed=search._random_seed(3), n_startup_trials=0)
+        study = optuna.create_study(sampler=sampler)
+        kinds = {name: optuna.distributions.FloatDistribution(-5, 5) for name in "abcd"}
+        for point, score in zip(points, scores, strict=True):
+            trial = optuna.create_trial(value=score, params=point, distributions=kinds)
+            study.add_trial(trial)
+        asked = [study.ask(kinds).params for _ in range(8)]
+    assert search.ask(8, 3, history) == asked
 
 
 def run(name, center, seed, batch, trials):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks import fresh
 from benchmarks.report import Bar, Result, Table
-from benchmarks.sweeping.sizes import BATCH, LONG_EPOCHS, STEPS
+from benchmarks.sweeping.sizes import BATCH, LONG_EPOCHS, LONG_ROWS
 from benchmarks.timing import sample
 from jaxnn.sweep.export import spans_of
 from jaxnn.sweep.ledger import Ledger
@@ -55,9 +55,10 @@ def run(trials: int = TRIALS, seeds: int = SEEDS) -> Result:
     ]
     faster = Bar("Optuna over jaxnn", times[OPTUNA].over(times[OURS]), 1, at_least=True)
     return Result(
-        f"{trials} trials of `sweeping/tuned`: {STEPS * LONG_EPOCHS} steps of AdamW with a cosine "
-        f"decay at batch {BATCH} on small digits, its width and three numbers searched, with each "
-        f"of {seeds} seeds of search and program. The command asks in rounds of 32, its default. "
+        f"{trials} trials of `sweeping/tuned`: {LONG_ROWS // BATCH * LONG_EPOCHS} steps of AdamW "
+        f"with a cosine decay at batch {BATCH} on {LONG_ROWS} small digits, its width and three "
+        f"numbers searched, with each of {seeds} seeds of search and program. The command asks in "
+        "its default rounds, of 16 trials and then of 8 to 14. "
         "Optuna's study is in memory, and each of its trials is a `train.fit` of the same program, "
         "so that both search the same function. Times begin with the command, in a new process "
         "with an empty cache of compiled programs. The equal loss of a seed is the worse of the "
@@ -73,7 +74,7 @@ def run(trials: int = TRIALS, seeds: int = SEEDS) -> Result:
 def _ours(folder: Path, seed: int, trials: int) -> Found:
     """The command."""
     numbers = ["--trials", str(trials), "--search-seed", str(seed), "--seed", str(seed)]
-    numbers += ["--epochs", str(LONG_EPOCHS)]
+    numbers += ["--epochs", str(LONG_EPOCHS), "--rows", str(LONG_ROWS)]
     command = ["-m", "benchmarks.sweeping.tuned", "sweep", "--search", "tpe", *numbers]
     variables = {"XDG_CACHE_HOME": str(folder / "cache")}
     began = time.time()

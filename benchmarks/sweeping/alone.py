@@ -12,15 +12,21 @@ from typing import Any
 
 import optuna
 
-from benchmarks.sweeping import digits
-from benchmarks.sweeping.sizes import DECAYS, LONG_EPOCHS, MOMENTA, RATES, TRIED_WIDTHS
-from benchmarks.sweeping.tuned import EXPERIMENT, Config
+from benchmarks.sweeping.sizes import (
+    DECAYS,
+    LONG_EPOCHS,
+    LONG_ROWS,
+    MOMENTA,
+    RATES,
+    TRIED_WIDTHS,
+)
+from benchmarks.sweeping.tuned import EXPERIMENT, Config, load
 from jaxnn.experiment.experiment import Configured, Loaded
 
 
 def main(seed: int, trials: int) -> None:
     """Search, and print the losses."""
-    source, losses = Loaded(digits.load(digits.Config())), []
+    source, losses = Loaded(load(Config(rows=LONG_ROWS))), []
 
     def objective(trial: Any) -> float:
         config = Config(
@@ -28,6 +34,7 @@ def main(seed: int, trials: int) -> None:
             learning_rate=trial.suggest_float("learning_rate", *RATES, log=True),
             weight_decay=trial.suggest_float("weight_decay", *DECAYS, log=True),
             momentum=trial.suggest_float("momentum", *MOMENTA),
+            rows=LONG_ROWS,
             epochs=LONG_EPOCHS,
             seed=seed,
         )

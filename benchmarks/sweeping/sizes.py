@@ -9,5 +9,8 @@ RATES = (1e-4, 1e-1)
 TRIED_WIDTHS = (16, 32, 64)
 DECAYS = (1e-5, 1e-1)
 MOMENTA = (0.5, 0.99)
-# Of `search`, whose trials are longer: what a trial costs is to train, and not to begin.
-LONG_EPOCHS = 100
+# Of `search`, whose trials are longer: what a trial costs is to train, and not to begin. More than
+# half of the examples validate: after 300 steps on 1,280 of them, a learning rate that is 0.1 %
+# larger changes the loss of a good trial by a quarter (standard deviation, median of six trials).
+# The best of a search would be mostly luck. Here it changes by 1 %.
+LONG_EPOCHS, LONG_ROWS = 100, 640

@@ -12,7 +12,6 @@ import jax
 import optax
 
 import jaxnn as nn
-from benchmarks.sweeping import digits
 from benchmarks.sweeping.sizes import (
     BATCH,
     DECAYS,
@@ -23,7 +22,7 @@ from benchmarks.sweeping.sizes import (
     TRIED_WIDTHS,
     WIDTHS,
 )
-from jaxnn import train
+from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
@@ -43,6 +42,8 @@ class Config:
     """The decay of weights by AdamW, relative to the step size."""
     momentum: float = 0.9
     """The decay of the mean of gradients."""
+    rows: int = BATCH * STEPS
+    """Examples to train on; the others validate."""
     batch_size: int = BATCH
     """Examples a step."""
     epochs: int = EPOCHS
@@ -52,14 +53,15 @@ class Config:
 
 
 def load(config: Config) -> Any:
-    """The data of `digits`."""
-    return digits.load(digits.Config())
+    """Small digits as in `digits`: to train and validate."""
+    x, y = data.digits().train_and_validation
+    return (x[: config.rows], y[: config.rows]), (x[config.rows :], y[config.rows :])
 
 
 def program(config: Config, data: Any) -> train.Program:
     """The training program of a configuration."""
     hidden = [layer for _ in range(2) for layer in (nn.Dense(config.width), jax.nn.relu)]
-    steps = STEPS * config.epochs
+    steps = config.rows // config.batch_size * config.epochs
     optimizer = train.Optimizer(
         optax.adamw,
         learning_rate=train.Cosine(config.learning_rate, steps),

@@ -28,8 +28,8 @@ def run() -> Result:
             if side.lower is None:
                 continue
             for what, lowered in side.lower(x, y).items():
-                if what == "forward" and "donat" in name:
-                    continue  # nothing is donated
+                if what == "forward" and "donat" in name and name.rpartition(", ")[0] in sides:
+                    continue  # nothing is donated: it is that of the other side
                 rows.append([kind, what, name, *map(_text, facts(lowered))])
     head = ["network", "program", "library", *COLUMNS]
     lines = [head, ["---"] * 3 + ["---:"] * len(COLUMNS), *rows]

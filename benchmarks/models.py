@@ -1,7 +1,7 @@
 """Networks in every library: forward pass, training step, and compiling the step of a GPT.
 
 ResNet-18, a GPT, and an LSTM as each library writes them; BERT-base and ConvNeXt-T as published,
-with the memory of their steps.
+with the memory of their steps; and Mamba-2, of which no library of JAX has layers.
 
 `python -m benchmarks.models PEER SIDE` measures compiling in the process it runs in.
 """
@@ -18,6 +18,8 @@ from benchmarks.networks.sizes import (
     CHARACTERS,
     IMAGES,
     LAYERS,
+    MAMBA_LAYERS,
+    MAMBA_WIDTH,
     PAIRS,
     PHOTOS,
     STACKED,
@@ -31,8 +33,8 @@ from benchmarks.timing import Sample, fastest, interleaved, sample, seconds_of
 
 BY = ("jaxnn_", "flax_nnx", "flax_linen", "equinox_", "torch_", "transformers_")
 OURS, TORCH = "jaxnn", ("torch", "transformers, torch")
-ROUNDS = {"resnet": 7, "gpt": 11, "lstm": 15, "bert": 7, "convnext": 7}
-PUBLISHED = ("bert", "convnext")
+ROUNDS = {"resnet": 7, "gpt": 11, "lstm": 15, "bert": 7, "convnext": 7, "mamba": 7}
+PUBLISHED = ("bert", "convnext", "mamba")
 """Networks that are to be as fast as in any library, with memory at most that of any of JAX."""
 COMPILATIONS = 3
 CAPTIONS = {
@@ -41,11 +43,13 @@ CAPTIONS = {
     "lstm": f"LSTM of {STACKED} layers, 256 wide, {CHARACTERS[0]} sequences of {CHARACTERS[1]}",
     "bert": f"BERT-base with a classifier, {PAIRS[0]} texts of {PAIRS[1]} tokens",
     "convnext": f"ConvNeXt-T, {PHOTOS[0]} images of {PHOTOS[1]} x {PHOTOS[2]}",
+    "mamba": f"Mamba-2 of {MAMBA_LAYERS} layers, {MAMBA_WIDTH} wide, {TOKENS[0]} sequences of "
+    f"{TOKENS[1]}",
 }
 
 
 def run() -> Result:
-    """Measure the three networks in every library that is installed."""
+    """Measure the networks in every library that is installed."""
     tables = [table for kind in CAPTIONS for table in _tables(kind)]
     return Result(
         "The same networks, softmax cross entropy and Adam in each library, as its "
@@ -54,7 +58,8 @@ def run() -> Result:
         "write the layers of the GPT in a Python loop; jaxnn repeats one block, or has the blocks "
         "in a row, by nn.unstack_layers. BERT-base and ConvNeXt-T are the published networks, "
         "without dropout; the memory of their steps is that of arguments, outputs, and temporary "
-        "arrays, by XLA's account.",
+        "arrays, by XLA's account. Mamba-2 is compared with the plain operations of torch in "
+        "transformers.",
         [*tables, _compiling()],
     )
 
@@ -76,7 +81,7 @@ def _compiling() -> Table:
     }
     samples = fresh.interleaved(sides, rounds=COMPILATIONS)["compiling"]
     caption = f"{CAPTIONS['gpt']}: tracing and compiling the step"
-    bars = [_bar(samples, side, 0.5) for side in samples if side.startswith(OURS)]
+    bars = _bars(samples, 0.5)
     return Table(caption, "s", samples, OURS, bars, offered_networks("gpt", BY)[1])
 
 
@@ -97,14 +102,13 @@ def _tables(kind: str) -> list[Table]:
             for name, side in sides.items()
         }
         samples = interleaved(runs, rounds=ROUNDS[kind])
-        others = () if kind in PUBLISHED else TORCH
-        bars = [_bar(samples, side, 1.0, others) for side in samples if side.startswith(OURS)]
+        bars = _bars(samples, 1.0, () if kind in PUBLISHED else TORCH)
         tables.append(Table(f"{CAPTIONS[kind]}: {title}", "ms", samples, OURS, bars, missing))
     if kind in PUBLISHED:
         lowered = {name: side.lower for name, side in sides.items() if side.lower}
         used = {name: sample([memory(lower(x_, y_)["step"])]) for name, lower in lowered.items()}
-        bars = [_bar(used, side, 1.0) for side in used if side.startswith(OURS)]
-        tables.append(Table(f"{CAPTIONS[kind]}: memory of the step", "MB", used, OURS, bars))
+        caption = f"{CAPTIONS[kind]}: memory of the step"
+        tables.append(Table(caption, "MB", used, OURS, _bars(used, 1.0)))
     return tables
 
 
@@ -115,14 +119,15 @@ def memory(lowered: Any) -> float:
     return found.argument_size_in_bytes + outputs + found.temp_size_in_bytes
 
 
-def _bar(
-    samples: dict[str, Sample], ours: str, limit: float, without: tuple[str, ...] = TORCH
-) -> Bar:
-    """One of our sides over the least of the peers, by default of those that are written in JAX."""
-    names = [n for n in samples if n not in without and not n.startswith(OURS)]
-    rival, least = fastest(samples, names)
-    of = "JAX" if without else "all"
-    return Bar(f"{ours} over the least of {of} ({rival})", samples[ours].over(least), limit)
+def _bars(samples: dict[str, Sample], limit: float, without: tuple[str, ...] = TORCH) -> list[Bar]:
+    """Our sides over the least of the peers, by default of those in JAX; none without peers."""
+    ours = [side for side in samples if side.startswith(OURS)]
+    rivals = [side for side in samples if side not in (*ours, *without)]
+    if not rivals:
+        return []
+    rival, least = fastest(samples, rivals)
+    title = f"over the least of {'JAX' if without else 'all'} ({rival})"
+    return [Bar(f"{side} {title}", samples[side].over(least), limit) for side in ours]
 
 
 def offered_networks(kind: str, by: tuple[str, ...] = BY) -> tuple[dict[str, Sides], list[str]]:

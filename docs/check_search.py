@@ -14,7 +14,8 @@ from pathlib import Path
 from sphinx.search.en import SearchEnglish
 
 HERE = Path(__file__).parent
-SHARED = {"optax": "flax", "transformers": "torch"}  # tables on the pages of other libraries
+# Tables on the pages of other libraries.
+SHARED = {"optax": "flax"} | dict.fromkeys(("torchvision", "torchaudio", "transformers"), "torch")
 
 
 def pages_of(index: dict, word: str) -> set[int]:

@@ -14,7 +14,7 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
-from jaxnn.version import __version__  # noqa: E402
+from jaxnn.installation import __version__  # noqa: E402
 
 project = "jaxnn"
 copyright = "the jaxnn authors"

@@ -17,13 +17,13 @@ attributes of `jaxnn`, imported when they are first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .combine import Parallel, Residual, Sequential, layer
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision, quantize
 from .combine.recurrent import Bidirectional, Recurrent
 from .combine.reparametrization import LoRA, SpectralNorm, WeightNorm
-from .combine.sequential import Parallel, Residual, Sequential, layer
 from .combine.transforms import Ensemble, Inference, Remat, Repeat, Tap, capture
-from .core.composite import Composite, Wrapper, intercept
+from .core.composite import Composite, Wrapper
 from .core.declarations import Param, Variable
 from .core.layer import Layer, LayerLike, Primitive
 from .core.paths import fold_in
@@ -46,6 +46,7 @@ from .initializers import (
     variance_scaling,
     zeros,
 )
+from .installation import __version__ as __version__
 from .layers.attention import MultiHeadAttention
 from .layers.attention_scores import (
     AdditiveAttention,
@@ -67,9 +68,7 @@ from .layers.dropout import (
 from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
-from .layers.linear_recurrence import LinearRecurrence
 from .layers.lstm import ConvLSTMCell, LSTMCell
-from .layers.mamba import Mamba2
 from .layers.normalization import (
     GroupNorm,
     InstanceNorm,
@@ -110,9 +109,9 @@ from .layers.shape import (
     Reshape,
     Upsample,
 )
-from .layers.vector_quantization import VectorQuantizer
-from .tree import layers, map_layers
-from .version import __version__ as __version__
+from .layers.state_space import LinearRecurrence, Mamba2
+from .layers.vector_quantization import VectorQuantizer, VectorQuantizerEMA
+from .tree import intercept, layers, map_layers
 
 if TYPE_CHECKING:
     from . import command as command
@@ -128,7 +127,7 @@ if TYPE_CHECKING:
     from . import sweep as sweep
     from . import train as train
     from .generation import generate
-    from .generation.beams import beam_search
+    from .generation.decoding import beam_search
     from .inspect.summary import summary
     from .inspect.value_checks import checkify
     from .surgery.function_preserving import stack_layers, unstack_layers, widen, with_cache
@@ -151,7 +150,7 @@ _PACKAGES = (
 )
 _LATER = {
     "add_lora": "jaxnn.surgery.replacement",
-    "beam_search": "jaxnn.generation.beams",
+    "beam_search": "jaxnn.generation.decoding",
     "checkify": "jaxnn.inspect.value_checks",
     "generate": "jaxnn.generation",
     "merge_lora": "jaxnn.surgery.replacement",
@@ -274,6 +273,7 @@ __all__ = [
     "Upsample",
     "Variable",
     "VectorQuantizer",
+    "VectorQuantizerEMA",
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",

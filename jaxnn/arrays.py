@@ -1,16 +1,19 @@
-"""Arrays on their way through a network: floating types, zeros in place of padding, and shapes.
+"""Arrays on their way through a network: floating types, padding, shapes, and checked values.
 
 Positions with segment 0 are replaced by zeros before a layer receives them. Shapes are inferred by
-a forward that is traced by `init` and never computed.
+a forward that is traced by `init` and never computed. Values that are known only when a program
+runs, such as token ids, are checked inside `checking()`.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from .core import paths
 from .fields import is_array
 
 
@@ -125,3 +128,54 @@ def output_shapes(run: Callable[..., Any], *arguments: Any) -> Any:
         return jax.eval_shape(run, *arguments)
     finally:
         _ONLY_SHAPES.reset(token)
+
+
+# ---- values that are known only when a program runs ----
+
+# The path of the layer that is evaluated, if values are checked; None otherwise. Checks would cost
+# every dispatch, so a function has them only if it is traced inside `checking()`, as by `checkify`.
+_PATH: ContextVar[paths.Path | None] = ContextVar("jaxnn_checking", default=None)
+
+
+@contextlib.contextmanager
+def checking() -> Iterator[None]:
+    """Trace functions inside with checks, which need `jax.experimental.checkify` around them."""
+    from jax.experimental.xla_metadata import set_xla_metadata
+
+    token = _PATH.set(())
+    try:
+        # Part of JAX's key for traces: a jitted function called inside is traced again, and its
+        # trace is not used elsewhere.
+        with set_xla_metadata(jaxnn="checked"):
+            yield
+    finally:
+        _PATH.reset(token)
+
+
+@contextlib.contextmanager
+def checking_at(path: paths.Path) -> Iterator[None]:
+    """Let errors of checks inside name the layer at `path`."""
+    token = _PATH.set(path)
+    try:
+        yield
+    finally:
+        _PATH.reset(token)
+
+
+def check_range(values: jax.Array, size: int, message: str) -> None:
+    """Check that integers are in [0, size), if values are checked.
+
+    Args:
+        values: integers of any shape.
+        size: the size of the range.
+        message: the error; `{value}` in it is the first value outside of the range.
+    """
+    path = _PATH.get()
+    if path is None or values.size == 0:
+        return
+    from jax.experimental import checkify
+
+    flat = jnp.ravel(values)
+    wrong = (flat < 0) | (flat >= size)
+    where = f"at {paths.text(path)!r}: " if path else ""
+    checkify.check(~jnp.any(wrong), where + message, value=flat[jnp.argmax(wrong)])

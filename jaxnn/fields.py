@@ -44,6 +44,11 @@ def is_value(item: object) -> bool:
     return hasattr(type(item), "_normalize_fields")
 
 
+def is_layer(item: object) -> bool:
+    """Return whether `item` is a `core.layer.Layer`."""
+    return hasattr(type(item), "_evaluate")
+
+
 def is_traced(value: object) -> bool:
     """Return whether `value` is traced by a JAX transform, so that its number is not known."""
     return isinstance(value, Tracer)

@@ -1,4 +1,4 @@
-"""The commands that install missing packages, depending on how this package is installed.
+"""The version of jaxnn, and the commands that install missing packages, however it is installed.
 
 `missing` makes the error for an optional package. Its command names the running interpreter, and
 the checkout or the distribution that owns this file, so that it is right when pasted into a shell.
@@ -12,11 +12,11 @@ import os
 import shlex
 import subprocess
 import sys
-import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+__version__ = "0.1.0"
 DISTRIBUTION = "jaxnn-functional"
 
 
@@ -113,6 +113,8 @@ def checkout() -> Path | None:
 
     It is the folder that holds both the package and its pyproject.toml.
     """
+    import tomllib  # here: not needed to import jaxnn
+
     folder = Path(__file__).resolve().parents[1]
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))

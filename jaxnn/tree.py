@@ -1,14 +1,17 @@
-"""The layers of a network: iteration over them, and networks with other layers.
+"""The layers of a network: iteration over them, networks with other layers, and their calls.
 
 A layer has children. A wrapper has one layer inside it, with the same path. Paths are those of the
 parameters.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from .core import paths
-from .core.layer import Layer
+from .core.calls import Call, Interceptor, Outcome, evaluate_layer
+from .core.composite import Wrapper
+from .core.layer import Layer, LayerLike
+from .explain.layer_errors import interceptor
 from .explain.text import in_short
 from .validation import Accepts, instance
 
@@ -95,6 +98,54 @@ def map_children(function: Callable[[paths.Path, Any], Any], layer: Any) -> Any:
 
     children = paths.map_with_path(one, layer._children())
     return validated(layer._with_children(children)) if any(changed) else layer
+
+
+class intercept(Wrapper):
+    """Return the network with every call of a layer passed through a function.
+
+    The function is called as `function(path, layer, call, next)`, and returns an outcome:
+
+    - `path` is the path of the layer, a tuple of segments, `()` for the network itself;
+    - `layer` is the layer that is called. A wrapper and the layer inside it are two layers at one
+      path; `call.inner` is True for the second;
+    - `call` contains its arguments: `call.inputs`, `call.named`, `call.params`, `call.state`,
+      `call.train`, and `call.method`. `call.replace(inputs=...)` is another call;
+    - `next(call)` calls the layer and returns the outcome: `outcome.output` and `outcome.state`.
+      `outcome._replace(output=...)` is another outcome.
+
+    The function is called for each call of a layer while the network is traced: once for the layer
+    of a `Repeat`, whose `n` copies are one `lax.scan`, and once, with the whole sequence, for a
+    cell of this library inside a `Recurrent`. It is called in every wrapper and transform, and
+    while `init` infers which parameters exist; `call.params` is then a placeholder without leaves.
+    Of several functions, the one of the outer `intercept` is called first.
+
+    The parameters are those of `inner`. The network is not equal to `inner`, and two intercepted
+    networks are equal if their functions are equal.
+
+    Args:
+        inner: Network.
+        function: Plain function. To pickle the network, it must be possible to import the function.
+
+    Raises:
+        TypeError: If `function` is not a plain function.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> def clipped(path, layer, call, next):
+    ...     outcome = next(call)
+    ...     if not isinstance(layer, nn.Dense):
+    ...         return outcome
+    ...     return outcome._replace(output=jnp.clip(outcome.output, -1, 1))
+    >>> net, x = nn.Sequential(nn.Dense(2, w_init=nn.ones()), nn.Dense(3)), jnp.ones((1, 4))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> nn.capture(intercept(net, clipped), "0").apply(params, x)[1]["0"].tolist()
+    [[1.0, 1.0]]
+    """
+
+    inner: LayerLike
+    function: Annotated[Interceptor, interceptor]
+
+    def _evaluate(self, call: Call) -> Outcome:
+        return evaluate_layer(self.wrapped, call.intercepted(self.function).replace(inner=False))
 
 
 def edit_children(edit: Edit, layer: Any, params: Any) -> tuple[Any, Any]:

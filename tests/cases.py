@@ -86,7 +86,7 @@ class Case:
 
     @functools.cached_property
     def state(self) -> Any:
-        return self.layer.init_state(*self.inputs)
+        return self.layer.init_state(*self.inputs, key=KEY)
 
     @functools.cached_property
     def draws(self) -> bool:
@@ -104,6 +104,10 @@ class Case:
     def modes(self) -> tuple[bool, ...]:
         """The values of `train` for which this layer computes different things."""
         return (False, True) if self.draws or self.state else (False,)
+
+
+def without_loss(quantized: tuple[Any, Any]) -> Any:
+    return quantized[0]
 
 
 BLOCK = nn.Sequential(nn.LayerNorm(), nn.Dense(4), jax.nn.gelu, nn.Dropout(0.5))
@@ -249,6 +253,12 @@ CASES = [
     Case("GlobalMaxPool", nn.GlobalMaxPool(), (floats(2, 3, 2),)),
     Case("Embedding", nn.Embedding(5, 3), (tokens(2, 3),)),
     Case("VectorQuantizer", nn.VectorQuantizer(3), X, derivative=False),
+    Case(
+        "VectorQuantizerEMA",
+        nn.Sequential(nn.VectorQuantizerEMA(3), without_loss),
+        X,
+        derivative=False,
+    ),
     Case("FourierFeatures", nn.FourierFeatures(4), X),
     Case("TimeEmbedding", nn.TimeEmbedding(4), (floats(3),)),
     Case("EmbeddingBag", nn.EmbeddingBag(5, 3, "max", padding=2), (tokens(2, 3),)),

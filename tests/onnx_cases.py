@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 import jaxnn as nn
-from jaxnn.functional.activation import soft_min
+from jaxnn.functional import soft_min
 
 FOLDER = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "pytorch-converted"
 NAMES = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir())

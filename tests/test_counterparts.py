@@ -113,7 +113,7 @@ def test_every_layer_of_these_libraries_is_in_the_table(path, base):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("library", ["torch", "keras", "transformers"])
+@pytest.mark.parametrize("library", ["torch", "keras", "transformers", "torchvision", "torchaudio"])
 def test_every_name_exists_in_torch_and_keras(library, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     pytest.importorskip(library)

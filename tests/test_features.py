@@ -15,10 +15,9 @@ from typing import Any, Literal
 import pytest
 
 from jaxnn import experiment, sweep
-from jaxnn.command import tool
-from jaxnn.command.experiment_commands import COMMANDS, main
+from jaxnn.command import COMMANDS, main, tool
 from jaxnn.command.grammar import swept_paths
-from jaxnn.executors.clusters import NAMES
+from jaxnn.executors import NAMES
 from jaxnn.sweep.running import SETTINGS
 from jaxnn.sweep.settings import Budget, Settings
 

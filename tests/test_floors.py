@@ -11,7 +11,6 @@ ROOT = Path(__file__).parent.parent / "jaxnn"
 FLOORS = [
     names.split()
     for names in (
-        "version",
         "installation",
         "files",
         "html",

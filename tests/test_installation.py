@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from jaxnn import installation, train
 from jaxnn.data import packaged
 from jaxnn.data.packaged import PackagedFile
-from jaxnn.executors.clusters import PACKAGES
+from jaxnn.executors import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,7 +30,7 @@ SOURCES = sorted(
 VARIABLE = {
     "jaxnn/data/packaged.py",
     "jaxnn/installation.py",
-    "jaxnn/executors/clusters.py",
+    "jaxnn/executors/__init__.py",
     "jaxnn/train/logging.py",
 }
 

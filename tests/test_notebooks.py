@@ -10,7 +10,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.explain.folded_tree import TreeNode, page
+from jaxnn.explain.notebook import TreeNode, page
 from jaxnn.sweep import Result
 from tests.sweep.made_up import made_up
 

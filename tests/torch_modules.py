@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from jaxnn.functional.activation import soft_min
+from jaxnn.functional import soft_min
 from jaxnn.functional.pooling import fractional_max_pool
 
 Function = Callable[..., Any]

@@ -320,6 +320,6 @@ def _line(
 def _peak() -> float | None:
     import jax
 
-    from jaxnn.train.hooks.profiling import peak_flops
+    from jaxnn.train.hooks.measurement import peak_flops
 
     return peak_flops(jax.devices()[0].device_kind)

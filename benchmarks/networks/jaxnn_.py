@@ -11,12 +11,17 @@ from benchmarks.networks.sizes import (
     BERT_CLASSES,
     BLOCKS,
     CHANNELS,
+    CHUNK,
     CLASSES,
+    HEAD_DIM,
     HEADS,
     LAYERS,
     LEARNING_RATE,
+    MAMBA_LAYERS,
+    MAMBA_WIDTH,
     OBJECTS,
     STACKED,
+    STATE,
     UNITS,
     WIDTH,
     WORDS,
@@ -58,6 +63,25 @@ def convnext() -> dict[str, Sides]:
     """`models.ConvNeXt`."""
     net = ConvNeXt.tiny().network(OBJECTS)
     return {"jaxnn": _sides(net, train.Classification(OBJECTS), "convnext", donate=True)}
+
+
+def mamba() -> dict[str, Sides]:
+    """Blocks of `nn.Mamba2` as a `Repeat`, and the same blocks in a row."""
+    mixer = nn.Mamba2(2 * MAMBA_WIDTH // HEAD_DIM, HEAD_DIM, STATE, chunk_size=CHUNK)
+    block = nn.Residual(nn.Sequential(nn.RMSNorm(), mixer))
+
+    def network(blocks: nn.Layer) -> nn.Layer:
+        head = nn.Dense(WORDS, bias=False)
+        return nn.Sequential(nn.Embedding(WORDS, MAMBA_WIDTH), blocks, nn.RMSNorm(), head)
+
+    blocks = {
+        "jaxnn": nn.Repeat(nn.Remat(block, "products"), MAMBA_LAYERS),
+        "jaxnn, blocks in a row": nn.Sequential(*[block] * MAMBA_LAYERS),
+    }
+    return {
+        name: _sides(network(one), train.NextToken(WORDS), "mamba", donate=True)
+        for name, one in blocks.items()
+    }
 
 
 def _both(name: str, net: nn.Layer, task: train.Task, kind: str) -> dict[str, Sides]:

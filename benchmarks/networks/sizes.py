@@ -34,6 +34,9 @@ GPT2 = GPTSizes(layers=12, width=768, heads=12, words=50257, length=1024)
 PAIRS, BERT_WORDS, BERT_CLASSES = (2, 128), 30522, 2
 PHOTOS, OBJECTS = (2, 224, 224, 3), 1000
 
+# A Mamba-2 of characters: the batch and the width of the GPT, and heads and states as published.
+MAMBA_LAYERS, MAMBA_WIDTH, HEAD_DIM, STATE, CHUNK = 6, 384, 64, 128, 64
+
 # A character model of two LSTM layers.
 CHARACTERS, UNITS, STACKED = (32, 64), 256, 2
 
@@ -65,6 +68,6 @@ def batch(kind: str) -> tuple[np.ndarray, np.ndarray]:
     if kind == "bert":
         x = random.integers(BERT_WORDS, size=PAIRS).astype(np.int32)
         return x, random.integers(BERT_CLASSES, size=PAIRS[0]).astype(np.int32)
-    shape = TOKENS if kind == "gpt" else CHARACTERS
+    shape = CHARACTERS if kind == "lstm" else TOKENS
     x, y = random.integers(WORDS, size=(2, *shape)).astype(np.int32)
     return x, y

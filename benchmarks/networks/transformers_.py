@@ -1,4 +1,5 @@
-"""Hugging Face transformers in torch, eager: GPT-2 with its key-value cache, BERT, and ConvNeXt."""
+"""Hugging Face transformers in torch, eager: GPT-2 with its key-value cache, BERT, ConvNeXt, and
+Mamba-2 by its plain operations of torch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,17 @@ import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
 from transformers import GPT2Config, GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
 
-from benchmarks.networks.sizes import BERT_CLASSES, OBJECTS, Sides
+from benchmarks.networks.sizes import (
+    BERT_CLASSES,
+    CHUNK,
+    HEAD_DIM,
+    MAMBA_LAYERS,
+    MAMBA_WIDTH,
+    OBJECTS,
+    STATE,
+    WORDS,
+    Sides,
+)
 from benchmarks.networks.torch_ import sides
 from benchmarks.timing import seconds_of
 
@@ -57,6 +68,22 @@ def convnext() -> dict[str, Sides]:
     return {
         "transformers, torch": sides(_Logits(transformers.ConvNextForImageClassification(config)))
     }
+
+
+def mamba() -> dict[str, Sides]:
+    """Mamba-2, which uses kernels only on a GPU."""
+    config = transformers.Mamba2Config(
+        num_heads=2 * MAMBA_WIDTH // HEAD_DIM,
+        head_dim=HEAD_DIM,
+        vocab_size=WORDS,
+        hidden_size=MAMBA_WIDTH,
+        state_size=STATE,
+        num_hidden_layers=MAMBA_LAYERS,
+        n_groups=1,
+        chunk_size=CHUNK,
+        use_cache=False,
+    )
+    return {"transformers, torch": sides(_Logits(transformers.Mamba2ForCausalLM(config)))}
 
 
 class _Logits(torch.nn.Module):

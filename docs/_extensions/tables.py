@@ -5,7 +5,17 @@ import csv
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "keras", "flax", "optax", "equinox", "haiku", "transformers")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "keras",
+    "flax",
+    "optax",
+    "equinox",
+    "haiku",
+    "transformers",
+)
 TOOLS = {
     "optuna": "Optuna",
     "ray_tune": "Ray Tune",

@@ -29,7 +29,7 @@ from ..layers.checks import (
 )
 from ..layers.recurrence import Cell, check_carry, check_constant, initial
 from ..tree import map_layers, unwrapped, validated
-from ..validation import Accepts, one_of
+from ..validation import Accepts, check_none, one_of
 
 _OUTPUT = one_of("all", "last").such(hint="for the carry use method='unroll'")
 
@@ -187,11 +187,11 @@ class Recurrent(Wrapper):
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Return the parameters of the cell; raise ValueError if the cell keeps state."""
-        if state:
-            raise ValueError(
-                f"a cell may keep no state besides its carry, got {self.wrapped!r} with state for "
-                f"{sorted(state)}; put such layers before or after Recurrent"
-            )
+        check_none(
+            map(repr, sorted(state)),
+            f"a cell may keep no state besides its carry, but {self.wrapped!r} keeps some",
+            "put such layers before or after Recurrent",
+        )
         return params, state
 
     def _evaluate(self, call: Call) -> Outcome:

@@ -12,8 +12,8 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
-from ..core.declarations import Param, Variable, abstract
-from ..core.layer import LayerLike, declared
+from ..core.declarations import Param, Variable, abstract, declared
+from ..core.layer import LayerLike
 from ..explain.layer_errors import check_state
 from ..explain.text import Mismatch
 from ..functional.linear import wider_type
@@ -21,7 +21,7 @@ from ..functional.normalization import spectral_norm, weight_norm
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, zeros
 from ..layers.checks import path_pattern
 from ..tree import layers
-from ..validation import Accepts, number, positive
+from ..validation import Accepts, check_none, number, positive
 from .transforms import Inference
 
 
@@ -188,14 +188,15 @@ class SpectralNorm(Wrapper):
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare the state u of each weight."""
         check_fits(self, params)
+        taken = []
         for path, param in paths.walk(params):
             if paths.matches(self.match, paths.text(path)):
                 sizes, place = (*param.shape[: len(param.stack)], param.shape[-1]), (*path, "u")
                 if _without(state, place)[1] is not None:
-                    raise ValueError(
-                        f"{paths.text(place)!r} is kept by another SpectralNorm inside"
-                    )
+                    taken.append(repr(paths.text(place)))
                 state = paths.nested(state, place, Variable(sizes, zeros(), "float32"))
+        what = "another SpectralNorm inside normalizes the same weight and keeps"
+        check_none(taken, what, "exclude it by match=...")
         return params, state
 
     def _evaluate(self, call: Call) -> Outcome:

@@ -25,6 +25,7 @@ from ..functional.convolution import looped
 from ..functional.gradients import dear
 from ..layers.checks import check_not_training, copies, path_pattern
 from ..tree import layers
+from ..validation import check_none
 
 
 class Repeat(Wrapper):
@@ -86,12 +87,13 @@ _KEEPS = (
 
 def check_stacked(tree: Any, n: int) -> None:
     """Raise Mismatch unless parameters or state contain n copies."""
-    for leaf in jax.tree.leaves(tree):
-        if leaf.ndim == 0 or leaf.shape[0] != n:
-            raise Mismatch(
-                f"parameters and state of {n} copies must have a leading axis of {n}, got "
-                f"{describe(leaf)}; write params = net.init(key, x)"
-            )
+    leaves = jax.tree.leaves(tree)
+    check_none(
+        (describe(leaf) for leaf in leaves if leaf.ndim == 0 or leaf.shape[0] != n),
+        f"parameters and state of {n} copies must have a leading axis of {n}",
+        "write params = net.init(key, x)",
+        Mismatch,
+    )
 
 
 class Ensemble(Wrapper):

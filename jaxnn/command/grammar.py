@@ -5,15 +5,18 @@
 The text is parsed by the types of the field, and never evaluated.
 """
 
+import functools
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..experiment.configuration import class_name, from_plain, is_class, members_of
-from ..explain.text import suggestion
+from ..explain.text import check_known
 from ..sweep import Choice, Grid, Int, LogNormal, LogUniform, Normal, Uniform, When
+from ..sweep.known import a_value
 from ..sweep.swept import kinds_at, paths_of
+from ..validation import Accepts, one_of
 
 GRAMMAR = """\
     --sweep model.width=32,64,128                   one of these options
@@ -29,6 +32,17 @@ GRAMMAR = """\
     --sweep optimizer=SGD,AdamW                     classes, and a field of one:
     --sweep optimizer:adamw.weight_decay=log:1e-6:1e-2
     --sweep "model.dropout=uniform:0:0.5 if model.depth=2,3"   if it is so deep"""
+
+PART = r"""(?:'[^']*'|"[^"]*"|\([^()]*(?:\([^()]*\)[^()]*)*\)|[^,'"()])+"""
+
+an_assignment: Accepts = a_value.such(what="NAME=VALUES")
+two: Accepts = Accepts("two numbers", lambda found: len(found) == 2)
+two_or_three: Accepts = Accepts("two or three numbers", lambda found: len(found) in (2, 3))
+some: Accepts = Accepts("numbers", bool)
+parts_of: Accepts = Accepts(
+    "options between commas, with balanced parentheses and quotes",
+    lambda text: ",".join(re.findall(PART, text)) == text.rstrip(","),
+)
 
 
 def swept_paths(config: type, texts: Sequence[str]) -> dict[str, Any]:
@@ -57,31 +71,6 @@ def swept_paths(config: type, texts: Sequence[str]) -> dict[str, Any]:
     return paths_of(config, named)
 
 
-def sweeps_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the texts that follow `--sweep`, and the other arguments.
-
-    Args:
-        arguments: The command line.
-
-    Raises:
-        ValueError: `--sweep` is the last word.
-
-    >>> sweeps_of(["--epochs", "3", "--sweep", "width=32,64", "--sweep=depth=1,2"])
-    (['width=32,64', 'depth=1,2'], ['--epochs', '3'])
-    """
-    texts, rest, words = [], [], iter(arguments)
-    for word in words:
-        if word.startswith("--sweep="):
-            texts.append(word.removeprefix("--sweep="))
-        elif word != "--sweep":
-            rest.append(word)
-        elif (text := next(words, None)) is not None:
-            texts.append(text)
-        else:
-            raise ValueError(f"--sweep needs what to sweep\n\nThe forms are\n\n{GRAMMAR}")
-    return texts, rest
-
-
 def _swept(config: type, text: str) -> tuple[str, Any]:
     """Return the name and the dimension of `NAME=VALUES [if NAME=VALUES]`."""
     first, *conditions = re.split(r"\s+if\s+", text.strip())
@@ -93,20 +82,13 @@ def _swept(config: type, text: str) -> tuple[str, Any]:
 
 def _one(config: type, text: str) -> tuple[str, Any]:
     """Return the name and the dimension of `NAME=VALUES`."""
-    name, _, values = map(str.strip, text.partition("="))
-    if not name or not values:
-        raise ValueError(f"{text!r} is not NAME=VALUES")
+    name, _, values = map(str.strip, an_assignment(text, "what to sweep").partition("="))
     kinds = members_of(_kinds(config, name, name))
     form, colon, numbers = values.partition(":")
     if colon and form in FORMS:
-        most, make = FORMS[form]
-        found = [
-            _number(one) for one in (numbers.split(",") if most is None else numbers.split(":"))
-        ]
-        if most is not None and not 2 <= len(found) <= most:
-            raise ValueError(
-                f"{form} takes {'two numbers' if most == 2 else 'two or three numbers'}"
-            )
+        separator, count, make = FORMS[form]
+        found = [_number(one) for one in numbers.split(separator)]
+        count(found, f"the arguments of {form}")
         whole = int in kinds and float not in kinds and all(isinstance(n, int) for n in found)
         return name, make(whole, *found)
     options, weights = [], []
@@ -118,27 +100,22 @@ def _one(config: type, text: str) -> tuple[str, Any]:
     return name, Choice(*options, weights=weights if set(weights) != {1} else None)
 
 
-def _uniform(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
+def _range(whole: bool, low: Any, high: Any, step: Any = None, log: bool = False) -> Any:
     if whole:
-        return Int(low, high, step=1 if step is None else step)
-    return Uniform(low, high, step)
-
-
-def _log(whole: bool, low: Any, high: Any, step: Any = None) -> Any:
-    if whole:
-        return Int(low, high, log=True, step=1 if step is None else step)
-    if step is not None:
-        raise ValueError("log takes a step for whole numbers only")
+        return Int(low, high, log, 1 if step is None else step)
+    if not log:
+        return Uniform(low, high, step)
+    one_of(None)(step, "the step of log", "only whole numbers have one")
     return LogUniform(low, high)
 
 
-# The most numbers of each form (None for a list of any length), and its dimension.
-FORMS: dict[str, tuple[int | None, Callable[..., Any]]] = {
-    "uniform": (3, _uniform),
-    "log": (3, _log),
-    "normal": (2, lambda _, mean, std: Normal(mean, std)),
-    "lognormal": (2, lambda _, mean, std: LogNormal(mean, std)),
-    "grid": (None, lambda _, *numbers: Grid(*numbers)),
+# The separator of the arguments of each form, their number, and the dimension.
+FORMS: dict[str, tuple[str, Accepts, Callable[..., Any]]] = {
+    "uniform": (":", two_or_three, _range),
+    "log": (":", two_or_three, functools.partial(_range, log=True)),
+    "normal": (":", two, lambda _, mean, std: Normal(mean, std)),
+    "lognormal": (":", two, lambda _, mean, std: LogNormal(mean, std)),
+    "grid": (",", some, lambda _, *numbers: Grid(*numbers)),
 }
 
 
@@ -150,9 +127,7 @@ def _kinds(owner: type, name: str, whole: str) -> list[Any]:
         return kinds
     option, _, path = rest.partition(".")
     classes = {class_name(one).lower(): one for one in members_of(kinds) if is_class(one)}
-    if option not in classes or not path:
-        known = suggestion(option, classes)
-        raise ValueError(f"{field} has no class {option!r} with something to sweep; {known}")
+    check_known(option, classes, f"{field} has no class {option!r} with something to sweep")
     return _kinds(classes[option], path, whole)
 
 
@@ -168,10 +143,8 @@ def _number(text: str) -> int | float:
 
 def _parts(text: str) -> Iterator[str]:
     """Yield the parts between commas that are neither in parentheses nor in quotes."""
-    found = re.findall(r"""(?:'[^']*'|"[^"]*"|\([^()]*(?:\([^()]*\)[^()]*)*\)|[^,'"()])+""", text)
-    if ",".join(found) != text.rstrip(","):
-        raise ValueError(f"{text!r} has unbalanced parentheses or quotes, or an empty option")
-    yield from map(str.strip, found)
+    parts_of(text, "the values")
+    yield from map(str.strip, re.findall(PART, text))
 
 
 def _option(kinds: Sequence[Any], text: str, name: str) -> Any:

@@ -16,14 +16,14 @@ import signal
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..experiment.configuration import class_name, is_class, members_of
 from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
-from ..explain.text import suggestion
+from ..explain.text import check_known, suggestion
 from ..files.reading import printable
 from ..installation import required
 
@@ -139,7 +139,7 @@ def read_options(
     if folder:
         word = tyro.conf.arg(metavar="FOLDER", help=f"The folder of {folder}.")
         parts.insert(0, ("folder", Annotated[Path, tyro.conf.Positional, word]))
-    with wrapped_help() if {"-h", "--help"} & set(arguments) else contextlib.nullcontext():
+    with wrapped_help(arguments), naming_options(*map(type, values)):
         found = tyro.cli(
             dataclasses.make_dataclass("Arguments", parts),
             args=arguments,
@@ -153,8 +153,33 @@ def read_options(
 
 
 @contextlib.contextmanager
-def wrapped_help() -> Iterator[None]:
-    """Wrap the paragraphs that are printed to the width of the terminal, as tyro does not."""
+def naming_options(*kinds: type[Any]) -> Iterator[None]:
+    """Name the option in an error about a field of a class: `--trials` for `Settings.trials`.
+
+    Args:
+        *kinds: the classes whose fields are options.
+    """
+    try:
+        yield
+    except ValueError as error:
+        names = "|".join(kind.__name__ for kind in kinds)
+        field = re.compile(rf"^(?:{names})\.(\w+)(?= must )")
+        text = field.sub(lambda match: "--" + match[1].replace("_", "-"), str(error))
+        if text == str(error):
+            raise
+        raise ValueError(text) from error
+
+
+@contextlib.contextmanager
+def wrapped_help(arguments: Collection[str]) -> Iterator[None]:
+    """Wrap the help that is printed to the width of the terminal, as tyro does not.
+
+    Args:
+        arguments: the command line; only `--help` prints help.
+    """
+    if not {"-h", "--help"} & set(arguments):
+        yield
+        return
     written = io.StringIO()
     try:
         with contextlib.redirect_stdout(written):
@@ -195,6 +220,27 @@ def _without(config: Any, swept: Collection[str]) -> Any:
         return made.StructConstructorSpec(constructed, shown)
 
     return registry
+
+
+def texts_of(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the texts that follow an option, and the other arguments.
+
+    Args:
+        option: The option.
+        arguments: The command line; an option that is its last word has the text "".
+
+    >>> texts_of("--sweep", ["--epochs", "3", "--sweep", "width=32,64", "--sweep=depth=1,2"])
+    (['width=32,64', 'depth=1,2'], ['--epochs', '3'])
+    """
+    texts, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word == option:
+            texts.append(next(words, ""))
+        elif word.startswith(f"{option}="):
+            texts.append(word.removeprefix(f"{option}="))
+        else:
+            rest.append(word)
+    return texts, rest
 
 
 def one_option(name: str, metavar: str, help: str, default: str) -> type[Any]:
@@ -272,10 +318,8 @@ def choose_variants(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         members = alternatives(config).get(field)
         if members is None:
             rest.append(word)
-        elif name not in members:
-            known = [f"{field}:{one}" for one in members]
-            raise ValueError(f"there is no {word!r}; {suggestion(word, known)}")
         else:
+            check_known(word, [f"{field}:{one}" for one in members], f"there is no {word!r}")
             config = _with(config, field.split("."), _started(members[name], word))
     return config, rest
 

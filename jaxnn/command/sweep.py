@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import os
+import re
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,23 +19,24 @@ from ..experiment.experiment import Experiment
 from ..experiment.sources import module_of
 from ..experiment.training_run import attempted
 from ..files.reading import printable
+from ..html import count
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
-from ..sweep.display import best_trials
 from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
-from ..sweep.plan import make_plan
-from ..sweep.report.result import best_command
-from ..sweep.results import TrialResult
+from ..sweep.plan import LANES, Planner, by_structure, last_line
+from ..sweep.report import best_command
+from ..sweep.results import TrialResult, best_trials
 from ..sweep.search import Observation, new_trials
-from ..sweep.settings import Budget, Settings
+from ..sweep.settings import Budget, Settings, a_search
 from ..sweep.snapshot import described
+from ..sweep.space import Values
 from ..sweep.storage import command_to_resume as resume_text
-from ..sweep.structure import space_of, with_recorded_space
-from ..validation import integer
-from .grammar import GRAMMAR, sweeps_of, swept_paths
-from .parsing import folder_option, import_tyro, parse, read_options, refuse
+from ..sweep.structure import TRACED, space_of, with_recorded_space
+from ..validation import Accepts, check_fields, integer, natural, positive
+from .grammar import GRAMMAR, swept_paths
+from .parsing import folder_option, import_tyro, parse, read_options, refuse, texts_of
 
 TERMS = """\
 Terms used in the options below:
@@ -43,6 +46,11 @@ Terms used in the options below:
     cohort  lanes of a group that train together, and are saved together
     rung    an epoch at which trials are compared, and some of them stop"""
 
+a_trial: Accepts = Accepts(
+    "FOLDER:best, or FOLDER:17 for trial 17",
+    lambda text: re.fullmatch(r"(?s).*:(best|\d+)", text) is not None,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
@@ -51,40 +59,39 @@ class Resources:
     executor: str = "local"
     """Where cohorts train: local, processes, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or
     submitit:local."""
-    workers: int = 0
+    workers: Annotated[int, natural] = 0
     """Number of cohorts that run at the same time; local runs several in processes that divide the
     cores and GPUs. 0 for the number of workers of the executor."""
-    devices: int = 0
+    devices: Annotated[int, integer(0, 64 * (os.cpu_count() or 1))] = 0
     """Number of simulated CPU devices, which share lanes if that is faster; 0 for one."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def prepare(self) -> None:
         """Check the executor, and make several devices of a CPU before it is first used."""
         check_name(self.executor, self.workers or None)
-        integer(0, 64 * (os.cpu_count() or 1))(self.devices, "--devices")
         if self.devices:
             jax.config.update("jax_num_cpu_devices", self.devices)
 
 
 @dataclasses.dataclass(frozen=True)
-class Force:
-    """Whether a changed experiment is resumed."""
-
-    force: bool = False
-    """Resume even if the experiment's code or data have changed; the sweep records this."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Changes:
-    """What a sweep that is resumed may change."""
+    """How a sweep is resumed, and what may change."""
 
-    trials: int | None = None
+    trials: Annotated[int | None, None | positive] = None
     """Total number of configurations to try."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, None | positive] = None
     """More epochs per trial; all trials train again, since schedules depend on the length."""
-    search: str | None = None
+    search: Annotated[str | None, None | a_search] = None
     """Another search, which learns from all trials so far."""
     budget: Budget = dataclasses.field(default_factory=Budget)
     """A larger or different budget."""
+    force: bool = False
+    """Resume even if the experiment's code or data have changed; the sweep records this."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
@@ -95,14 +102,71 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     folders = known.warm_start
     planner, facts = planned(experiment, config, _given(settings), None, known.tries, folders)
     settings, first = planner.settings, facts["tries"]
-    count = settings.rounds(planner.epochs)[0].count - len(first)
+    left = settings.rounds(planner.epochs)[0].count - len(first)
     observed = [*Known.of(facts).earlier]
     observed += [Observation(values, None, own=False) for values in first]
-    asked = [*first, *new_trials(planner.search, count, 0, observed, settings.repeat)]
+    asked = [*first, *new_trials(planner.search, left, 0, observed, settings.repeat)]
     with create(resources.executor, resources.workers or None) as executor:
-        print(make_plan(planner, asked, functools.partial(result_of, executor)))
+        print(plan_text(planner, asked, functools.partial(result_of, executor)))
     for note in facts["notes"]:
         print(f"Note: {note}.")
+
+
+def plan_text(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> str:
+    """Return the plan of a sweep whose first round has these trials.
+
+    Args:
+        planner: The planner of the sweep.
+        asked: The values of each trial.
+        ask: Runs a function of plain data where the lanes will run, and returns its result.
+    """
+    settings, members = planner.settings, planner.members(asked)
+    width = max(map(len, planner.found))
+    lines = ["What is swept:"]
+    for name, why in planner.found.items():
+        what = "traced: one program for all values" if why == TRACED else f"static: {why}"
+        lines.append(f"  {name.ljust(width)}  {planner.space.dimensions[name]}  {what}")
+    lines += ["", "Groups, one program each:"]
+    mean_epochs, seconds, compiling = 1.0, 0.0, 0.0  # of the epochs of a whole run
+    if settings.halving not in ("none", "population"):
+        brackets = settings.rounds(planner.epochs)
+        mean_epochs = sum(one.epochs for one in brackets) / sum(one.count for one in brackets)
+        mean_epochs /= planner.epochs
+    groups = by_structure(members, asked)
+    for each in groups:
+        some, many = [values for _, values in each[:LANES]], len(each)
+        grouped = planner.grouped(each[0][0], some, many / len(asked), ask)
+        lines.append(
+            f"  {grouped.structure.name}: {count(many, 'trial')}, {grouped.way}, "
+            f"{grouped.cohort} lanes at a time"
+        )
+        if grouped.error:
+            lines.append(f"    cannot run: {grouped.error}")
+        for timing in grouped.timings:
+            lines.append(
+                f"    {timing.way}: {timing.seconds * 1e3:.3g} ms a lane and epoch, "
+                f"{timing.compile_seconds:.1f} s to compile, {timing.bytes / 1e6:.3g} MB"
+            )
+        for timing in grouped.timings[:1]:
+            epochs = grouped.epochs * mean_epochs
+            seconds += timing.seconds * many * epochs * settings.repeats
+            compiling += timing.compile_seconds
+    failed = Counter(last_line(one) for one in members if isinstance(one, Exception))
+    lines += [f"  no program for {count(n, 'trial')}: {text}" for text, n in failed.items()]
+    bounds = ", ".join(map(str, planner.constraints))
+    bounds = f", with {bounds}" if bounds else ""
+    lines += [
+        "",
+        f"{settings.trials} trials of {count(settings.repeats, 'lane')} by {settings.search} "
+        f"search, compared by {' and '.join(map(str, planner.objectives))}{bounds}; rungs at "
+        f"epochs {', '.join(map(str, settings.rungs(planner.epochs)))}.",
+    ]
+    if seconds:
+        lines.append(
+            f"{len(groups)} programs to compile in about {compiling:.1f} s, then about "
+            f"{seconds * settings.trials / len(asked):.3g} s of training on one worker."
+        )
+    return "\n".join(lines)
 
 
 def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
@@ -120,11 +184,11 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
 
 def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted, or change one."""
-    folder, changes, known, resources, option = read_options(
+    folder, changes, known, resources = read_options(
         experiment,
         "resume",
         "Continue an interrupted sweep or run, with the same results; or extend a sweep.",
-        [Changes(), _known()(), Resources(), Force()],
+        [Changes(), _known()(), Resources()],
         arguments,
         "a sweep, or of a run",
     )
@@ -144,7 +208,7 @@ def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
         where = f"{folder}: config"
         plain = {**meta["config"], "epochs": epochs}
         config = from_plain(experiment.config, plain, where)
-    call = functools.partial(run, config=config, force=option.force, **vars(known), **given)
+    call = functools.partial(run, config=config, **vars(known), **given)
     return _run(call, experiment, folder, resources)
 
 
@@ -188,23 +252,18 @@ def trial_of(experiment: Experiment[Any], text: str, what: str = "--from") -> Tr
     Raises:
         ValueError, OSError: the folder or the trial does not exist.
     """
-    folder, colon, name = text.rpartition(":")
-    if not colon or not (name == "best" or name.isdecimal()):
-        raise ValueError(f"{what} is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
+    folder, _, name = a_trial(text, what).rpartition(":")
     found = opened(folder, experiment)
     if name == "best":
         return found.best
-    last = len(found.trials) - 1
-    if int(name) > last:
-        raise ValueError(f"{folder} has the trials 0 .. {last}, and no {name}")
-    return found.trials[int(name)]
+    return found.trials[integer(0, len(found.trials) - 1)(int(name), f"the trial of {folder}")]
 
 
 def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
 ) -> tuple[Experiment[Any], Any, Settings, Path | None, Any, Resources]:
     """Return what the arguments of `plan` and `sweep` request; `--sweep` replaces the space."""
-    texts, arguments = sweeps_of(arguments)
+    texts, arguments = texts_of("--sweep", arguments)
     if texts:
         where = getattr(experiment.space, "where", ())
         space = Space(experiment.config, swept_paths(experiment.config, texts), where)

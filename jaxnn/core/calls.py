@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-from ..explain.text import NO_KEY, foreign, read_early
+from ..explain.text import NO_KEY, check_not_read, foreign
 from . import paths
 
 State = dict[str, Any]
@@ -40,10 +40,10 @@ class Unknown:
         return self.frame.found.get(self.path)
 
     def __getitem__(self, name: str) -> Any:
-        raise ValueError(read_early(self.path))
+        check_not_read([self.path])
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(read_early(self.path))
+        check_not_read([self.path], AttributeError)
 
 
 class Outcome(NamedTuple):

@@ -17,11 +17,10 @@ import jax
 from ..arrays import narrowed, visible, widened
 from ..explain import layer_errors as explain
 from ..explain.text import Mismatch, drawing, located
-from ..fields import FrozenDict, is_traced
 from . import paths
-from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate_layer
-from .declarations import placeholder
-from .layer import Declaring, Function, Layer, LayerLike, Signature
+from .calls import Call, Outcome, Unknown, current_trace, evaluate_layer
+from .declarations import Declaring, placeholder
+from .layer import Layer, LayerLike, Signature, as_layers, holds_layer
 from .values import copy_as, copy_with, fields
 
 
@@ -398,54 +397,6 @@ class Wrapper(Layer):
         return self._inside(call if call.abstract else self.lower(call))
 
 
-class intercept(Wrapper):
-    """Return the network with every call of a layer passed through a function.
-
-    The function is called as `function(path, layer, call, next)`, and returns an outcome:
-
-    - `path` is the path of the layer, a tuple of segments, `()` for the network itself;
-    - `layer` is the layer that is called. A wrapper and the layer inside it are two layers at one
-      path; `call.inner` is True for the second;
-    - `call` contains its arguments: `call.inputs`, `call.named`, `call.params`, `call.state`,
-      `call.train`, and `call.method`. `call.replace(inputs=...)` is another call;
-    - `next(call)` calls the layer and returns the outcome: `outcome.output` and `outcome.state`.
-      `outcome._replace(output=...)` is another outcome.
-
-    The function is called for each call of a layer while the network is traced: once for the layer
-    of a `Repeat`, whose `n` copies are one `lax.scan`, and once, with the whole sequence, for a
-    cell of this library inside a `Recurrent`. It is called in every wrapper and transform, and
-    while `init` infers which parameters exist; `call.params` is then a placeholder without leaves.
-    Of several functions, the one of the outer `intercept` is called first.
-
-    The parameters are those of `inner`. The network is not equal to `inner`, and two intercepted
-    networks are equal if their functions are equal.
-
-    Args:
-        inner: Network.
-        function: Plain function. To pickle the network, it must be possible to import the function.
-
-    Raises:
-        TypeError: If `function` is not a plain function.
-
-    >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> def clipped(path, layer, call, next):
-    ...     outcome = next(call)
-    ...     if not isinstance(layer, nn.Dense):
-    ...         return outcome
-    ...     return outcome._replace(output=jnp.clip(outcome.output, -1, 1))
-    >>> net, x = nn.Sequential(nn.Dense(2, w_init=nn.ones()), nn.Dense(3)), jnp.ones((1, 4))
-    >>> params = net.init(jax.random.key(0), x)
-    >>> nn.capture(intercept(net, clipped), "0").apply(params, x)[1]["0"].tolist()
-    [[1.0, 1.0]]
-    """
-
-    inner: LayerLike
-    function: Annotated[Interceptor, explain.interceptor]
-
-    def _evaluate(self, call: Call) -> Outcome:
-        return evaluate_layer(self.wrapped, call.intercepted(self.function).replace(inner=False))
-
-
 @functools.cache
 def _seen(kind: Any) -> Any:
     """Return a subclass of `kind` whose layers call `_function` as their interceptor.
@@ -466,24 +417,3 @@ def _seen(kind: Any) -> Any:
 
     Seen.__name__, Seen.__qualname__ = kind.__name__, kind.__qualname__
     return Seen
-
-
-def as_layers(item: Any, where: str, several: bool = True) -> Any:
-    """Convert plain functions, also in tuples and dicts, to layers; raise TypeError for others."""
-    if isinstance(item, Layer):
-        explain.check_nesting(item, where)
-    if isinstance(item, Layer) or (several and (item is None or is_traced(item))):
-        return item
-    if several and isinstance(item, FrozenDict):
-        return FrozenDict(
-            {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
-        )
-    if several and isinstance(item, tuple):
-        layers = [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
-        return paths.same_kind(item, layers)
-    return Function(explain.layer_like(item, where))
-
-
-def holds_layer(item: Any) -> bool:
-    """Return whether a field contains a layer, itself or in tuples and dicts."""
-    return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))

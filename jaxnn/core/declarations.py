@@ -3,9 +3,15 @@
 A layer declares a `Param` for every weight and bias, and a `Variable` for every array of state. The
 declarations of a network are nested like its parameters, so `net.spec(x)` is a tree of `Param` with
 the structure of `net.init(key, x)`.
+
+They follow from an evaluation of the network with inputs that have only a shape and a type, and
+with parameters that are `Unknown`: each call of a layer below, or of `parameters`, adds its
+declaration to `Declaring`.
 """
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -14,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..arrays import output_shapes
+from ..explain.text import check_matches, check_not_read
 from ..fields import is_array
 from ..initializers import InitFn, zeros
 from ..validation import Accepts, is_size, tuple_of
 from . import paths
-from .values import Value
+from .calls import Call, Outcome, Unknown, placeholder_key
+from .values import Value, is_lasting
 
 # Lengths may be symbolic in an exported program.
 _SHAPE = tuple_of(Accepts("", is_size), "a tuple of ints >= 0", range(1000))
@@ -165,3 +174,110 @@ def split_arrays(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
         return jax.tree.unflatten(structure, filled)
 
     return [leaves[i] for i in indices], join
+
+
+# ---- how declarations follow from evaluation ----
+
+
+def declared(layer: Any, method: str, inputs: Any, named: Any, casting: Any = None) -> Declaration:
+    """Return the declaration of `layer` for abstract inputs, cached by layer and inputs."""
+    leaves, structure = jax.tree.flatten((inputs, named))
+    typed = tuple((type(leaf), leaf) for leaf in leaves)
+    try:
+        lasting = is_lasting(layer)
+        hash((layer, typed))
+    except TypeError:  # a traced number in the layer, or an input without a hash
+        lasting = False
+    if not lasting:
+        return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    return _remembered(layer, method, structure, typed, wide, casting)
+
+
+@functools.lru_cache(maxsize=2048)
+def _remembered(
+    layer: Any, method: str, structure: Any, typed: Any, wide: bool, casting: Any
+) -> Declaration:
+    inputs, named = jax.tree.unflatten(structure, [leaf for _, leaf in typed])
+    return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
+
+
+def _traced(layer: Any, call: Call) -> Declaration:
+    """Return the declaration of `layer`, by an evaluation that shares no trace with a transform
+    around it."""
+    frame = Declaring()
+    arrays, join = split_arrays((call.inputs, call.named))
+
+    def run(arrays: Any) -> Any:
+        inputs, named = join(arrays)
+        outcome = layer._evaluate(
+            call.replace(params=Unknown(frame, ()), inputs=inputs, named=named, foreign=False)
+        )
+        return outcome.output, outcome.collected
+
+    output, collected = output_shapes(run, arrays)
+    check_not_read(sorted(frame.read - frame.found.keys()))
+    params, state = layer._declared(frame)
+    return Declaration(params, state, output, collected)
+
+
+class Declaring:
+    """The declarations of the calls in one evaluation with shapes only, by path.
+
+    Children are declared at their paths. A primitive is declared at the path `()` of the layer
+    itself, and so is the layer inside a wrapper.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[paths.Path, Declaration] = {}
+        self.state: dict[str, Any] = {}  # that a wrapper itself keeps
+        self.read: set[paths.Path] = set()
+
+    def run(self, layer: Any, call: Call) -> Outcome:
+        """Keep the declaration of a layer, and return a placeholder for its outcome."""
+        path = call.params.path
+        before = self.found.get(path)
+        if before is not None and call.method != "forward":
+            # forward has declared what another method uses, whose inputs may differ.
+            with contextlib.suppress(ValueError):  # it may reach layers that forward did not
+                return layer._evaluate(on_placeholders(call, before.params, before.state))
+        inputs, named = abstract((call.inputs, call.named))
+        if call.interceptor is None:
+            found = declared(layer, call.method, inputs, named, call.casting)
+        else:
+            found = _traced(layer, call.replace(inputs=inputs, named=named))
+        self.found[path] = _joined(before, found) if before else found
+        return Outcome(placeholder(found.output), {}, placeholder(found.collected))
+
+
+def on_placeholders(call: Call, params: Any, state: Any) -> Call:
+    """Return the call on placeholders for declared arrays."""
+    params, state = placeholder((params, state))
+    key = paths.PathKey(placeholder_key())
+    return call.replace(params=params, state=state, key=key, foreign=False)
+
+
+def _joined(before: Declaration, after: Declaration) -> Declaration:
+    """Return the declaration of two calls of a layer, which may reach different children."""
+    params = _filled(before.params, after.params)
+    what = "called twice with inputs that need different parameters"
+    check_matches(params, _filled(after.params, before.params), what)
+    return after._replace(params=params, state=_union(before.state, after.state))
+
+
+def _filled(one: Any, other: Any) -> Any:
+    """Return the parameters `one`, with those of `other` in place of empty ones."""
+    if isinstance(one, dict) and not one:
+        return other
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return {name: _filled(item, other[name]) for name, item in one.items()}
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        return paths.same_kind(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
+    return one
+
+
+def _union(one: Any, other: Any) -> Any:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one
+    both = {name: _union(item, other[name]) for name, item in one.items() if name in other}
+    return one | other | both

@@ -2,13 +2,10 @@
 
 `Layer` is the interface for users. There are three kinds. A `Primitive` owns parameters and has no
 children. A `Composite` has children and owns no parameters. A `Wrapper` turns a layer into a layer
-and adds no level to paths. Each kind defines how it is evaluated, `_evaluate(call) -> outcome`. Its
-declaration follows: it is evaluated once with inputs that have only a shape and a type, and with
-parameters that are `Unknown`; each call of a layer below, or of `parameters`, adds its declaration
-to `Declaring`.
+and adds no level to paths. Each kind defines how it is evaluated, `_evaluate(call) -> outcome`; its
+declaration follows from that.
 """
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -17,21 +14,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 import jax
 from jax.dtypes import canonicalize_dtype
 
-from ..arrays import output_shapes, visible
-from ..explain import folded_tree
+from ..arrays import visible
+from ..explain import entry, notebook
 from ..explain import layer_errors as explain
 from ..explain.layer_errors import REQUESTS, RESERVED_NAMES
-from ..explain.text import Mismatch, drawing, located, read_early
-from ..explain.tracebacks import entry
-from ..fields import code, is_traced
+from ..explain.text import Mismatch, drawing, located
+from ..fields import FrozenDict, code, is_traced
 from ..initializers import constant
 from ..keys import as_key
 from ..random import draw
 from ..validation import flag
 from . import paths
-from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate_layer, placeholder_key
-from .declarations import Declaration, Param, Variable, abstract, placeholder, split_arrays
-from .values import Value, fields, is_lasting
+from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate_layer
+from .declarations import (
+    Declaration,
+    Declaring,
+    Param,
+    Variable,
+    abstract,
+    declared,
+    on_placeholders,
+)
+from .values import Value, fields
 
 
 class Signature(NamedTuple):
@@ -130,9 +134,7 @@ class Layer(Value):
         drawn = [path for path, s in paths.walk(slots) if not isinstance(s.init, constant)]
         if not drawn:
             return paths.map_with_path(lambda _, s: s.init(None, s.shape, s.dtype), slots)
-        if root is None:
-            raise ValueError(explain.no_state_key(drawn))
-        return draw(slots, root)
+        return draw(slots, explain.key_for_state(root, drawn))
 
     @overload
     def apply(
@@ -221,7 +223,7 @@ class Layer(Value):
         """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
 
-    _repr_html_ = folded_tree.network_html  # what a notebook shows
+    _repr_html_ = notebook.network_html  # what a notebook shows
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and other methods.
@@ -230,7 +232,7 @@ class Layer(Value):
         # Each kind of layer defines these: its evaluation, and its declaration after one.
         def _evaluate(self, call: Call) -> Outcome: ...
 
-        def _declared(self, frame: "Declaring") -> tuple[Any, Any]: ...
+        def _declared(self, frame: Declaring) -> tuple[Any, Any]: ...
 
     # ---- what each kind of layer defines ----
 
@@ -284,118 +286,6 @@ class Layer(Value):
 LayerLike: TypeAlias = Layer | Callable[..., Any]
 
 
-# ---- what layers declare ----
-
-
-def declared(
-    layer: Layer, method: str, inputs: Any, named: Any, casting: Any = None
-) -> Declaration:
-    """Return the declaration of `layer` for abstract inputs, cached by layer and inputs."""
-    leaves, structure = jax.tree.flatten((inputs, named))
-    typed = tuple((type(leaf), leaf) for leaf in leaves)
-    try:
-        lasting = is_lasting(layer)
-        hash((layer, typed))
-    except TypeError:  # a traced number in the layer, or an input without a hash
-        lasting = False
-    if not lasting:
-        return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
-    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-    return _remembered(layer, method, structure, typed, wide, casting)
-
-
-@functools.lru_cache(maxsize=2048)
-def _remembered(
-    layer: Layer, method: str, structure: Any, typed: Any, wide: bool, casting: Any
-) -> Declaration:
-    inputs, named = jax.tree.unflatten(structure, [leaf for _, leaf in typed])
-    return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
-
-
-def _traced(layer: Layer, call: Call) -> Declaration:
-    """Return the declaration of `layer`, by an evaluation that shares no trace with a transform
-    around it."""
-    frame = Declaring()
-    arrays, join = split_arrays((call.inputs, call.named))
-
-    def run(arrays: Any) -> Any:
-        inputs, named = join(arrays)
-        outcome = layer._evaluate(
-            call.replace(params=Unknown(frame, ()), inputs=inputs, named=named, foreign=False)
-        )
-        return outcome.output, outcome.collected
-
-    output, collected = output_shapes(run, arrays)
-    frame.check_read()
-    return Declaration(*layer._declared(frame), output, collected)
-
-
-class Declaring:
-    """The declarations of the calls in one evaluation with shapes only, by path.
-
-    Children are declared at their paths. A primitive is declared at the path `()` of the layer
-    itself, and so is the layer inside a wrapper.
-    """
-
-    def __init__(self) -> None:
-        self.found: dict[paths.Path, Declaration] = {}
-        self.state: dict[str, Any] = {}  # that a wrapper itself keeps
-        self.read: set[paths.Path] = set()
-
-    def check_read(self) -> None:
-        """Raise ValueError if a child's parameters were read, but it was never called."""
-        for path in self.read - self.found.keys():
-            raise ValueError(read_early(path))
-
-    def run(self, layer: Any, call: Call) -> Outcome:
-        """Keep the declaration of a layer, and return a placeholder for its outcome."""
-        path = call.params.path
-        before = self.found.get(path)
-        if before is not None and call.method != "forward":
-            # forward has declared what another method uses, whose inputs may differ.
-            with contextlib.suppress(ValueError):  # it may reach layers that forward did not
-                return layer._evaluate(on_placeholders(call, before.params, before.state))
-        inputs, named = abstract((call.inputs, call.named))
-        if call.interceptor is None:
-            found = declared(layer, call.method, inputs, named, call.casting)
-        else:
-            found = _traced(layer, call.replace(inputs=inputs, named=named))
-        self.found[path] = _joined(before, found) if before else found
-        return Outcome(placeholder(found.output), {}, placeholder(found.collected))
-
-
-def on_placeholders(call: Call, params: Any, state: Any) -> Call:
-    """Return the call on placeholders for declared arrays."""
-    params, state = placeholder((params, state))
-    key = paths.PathKey(placeholder_key())
-    return call.replace(params=params, state=state, key=key, foreign=False)
-
-
-def _joined(before: Declaration, after: Declaration) -> Declaration:
-    """Return the declaration of two calls of a layer, which may reach different children."""
-    params = _filled(before.params, after.params)
-    explain.check_same(params, _filled(after.params, before.params))
-    return after._replace(params=params, state=_union(before.state, after.state))
-
-
-def _filled(one: Any, other: Any) -> Any:
-    """Return the parameters `one`, with those of `other` in place of empty ones."""
-    if isinstance(one, dict) and not one:
-        return other
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return {name: _filled(item, other[name]) for name, item in one.items()}
-    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        return paths.same_kind(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
-    return one
-
-
-def _union(one: Any, other: Any) -> Any:
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return one
-    both = {name: _union(item, other[name]) for name, item in one.items() if name in other}
-    return one | other | both
-
-
 # ---- layers that own parameters ----
 
 
@@ -440,9 +330,8 @@ class Primitive(Layer):
 
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
-        for field in fields(self):
-            if isinstance(getattr(self, field.name), Layer):
-                raise TypeError(explain.holds_child(self, field.name))
+        held = (f.name for f in fields(self) if isinstance(getattr(self, f.name), Layer))
+        explain.check_no_children(self, held)
 
     def _declared_by(self, method: Callable[..., Any], inputs: Any, named: Any) -> Any:
         """Return what `parameters` or `variables` returns for the inputs that it takes.
@@ -505,3 +394,24 @@ class Function(Primitive):
 
     def __repr__(self) -> str:
         return code(self.function)
+
+
+def as_layers(item: Any, where: str, several: bool = True) -> Any:
+    """Convert plain functions, also in tuples and dicts, to layers; raise TypeError for others."""
+    if isinstance(item, Layer):
+        explain.check_nesting(item, where)
+    if isinstance(item, Layer) or (several and (item is None or is_traced(item))):
+        return item
+    if several and isinstance(item, FrozenDict):
+        return FrozenDict(
+            {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
+        )
+    if several and isinstance(item, tuple):
+        layers = [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)]
+        return paths.same_kind(item, layers)
+    return Function(explain.layer_like(item, where))
+
+
+def holds_layer(item: Any) -> bool:
+    """Return whether a field contains a layer, itself or in tuples and dicts."""
+    return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))

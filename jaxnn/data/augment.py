@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.data.rows import check_finite, check_rows, row_count
-from jaxnn.validation import above, integer, number, require
+from jaxnn.validation import Accepts, above, integer, number
 
 
 def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
@@ -93,14 +93,15 @@ def _windows(images: jax.Array, corners: jax.Array, shape: tuple[int, ...]) -> j
     return jax.vmap(window)(images, corners)
 
 
-def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirror each image left to right with probability one half.
+def random_flip(key: jax.Array, images: jax.Array, axis: int = 2) -> jax.Array:
+    """Mirror each image with probability one half.
 
     out[b, i, j] = images[b, i, W - 1 - j] if image b is mirrored.
 
     Args:
         key: A JAX key; equal keys mirror the same images.
         images: (B, H, W) or (B, H, W, C), any dtype.
+        axis: 2 to mirror left to right, 1 to mirror top to bottom. Default: 2.
 
     Returns:
         Images of the same shape and dtype.
@@ -113,10 +114,11 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     [(1, 2), (2, 1)]
     """
     _height_and_width(images, "random_flip")
+    integer(1, 2)(axis, "random_flip.axis")
     with jax.named_scope("random_flip"):
         mirrored = jax.random.bernoulli(key, shape=(len(images),))
         mirrored = mirrored.reshape(-1, *(1 for _ in images.shape[1:]))
-        return jnp.where(mirrored, images[:, :, ::-1], images)
+        return jnp.where(mirrored, jnp.flip(images, axis), images)
 
 
 def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
@@ -239,14 +241,15 @@ def cutmix(
 
 def _height_and_width(images: Any, name: str) -> tuple[int, int]:
     """Return the sizes of images in pixels, or raise if they have another rank."""
-    require(
-        images.ndim in (3, 4),
-        f"{name}.images",
-        "(B, H, W) or (B, H, W, C)",
-        images,
-        "write images.reshape(-1, H, W)",
-    )
-    return images.shape[1:3]
+    return _images(images, f"{name}.images").shape[1:3]
+
+
+_images = Accepts(
+    "(B, H, W) or (B, H, W, C)",
+    lambda images: images.ndim in (3, 4),
+    hint="write images.reshape(-1, H, W)",
+    abstract=True,
+)
 
 
 def _centers(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -393,13 +396,13 @@ class Standardizer(NamedTuple):
     def _as_wide_as(self, x: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and std with x's rank, which strict rank promotion requires."""
         row = np.shape(self.mean)
-        require(
-            x.ndim >= len(row) and x.shape[x.ndim - len(row) :] == row,
-            "Standardizer.x",
+        like_rows = Accepts(
             f"(..., {', '.join(map(str, row))}), like the rows in fit",
-            x,
-            "write Standardizer.fit(x_train) for these",
+            lambda x: tuple(x.shape)[max(x.ndim - len(row), 0) :] == row,
+            hint="write Standardizer.fit(x_train) for these",
+            abstract=True,
         )
+        like_rows(x, "Standardizer.x")
         shape = (1,) * (x.ndim - len(row)) + row
         return self.mean.reshape(shape), self.std.reshape(shape)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxnn.data.rows import check_finite, check_rows, in_pieces, leaves_by_path, place
 from jaxnn.fields import is_traced
+from jaxnn.validation import Accepts
 
 
 def check(
@@ -48,14 +49,19 @@ the labels seem to count from 1: write y - 1
     if not jax.tree_util.all_leaves([x, y]):
         return
     for path, leaf in leaves_by_path({"x": x, "y": y}, name).items():
-        if is_traced(leaf):
-            raise TypeError(
-                f"{path} is traced, and its values cannot be read; write check(x, y) outside jit, "
-                "before the training step"
-            )
+        _known(leaf, path)
     check_finite({"x": x, "y": y}, name)
     if classes is not None:
         _check_labels(y, classes, ignore, f"{name}/y", write)
+
+
+_known = Accepts(
+    "an array of known values, not a traced one",
+    lambda leaf: not is_traced(leaf),
+    TypeError,
+    "write check(x, y) outside jit, before the training step",
+    abstract=True,
+)
 
 
 def saturated_batch(batch: Any) -> Any:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ..validation import check_shape, integer
 from ..validation import fraction as a_fraction
-from ..validation import integer, require
 from .check import check
 from .rows import leaves_by_path, row_count
 
@@ -179,13 +179,8 @@ def _classes(y: Any, order: np.ndarray) -> list[np.ndarray]:
     """Return the positions of each class's rows, in order."""
     if not jax.tree_util.all_leaves([y]) or not np.issubdtype(y.dtype, np.integer):
         return [np.arange(len(order))]
-    require(
-        y.ndim == 1,
-        "split.y",
-        f"one label for each row, ({len(y)},)",
-        y,
-        "write split((x, y.astype(np.float32)), fraction) to split regardless of y",
-    )
+    regardless = "write split((x, y.astype(np.float32)), fraction) to split regardless of y"
+    check_shape(y, y.shape[:1], "split.y, one label for each row,", regardless)
     y = np.asarray(y)[order]
     return [np.flatnonzero(y == label) for label in np.unique(y)]
 

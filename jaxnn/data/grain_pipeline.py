@@ -21,7 +21,7 @@ from jaxnn.data.source import NoEpochs, Position, batches_before, share
 from jaxnn.fields import is_array
 from jaxnn.fingerprint import fingerprint
 from jaxnn.installation import required
-from jaxnn.validation import check_fields, instance, positive
+from jaxnn.validation import Accepts, check_fields, instance, positive
 
 THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset was created with its own
 
@@ -206,7 +206,12 @@ class GrainBatches:
     """
 
     def __init__(self, dataset: Any, rows: int, batch_size: int, position: Position | None) -> None:
-        self._dataset, self._rows = dataset, rows
+        self._dataset = dataset
+        self._of_its_size = Accepts(
+            f"of {rows} rows, this process's part of batch_size {batch_size}",
+            lambda batch: row_count(batch) == rows,
+            hint=f"write dataset.batch({rows}, drop_remainder=True)",
+        )
         self._kept = {"batch_size": batch_size, "workers": _workers(dataset)}
         self._done = batches_before(position, self._kept)
         self._like: Any = None  # shapes and types of the first batch that was read
@@ -227,13 +232,7 @@ class GrainBatches:
     def __next__(self) -> Any:
         """Return the next batch, once it is checked."""
         what = f"batch {self._done} of the Grain pipeline"
-        batch = _checked(self._read(what), what)
-        if row_count(batch) != self._rows:
-            raise ValueError(
-                f"{what} must have {self._rows} rows, this process's part of batch_size "
-                f"{self._kept['batch_size']}, got {row_count(batch)}; write "
-                f"dataset.batch({self._rows}, drop_remainder=True)"
-            )
+        batch = self._of_its_size(_checked(self._read(what), what), what)
         if self._like is None:
             self._like = abstract(batch)
         check_like(batch, self._like, what)

@@ -1,20 +1,20 @@
-"""Augmentation of colors, geometry, and regions: color jitter, affine maps, RandAugment, erasing.
+"""Augmentation of colors, and policies of several changes: RandAugment, TrivialAugment, AugMix.
 
-All are pure functions of a key and of images (B, H, W, C) of floats in [0, 1], for use inside the
-training step. Each image has its own random numbers. `spec_augment` masks spectrograms.
+All are pure functions of images (B, H, W, C) of floats in [0, 1], for use inside the training step;
+those with a key have separate random numbers for each image. `random_apply` makes any of them
+random.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
 
-from jaxnn.validation import above, fraction, number, positive, require, tuple_of
+from jaxnn.data.geometry import check_images, warped
+from jaxnn.validation import above, fraction, integer, number, positive
 
 GRAY = (0.299, 0.587, 0.114)  # luma of red, green, and blue, as in PIL
-_BOUNDS = tuple_of(above(0), "a pair (low, high) of numbers > 0", (2,))
 
 
 def color_jitter(
@@ -51,7 +51,7 @@ def color_jitter(
     >>> color_jitter(jax.random.key(0), images, 0.4, 0.4, 0.4, 0.1).shape
     (2, 4, 4, 3)
     """
-    _check_images(images, "color_jitter", colors=True)
+    check_images(images, "color_jitter", colors=True)
     amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     for name, amount in amounts.items():
         number(0)(amount, f"color_jitter.{name}")
@@ -65,109 +65,115 @@ def color_jitter(
     return jax.vmap(_with_hue)(images, shifts)
 
 
-def random_affine(
-    key: jax.Array,
-    images: jax.Array,
-    degrees: Any = 0.0,
-    translate: tuple[Any, Any] = (0.0, 0.0),
-    scale: tuple[float, float] = (1.0, 1.0),
-    shear: Any = 0.0,
+def random_apply(
+    key: jax.Array, images: jax.Array, function: Callable[..., Any], probability: Any = 0.5
 ) -> jax.Array:
-    """Rotate, shear, scale, and shift each image around its center, and fill with zeros.
-
-    Pixels are interpolated linearly.
+    """Apply a function to some images, each with the same probability.
 
     Args:
-        key: A JAX key; equal keys give equal maps.
-        images: (B, H, W, C), floats.
-        degrees: The angle is uniform over [-degrees, degrees]; positive angles are
-            counterclockwise. Default: 0.
-        translate: Largest shifts down and to the right, as fractions of the height and the width.
-            Default: (0, 0).
-        scale: Smallest and largest factor. Default: (1, 1).
-        shear: The angle of the shear along rows is uniform over [-shear, shear] degrees. Default:
-            0.
+        key: A JAX key; equal keys choose the same images.
+        images: (B, ...), any dtype.
+        function: A function of images that keeps their shape and type, such as `data.grayscale`.
+        probability: Probability with which each image is changed, from 0 to 1; may be traced.
+            Default: 0.5.
 
     Returns:
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: Images have another rank or are not floats, or an argument is out of range.
+        ValueError: The probability is out of range.
 
-    >>> random_affine(jax.random.key(0), jnp.ones((2, 8, 8, 3)), degrees=15, scale=(0.9, 1.1)).shape
-    (2, 8, 8, 3)
+    >>> images = jnp.full((8, 2, 2, 3), 0.25)
+    >>> inverted = random_apply(jax.random.key(0), images, lambda x: 1 - x)
+    >>> sorted(set(inverted[:, 0, 0, 0].tolist()))
+    [0.25, 0.75]
     """
-    _check_images(images, "random_affine")
-    number(0)(degrees, "random_affine.degrees")
-    number(0)(shear, "random_affine.shear")
-    tuple_of(fraction, "a pair of fractions", (2,))(translate, "random_affine.translate")
-    _BOUNDS(scale, "random_affine.scale", "write scale=(0.9, 1.1)")
-    keys = jax.random.split(key, 5)
-    n, dtype = (len(images),), images.dtype
-
-    def uniform(i: int, low: Any, high: Any) -> jax.Array:
-        return jax.random.uniform(keys[i], n, dtype, low, high)
-
-    angle, sheared = uniform(0, -degrees, degrees), uniform(1, -shear, shear)
-    size = uniform(2, *scale)
-    down, right = (uniform(3 + i, -t, t) * images.shape[1 + i] for i, t in enumerate(translate))
-    return jax.vmap(_warped)(images, jnp.deg2rad(angle), jnp.deg2rad(sheared), size, down, right)
+    fraction(probability, "random_apply.probability")
+    some = jax.random.bernoulli(key, probability, (len(images),))
+    return jnp.where(some.reshape(-1, *(1 for _ in images.shape[1:])), function(images), images)
 
 
-def random_erasing(
-    key: jax.Array,
-    images: jax.Array,
-    probability: Any = 0.5,
-    area: tuple[float, float] = (0.02, 0.33),
-    aspect: tuple[float, float] = (0.3, 3.3),
-    value: Any = 0.0,
-) -> jax.Array:
-    """Erase a rectangle of some images, at a random place.
-
-    The area is uniform, and the aspect ratio is log-uniform. A side longer than that of the image
-    is shortened to it.
+def grayscale(images: jax.Array) -> jax.Array:
+    """Return gray images, with equal channels: `0.299 red + 0.587 green + 0.114 blue`.
 
     Args:
-        key: A JAX key; equal keys give equal rectangles.
-        images: (B, H, W, C), floats.
-        probability: Probability with which each image is changed. Default: 0.5.
-        area: Smallest and largest area, as fractions of the image. Default: (0.02, 0.33).
-        aspect: Smallest and largest ratio of height to width. Default: (0.3, 3.3).
-        value: Number that fills the rectangle, or one for each channel. Default: 0.
+        images: (B, H, W, 3), floats.
 
-    Returns:
-        Images of the same shape and dtype.
-
-    Raises:
-        ValueError: Images have another rank or are not floats, or an argument is out of range.
-
-    Reference: Zhong et al., Random erasing data augmentation, 2017.
-
-    >>> erased = random_erasing(jax.random.key(0), jnp.ones((1, 8, 8, 1)), 1.0, area=(0.25, 0.25))
-    >>> 0 < int(erased.sum()) < 64
-    True
+    >>> round(float(grayscale(jnp.array([[[[1.0, 0.0, 0.0]]]]))[0, 0, 0, 2]), 3)
+    0.299
     """
-    _check_images(images, "random_erasing")
-    fraction(probability, "random_erasing.probability")
-    for name, pair in (("area", area), ("aspect", aspect)):
-        _BOUNDS(pair, f"random_erasing.{name}")
-    chosen, sized, shaped, placed = jax.random.split(key, 4)
-    (n, height, width), dtype = images.shape[:3], images.dtype
-    pixels = jax.random.uniform(sized, (n,), dtype, *area) * (height * width)
-    low, high = (jnp.log(jnp.asarray(a, dtype)) for a in aspect)
-    ratio = jnp.exp(jax.random.uniform(shaped, (n,), dtype, low, high))
-    limits = jnp.array([[height, width]])
-    sides = jnp.sqrt(jnp.stack([pixels * ratio, pixels / ratio], -1))
-    sides = jnp.clip(jnp.round(sides).astype(jnp.int32), 1, limits)
-    corners = jax.random.randint(placed, (n, 2), 0, limits - sides + 1)
-    rows, columns = (
-        (place >= corners[:, i, None]) & (place < (corners + sides)[:, i, None])
-        for i, place in enumerate((jnp.arange(height)[None], jnp.arange(width)[None]))
-    )
-    some = jax.random.bernoulli(chosen, probability, (n, 1, 1))
-    inside = (some & rows[:, :, None] & columns[:, None, :])[..., None]
-    filler = jnp.broadcast_to(jnp.asarray(value, dtype), images.shape[-1:])
-    return jnp.where(inside, filler.reshape(1, 1, 1, -1), images)
+    check_images(images, "grayscale", colors=True)
+    return jnp.broadcast_to(_gray(images), images.shape)
+
+
+def solarize(images: jax.Array, threshold: Any = 0.5) -> jax.Array:
+    """Invert bright pixels: `1 - x` if `x >= threshold`, else x.
+
+    Args:
+        images: (B, H, W, C), floats in [0, 1].
+        threshold: Smallest inverted value; may be traced. Default: 0.5.
+
+    >>> solarize(jnp.array([0.25, 0.75]).reshape(1, 1, 2, 1)).ravel().tolist()
+    [0.25, 0.25]
+    """
+    check_images(images, "solarize")
+    return jnp.where(images >= jnp.asarray(threshold, images.dtype), 1 - images, images)
+
+
+def posterize(images: jax.Array, bits: Any = 4) -> jax.Array:
+    """Keep the highest bits of each value, of 8.
+
+    Args:
+        images: (B, H, W, C), floats in [0, 1].
+        bits: Number of bits that are kept, from 0 to 8; may be traced. Default: 4.
+
+    >>> (posterize(jnp.array([100, 200]).reshape(1, 1, 2, 1) / 255, 1) * 255).ravel().tolist()
+    [0.0, 128.0]
+    """
+    check_images(images, "posterize")
+    number(0, 8)(bits, "posterize.bits")
+    return _posterized(images, jnp.asarray(bits, images.dtype))
+
+
+def autocontrast(images: jax.Array) -> jax.Array:
+    """Stretch the values of each channel of each image to [0, 1].
+
+    Args:
+        images: (B, H, W, C), floats in [0, 1].
+
+    >>> autocontrast(jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1)).ravel().tolist()
+    [0.0, 0.5, 1.0]
+    """
+    check_images(images, "autocontrast")
+    return jax.vmap(_autocontrast)(images)
+
+
+def equalize(images: jax.Array) -> jax.Array:
+    """Make the histogram of each channel of each image as even as possible, by 256 levels.
+
+    Args:
+        images: (B, H, W, C), floats in [0, 1].
+
+    >>> equalize(jnp.array([0.5, 0.6]).reshape(1, 1, 2, 1)).shape
+    (1, 1, 2, 1)
+    """
+    check_images(images, "equalize")
+    return jax.vmap(_equalized)(images)
+
+
+def adjust_sharpness(images: jax.Array, factor: Any) -> jax.Array:
+    """Blend images with smoothed ones: `factor * x + (1 - factor) * smooth(x)`, in [0, 1].
+
+    Args:
+        images: (B, H, W, C), floats in [0, 1].
+        factor: 0 for smooth images, 1 for no change, 2 for sharp ones; may be traced.
+
+    >>> adjust_sharpness(jnp.ones((1, 4, 4, 3)), 2.0).shape
+    (1, 4, 4, 3)
+    """
+    check_images(images, "adjust_sharpness")
+    number(0)(factor, "adjust_sharpness.factor")
+    return jax.vmap(_with_sharpness, (0, None))(images, jnp.asarray(factor, images.dtype))
 
 
 def rand_augment(
@@ -197,83 +203,102 @@ def rand_augment(
     >>> jax.eval_shape(rand_augment, jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)).shape
     (2, 8, 8, 3)
     """
-    _check_images(images, "rand_augment", colors=True)
+    check_images(images, "rand_augment", colors=True)
     positive(operations, "rand_augment.operations")
     number(0, 30)(magnitude, "rand_augment.magnitude")
-    strength = jnp.asarray(magnitude, images.dtype) / 30
-
-    def augmented(key: jax.Array, image: jax.Array) -> jax.Array:
-        which, signed = jax.random.split(key)
-        sign = jnp.where(jax.random.bernoulli(signed), 1, -1).astype(image.dtype)
-        choice = jax.random.randint(which, (), 0, len(_OPERATIONS))
-        return jax.lax.switch(choice, list(_OPERATIONS.values()), image, strength, sign)
-
+    changes, (height, width) = list(OPERATIONS.values()), images.shape[1:3]
+    limits = Limits(down=150 / 331 * height, right=150 / 331 * width)
+    strengths = jnp.full(len(images), jnp.asarray(magnitude, images.dtype) / 30)
     for own in jax.random.split(key, operations):
-        images = jax.vmap(augmented)(jax.random.split(own, len(images)), images)
+        images = _one_of(own, images, changes, strengths, limits)
     return images
 
 
-def spec_augment(
-    key: jax.Array,
-    spectrograms: jax.Array,
-    time_masks: int = 2,
-    time_width: int = 40,
-    frequency_masks: int = 2,
-    frequency_width: int = 15,
-) -> jax.Array:
-    """SpecAugment: set random ranges of times and of frequencies of each spectrogram to zero.
+def trivial_augment(key: jax.Array, images: jax.Array) -> jax.Array:
+    """TrivialAugment: apply one random operation of random magnitude to each image.
 
-    The width of a range is uniform over 0 .. its largest width, and its start is uniform over the
-    places that fit. Ranges may overlap. Spectrograms should have mean 0.
+    The operations are those of `rand_augment`, with the wide ranges of the paper: 0.99 for shear
+    and colors, 32 pixels, 135 degrees, and 2 bits.
 
     Args:
-        key: A JAX key; equal keys give equal ranges.
-        spectrograms: (B, T, F), floats.
-        time_masks: Number of ranges of times. Default: 2.
-        time_width: Largest width of a range of times, at most T. Default: 40.
-        frequency_masks: Number of ranges of frequencies. Default: 2.
-        frequency_width: Largest width of a range of frequencies, at most F. Default: 15.
+        key: A JAX key; equal keys give equal images.
+        images: (B, H, W, 3), floats in [0, 1].
 
-    Returns:
-        Spectrograms of the same shape and dtype.
+    Reference: Mueller and Hutter, TrivialAugment: tuning-free yet state-of-the-art data
+    augmentation, 2021.
 
-    Raises:
-        ValueError: Spectrograms have another rank, or a range is wider than they are.
-
-    Reference: Park et al., SpecAugment: a simple data augmentation method for automatic speech
-    recognition, 2019.
-
-    >>> spec_augment(jax.random.key(0), jnp.ones((2, 100, 80))).shape
-    (2, 100, 80)
+    >>> jax.eval_shape(trivial_augment, jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)).shape
+    (2, 8, 8, 3)
     """
-    fits = spectrograms.ndim == 3
-    require(fits, "spec_augment.spectrograms", "(B, T, F)", spectrograms, "write x[..., 0]")
-    given = (
-        (1, time_masks, time_width, "time"),
-        (2, frequency_masks, frequency_width, "frequency"),
-    )
-    for own, (axis, count, width, name) in zip(jax.random.split(key, 2), given, strict=True):
-        size = spectrograms.shape[axis]
-        what = f"an int from 0 to {size}, the size of {name}"
-        require(0 <= width <= size, f"spec_augment.{name}_width", what, width)
-        widths, places = jax.random.split(own)
-        shape = (len(spectrograms), count, 1)
-        length = jax.random.randint(widths, shape, 0, width + 1)
-        start = jax.random.randint(places, shape, 0, size - length + 1)
-        step = jnp.arange(size)[None, None]
-        hidden = ((step >= start) & (step < start + length)).any(1)
-        hidden = jnp.expand_dims(hidden, 3 - axis)
-        spectrograms = jnp.where(hidden, jnp.zeros((), spectrograms.dtype), spectrograms)
-    return spectrograms
+    check_images(images, "trivial_augment", colors=True)
+    chosen, sized = jax.random.split(key)
+    strengths = jax.random.uniform(sized, (len(images),), images.dtype)
+    return _one_of(chosen, images, list(OPERATIONS.values()), strengths, WIDE)
 
 
-def _check_images(images: Any, name: str, colors: bool = False) -> None:
-    """Raise ValueError unless images are floats (B, H, W, C), with three channels for colors."""
-    shape = "(B, H, W, 3)" if colors else "(B, H, W, C)"
-    fits = images.ndim == 4 and (images.shape[-1] == 3 or not colors)
-    require(fits, f"{name}.images", shape, images, "write images[..., None] for one channel")
-    floats = jnp.issubdtype(images.dtype, jnp.floating)
-    require(floats, f"{name}.images", "floats", images, "write images / np.float32(255)")
+def aug_mix(
+    key: jax.Array, images: jax.Array, severity: int = 3, chains: int = 3, alpha: Any = 1.0
+) -> jax.Array:
+    """AugMix: mix each image with a mean of differently augmented ones.
+
+    Each of the `chains` applies 1 to 3 operations of `rand_augment` one by one, not brightness,
+    color, contrast, and sharpness. The weights of the mean are drawn from Dirichlet(alpha), and the
+    weight of the image itself from Beta(alpha, alpha).
+
+    Args:
+        key: A JAX key; equal keys give equal images.
+        images: (B, H, W, 3), floats in [0, 1].
+        severity: Largest magnitude of the operations, from 1 to 10. Default: 3.
+        chains: Number of chains. Default: 3.
+        alpha: Parameter of the distributions, greater than 0; may be traced. Default: 1.
+
+    Reference: Hendrycks et al., AugMix: a simple data processing method to improve robustness and
+    uncertainty, 2020.
+
+    >>> jax.eval_shape(aug_mix, jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)).shape
+    (2, 8, 8, 3)
+    """
+    check_images(images, "aug_mix", colors=True)
+    integer(1, 10)(severity, "aug_mix.severity")
+    positive(chains, "aug_mix.chains")
+    above(0)(alpha, "aug_mix.alpha")
+    left_out = ("identity", "brightness", "color", "contrast", "sharpness")
+    changes = [change for name, change in OPERATIONS.items() if name not in left_out]
+    (n, height, width), dtype = images.shape[:3], images.dtype
+    limits = Limits(down=height / 3, right=width / 3)
+    mixed, weighed, counted, chosen = jax.random.split(key, 4)
+    weights = jax.random.dirichlet(mixed, jnp.full(chains, alpha, dtype), (n,), dtype)
+    lengths = jax.random.randint(counted, (chains, n, 1, 1, 1), 1, 4)
+
+    def changed(images: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        (own, sized), some = jax.random.split(given[0]), given[1]
+        strengths = jax.random.uniform(sized, (n,), dtype, 0.01, severity / 10)
+        return jnp.where(some, _one_of(own, images, changes, strengths, limits), images), None
+
+    def added(total: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        own, length, weight = given
+        steps = jax.random.split(own, 3), jnp.arange(3)[:, None, None, None, None] < length[None]
+        return total + weight.reshape(-1, 1, 1, 1) * jax.lax.scan(changed, images, steps)[0], None
+
+    each = jax.random.split(chosen, chains), lengths, weights.T
+    total, _ = jax.lax.scan(added, jnp.zeros_like(images), each)
+    own = jax.random.beta(weighed, alpha, alpha, (n, 1, 1, 1), dtype)
+    return own * images + (1 - own) * total
+
+
+def _one_of(
+    key: jax.Array, images: jax.Array, changes: list[Any], strengths: jax.Array, limits: Any
+) -> jax.Array:
+    """Apply one of the operations to each image, with a random sign."""
+
+    def augmented(key: jax.Array, image: jax.Array, strength: jax.Array) -> jax.Array:
+        which, signed = jax.random.split(key)
+        sign = jnp.where(jax.random.bernoulli(signed), 1, -1).astype(image.dtype)
+        choice = jax.random.randint(which, (), 0, len(changes))
+        branches = [lambda *a, change=change: change(*a, limits) for change in changes]
+        return jax.lax.switch(choice, branches, image, strength, strength * sign)
+
+    return jax.vmap(augmented)(jax.random.split(key, len(images)), images, strengths)
 
 
 # ---- one image (H, W, C) ----
@@ -285,8 +310,8 @@ def _blended(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array
 
 
 def _gray(image: jax.Array) -> jax.Array:
-    """Return the luma of each pixel, (H, W, 1)."""
-    weights = jnp.asarray(GRAY, image.dtype).reshape(1, 1, 3)
+    """Return the luma of each pixel, (..., 1)."""
+    weights = jnp.asarray(GRAY, image.dtype).reshape((1,) * (image.ndim - 1) + (3,))
     return jnp.sum(image * weights, -1, keepdims=True)
 
 
@@ -336,26 +361,8 @@ def _with_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.where(shift == 0, image, high[..., None] - spread[..., None] * part)
 
 
-def _warped(
-    image: jax.Array, angle: Any, shear: Any, scale: Any, down: Any, right: Any
-) -> jax.Array:
-    """Rotate, shear, scale, and shift around the center; angles are in radians."""
-    height, width = image.shape[:2]
-    dtype = image.dtype
-    y, x = jnp.meshgrid(
-        *(jnp.arange(n, dtype=dtype) - (n - 1) / 2 for n in (height, width)), indexing="ij"
-    )
-    # From places of the new image to those of the old one: the inverse map.
-    y, x = y - down, x - right
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    y, x = (cos * y + sin * x) / scale, (cos * x - sin * y) / scale
-    x = x - jnp.tan(shear) * y
-    places = [y + (height - 1) / 2, x + (width - 1) / 2]
-    return jax.vmap(lambda c: map_coordinates(c, places, 1), -1, -1)(image)
-
-
 def _sheared_columns(image: jax.Array, amount: jax.Array) -> jax.Array:
-    turned = _warped(jnp.swapaxes(image, 0, 1), 0.0, jnp.arctan(amount), 1.0, 0.0, 0.0)
+    turned = warped(jnp.swapaxes(image, 0, 1), 0.0, jnp.arctan(amount), 1.0, 0.0, 0.0)
     return jnp.swapaxes(turned, 0, 1)
 
 
@@ -388,21 +395,34 @@ def _equalized(image: jax.Array) -> jax.Array:
     return jax.vmap(channel, -1, -1)(image)
 
 
-Operation = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# Of an image, a strength in [0, 1], and a sign.
-_OPERATIONS: dict[str, Operation] = {
-    "identity": lambda x, m, s: x,
-    "shear rows": lambda x, m, s: _warped(x, 0.0, jnp.arctan(0.3 * m * s), 1.0, 0.0, 0.0),
-    "shear columns": lambda x, m, s: _sheared_columns(x, 0.3 * m * s),
-    "shift down": lambda x, m, s: _warped(x, 0.0, 0.0, 1.0, m * s * 150 / 331 * x.shape[0], 0.0),
-    "shift right": lambda x, m, s: _warped(x, 0.0, 0.0, 1.0, 0.0, m * s * 150 / 331 * x.shape[1]),
-    "rotate": lambda x, m, s: _warped(x, jnp.deg2rad(30 * m * s), 0.0, 1.0, 0.0, 0.0),
-    "brightness": lambda x, m, s: _with_brightness(x, 1 + 0.9 * m * s),
-    "color": lambda x, m, s: _with_saturation(x, 1 + 0.9 * m * s),
-    "contrast": lambda x, m, s: _with_contrast(x, 1 + 0.9 * m * s),
-    "sharpness": lambda x, m, s: _with_sharpness(x, 1 + 0.9 * m * s),
-    "posterize": lambda x, m, s: _posterized(x, 8 - jnp.round(4 * m)),
-    "solarize": lambda x, m, s: jnp.where(x >= 1 - m, 1 - x, x),
-    "autocontrast": lambda x, m, s: _autocontrast(x),
-    "equalize": lambda x, m, s: _equalized(x),
+class Limits(NamedTuple):
+    """The changes of operations at strength 1: shifts in pixels, and bits that are removed."""
+
+    down: float
+    right: float
+    shear: float = 0.3
+    degrees: float = 30.0
+    factor: float = 0.9
+    bits: int = 4
+
+
+WIDE = Limits(down=32.0, right=32.0, shear=0.99, degrees=135.0, factor=0.99, bits=6)
+
+# Operations on an image, with a strength m in [0, 1], the same with a random sign, and limits.
+Operation = Callable[[jax.Array, jax.Array, jax.Array, Limits], jax.Array]
+OPERATIONS: dict[str, Operation] = {
+    "identity": lambda x, m, s, to: x,
+    "shear rows": lambda x, m, s, to: warped(x, 0.0, jnp.arctan(to.shear * s), 1.0, 0.0, 0.0),
+    "shear columns": lambda x, m, s, to: _sheared_columns(x, to.shear * s),
+    "shift down": lambda x, m, s, to: warped(x, 0.0, 0.0, 1.0, to.down * s, 0.0),
+    "shift right": lambda x, m, s, to: warped(x, 0.0, 0.0, 1.0, 0.0, to.right * s),
+    "rotate": lambda x, m, s, to: warped(x, jnp.deg2rad(to.degrees * s), 0.0, 1.0, 0.0, 0.0),
+    "brightness": lambda x, m, s, to: _with_brightness(x, 1 + to.factor * s),
+    "color": lambda x, m, s, to: _with_saturation(x, 1 + to.factor * s),
+    "contrast": lambda x, m, s, to: _with_contrast(x, 1 + to.factor * s),
+    "sharpness": lambda x, m, s, to: _with_sharpness(x, 1 + to.factor * s),
+    "posterize": lambda x, m, s, to: _posterized(x, 8 - jnp.round(to.bits * m)),
+    "solarize": lambda x, m, s, to: jnp.where(x >= 1 - m, 1 - x, x),
+    "autocontrast": lambda x, m, s, to: _autocontrast(x),
+    "equalize": lambda x, m, s, to: _equalized(x),
 }

@@ -17,7 +17,7 @@ import numpy as np
 from jaxnn.core.declarations import abstract
 from jaxnn.explain.text import describe
 from jaxnn.fields import is_traced
-from jaxnn.validation import Accepts
+from jaxnn.validation import Accepts, check_none
 
 PIECE = 2**26  # bytes checked at a time, so that a mapped file does not need to fit in memory
 
@@ -177,6 +177,24 @@ batch 2/mask: 3, batch 2/tokens: 4; write jax.tree.map(np.shape, data) to see al
     return row_count(tree)
 
 
+def check_divisible(tree: Any, parts: int, hint: str) -> None:
+    """Raise ValueError if the rows of a batch cannot be split into a number of equal parts.
+
+    Args:
+        tree: A pytree of arrays.
+        parts: The number of parts.
+        hint: Where the number comes from, and what to write, for errors.
+    """
+    rows = Accepts(
+        f"an array whose rows can be split into {parts} equal parts",
+        lambda leaf: jnp.ndim(leaf) > 0 and leaf.shape[0] % parts == 0,
+        hint=hint,
+        abstract=True,
+    )
+    for path, leaf in leaves_by_path(tree, "batch").items():
+        rows(leaf, path)
+
+
 def in_pieces(array: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the rows of an array in pieces of bounded size, each with the number of its first row.
 
@@ -254,7 +272,7 @@ def check_like(tree: Any, first: Any, name: str, first_name: str = "the first ba
     >>> check_like({"x": np.zeros((3, 2))}, first, "validation data")
     Traceback (most recent call last):
     ValueError: validation data differs from the first batch in its structure: it has no mask \
-(float64[4]). Write a pytree like {x: float64[4,2], mask: float64[4]}
+(float64[4]); write a pytree like {x: float64[4,2], mask: float64[4]}
     """
     tree, like = _outline(tree), _outline(first)
     found, expected = leaves_by_path(tree), leaves_by_path(like)
@@ -272,11 +290,8 @@ def check_like(tree: Any, first: Any, name: str, first_name: str = "the first ba
     ]
     if not lines and jax.tree.structure(tree) != jax.tree.structure(like):
         lines = [f"{jax.tree.structure(tree)} and not {jax.tree.structure(like)}"]
-    if lines:
-        raise ValueError(
-            f"{name} differs from {first_name} in its structure: {'; '.join(lines)}. Write a "
-            f"pytree like {describe(like)}"
-        )
+    what = f"{name} differs from {first_name} in its structure"
+    check_none(lines, what, f"write a pytree like {describe(like)}")
 
 
 def _outline(tree: Any) -> Any:

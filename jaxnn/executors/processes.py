@@ -16,18 +16,18 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..installation import required
-from .base import TRIES, Pool, retried, worker_died
+from .pools import Threaded, worker_died
 
 GRACE = 10.0  # seconds that a worker may take to end by itself
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
-class Processes(Pool):
+class Processes(Threaded):
     """Worker processes on this machine, each with a share of its cores and GPUs.
 
     Args:
@@ -38,21 +38,14 @@ class Processes(Pool):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        super().__init__()
         cores, gpus = available(), visible_gpus()
         count = workers or len(cores)
+        super().__init__(count, "processes")
         shares = zip(divided(cores, count), divided(gpus, count), strict=True)
         self._all = [_Worker(*share) for share in shares]
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._all:
             self._free.put(worker)
-        self._threads = ThreadPoolExecutor(len(self._all), thread_name_prefix="processes")
-        self._given_up = threading.Event()
-
-    @property
-    def workers(self) -> int:
-        """The number of processes."""
-        return len(self._all)
 
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         """Return the future of a call that a free worker runs.
@@ -61,25 +54,23 @@ class Processes(Pool):
             ValueError, ImportError: The call cannot be sent to another process.
         """
         message = pickled_call((fn, args, kwargs))
-        call = lambda: self._call(message)  # noqa: E731
-        return self._threads.submit(retried, call, TRIES, self._given_up.is_set)
+        return self.wait_for(lambda: self._call(message))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls, wait for the submitted ones or cancel them, and stop the workers.
+        """Accept no more calls, wait for the submitted ones or give them up, and stop the workers.
 
         Args:
-            wait: Whether to wait for running calls; otherwise their workers are killed. Default:
-                True.
-            cancel_futures: Whether to cancel calls that have not begun. Default: False.
+            wait: As for `Threaded`. Default: True.
+            cancel_futures: As for `Threaded`. Default: False.
         """
-        if not wait:
-            self._given_up.set()
-            for worker in self._all:
-                worker.kill()
         super().shutdown(wait, cancel_futures=cancel_futures)
-        self._threads.shutdown()
         for worker in self._all:
             worker.stop()
+
+    def give_up(self) -> None:
+        """Kill the workers."""
+        for worker in self._all:
+            worker.kill()
 
     def _call(self, message: bytes) -> Any:
         worker = self._free.get()  # there is one for each thread
@@ -132,9 +123,7 @@ class _Worker:
         with self.starting:
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=serve, args=(theirs, self._cores), daemon=True)
-            with child_environment(
-                self._variables
-            ):  # before it imports the program that was started
+            with child_environment(self._variables):  # it imports the program that was started
                 self._process.start()
             theirs.close()  # so that the pipe closes when the process ends
         try:

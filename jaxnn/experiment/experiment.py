@@ -31,7 +31,7 @@ from ..data.source import Source, epoch_order
 from ..explain.text import describe
 from ..keys import kept_words
 from ..train.minimize import SupervisedLoss
-from ..validation import Accepts, check_fields, instance, integer, positive, require
+from ..validation import Accepts, check_fields, instance, integer, positive
 
 Config = TypeVar("Config")
 LENGTHS = ("steps", "epochs")
@@ -40,6 +40,19 @@ _dataclass = Accepts(
     lambda kind: isinstance(kind, type) and dataclasses.is_dataclass(kind),
     TypeError,
     "write @dataclass(frozen=True) class Config: steps: int = 1000",
+)
+_PAIR = Accepts(
+    "(training data, validation data)",
+    lambda data: len(data) == 2,
+    TypeError,
+    "write return (x, y, weights), None to train on several arrays",
+)
+_ARRAYS = Accepts(
+    "arrays of rows",
+    lambda data: not isinstance(data, Source | Augmented),
+    TypeError,
+    "return the arrays themselves, which all trials of a sweep share",
+    abstract=True,
 )
 _program = instance(
     train.Program, "a train.Program", "write return train.Supervised(net, task, optimizer)"
@@ -209,29 +222,14 @@ class Loaded:
         if isinstance(data, Dataset):
             self.train, self.validation = (*data.train,), (*data.validation,)
         elif isinstance(data, tuple | list):
-            require(
-                len(data) == 2,
-                "an experiment's data",
-                "(training data, validation data)",
-                data,
-                "write return (x, y, weights), None to train on several arrays",
-                TypeError,
-            )
-            self.train, self.validation = data
+            self.train, self.validation = _PAIR(data, "an experiment's data")
         else:
             self.train, self.validation = data, None
         self.train = as_source(self.train, "training data")
         self.validation = as_source(self.validation, "validation data")
         self.arrays = unaugmented(self.train)
         for part in (self.arrays, self.validation):
-            require(
-                not isinstance(part, Source | Augmented),
-                "an experiment's data",
-                "arrays of rows",
-                part,
-                "return the arrays themselves, which all trials of a sweep share",
-                TypeError,
-            )
+            _ARRAYS(part, "an experiment's data")
         for function in functions:
             self.train = Augmented(self.train, function)
         self.rows = None if self.arrays is None else row_count(self.arrays)

@@ -23,8 +23,8 @@ import numpy as np
 from .. import train
 from ..data import Dataset
 from ..data.rows import row_count, slices
-from ..files.reading import FileError, check_regular, quoted, read_bytes
-from ..html.page import aligned_columns
+from ..files.reading import FileError, check_regular, check_size, quoted, read_bytes
+from ..html import aligned_columns
 from ..train.metrics import Collected, Derived, terms_of
 from ..validation import one_of
 from .experiment import Configured
@@ -238,14 +238,12 @@ def read_inputs(file: Path, dataset: Dataset | None) -> np.ndarray:
 def _read_table(file: Path) -> np.ndarray:
     """Return the numbers in a `.npy` or `.csv` file."""
     one_of(".npy", ".csv")(file.suffix, f"the suffix of {file}", "write np.save('inputs.npy', x)")
-    if check_regular(file) > LARGEST:
-        raise FileError(f"{file} has more than {LARGEST:,} bytes; predict from parts of it")
+    check_size(file, check_regular(file), LARGEST, "predict from parts of it")
     try:
         if file.suffix == ".npy":
             # The shape is compared with the size of the file before anything is read.
             table = np.lib.format.open_memmap(file, mode="r")
-            if table.dtype.kind not in "fiub":
-                raise ValueError(f"its dtype is {table.dtype}")
+            one_of(*"fiub")(table.dtype.kind, f"the kind of its dtype {table.dtype}")
             return np.array(table, np.float32)
         text = read_bytes(file, LARGEST).decode()
         with warnings.catch_warnings():

@@ -17,17 +17,17 @@ import jax
 
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
-from ..explain.tracebacks import entry
+from ..explain import entry
+from ..files import replace_file
 from ..files.reading import listed, printable, quoted
-from ..files.writing import replace_file
 from ..html import charts
 from ..train.checkpoint import versions
 from ..train.hooks.measurement import rates_of
 from ..train.logging import finite_or_text
-from . import pictures, prediction, run_folder, sources
+from . import prediction, run_folder, sources
 from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
-from .report import run_report as report_of
+from .report import drawings, run_report
 
 ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
 Record = dict[str, Any]
@@ -214,7 +214,7 @@ def _draw(
 ) -> dict[str, Any]:
     """Write the pictures of a run, and return those that its report does not draw itself."""
     drawn = {}
-    for name, draw in pictures.drawings(one, history, predictions).items():
+    for name, draw in drawings(one, history, predictions).items():
         with attempted(f"the picture {name}", folder):
             figure = draw()
             replace_file(folder / name, charts.png(figure))
@@ -229,7 +229,7 @@ def _report(
     """Write the report of a run, with further parts of it as arguments."""
     metric, maximize = one.experiment.ranked
     with attempted("report.html", folder):
-        text = report_of(
+        text = run_report(
             folder.name,
             [_metrics(record) for record in history],
             timings=[_timings(record) for record in history],

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..fields import is_array
-from ..validation import Accepts, flag, require
+from ..fields import is_array, is_layer
+from ..validation import Accepts, check_none, flag, instance, integer
 from .text import (
     UNREACHED,
     Mismatch,
@@ -47,33 +47,28 @@ def check_forward(cls: type, skip: int, requests: frozenset[str]) -> None:
         skip: Number of parameters of forward that are not inputs.
         requests: Names that forward may request by keyword.
     """
-    forward = cls.__dict__.get("forward")
+    forward, wrong = cls.__dict__.get("forward"), []
     for p in [] if forward is None else [*inspect.signature(forward).parameters.values()][skip:]:
-        wrong = ""
         if p.kind is inspect.Parameter.VAR_KEYWORD:
-            wrong = f"takes **{p.name}, which would hide misspelled inputs; name them"
+            wrong.append(f"it takes **{p.name}, which would hide misspelled inputs; name them")
         elif p.kind is inspect.Parameter.KEYWORD_ONLY and p.name in REQUESTS:
             if p.name not in requests:
-                wrong = (
-                    f"requests {p.name!r}, but a composite keeps no separate state: declare it in "
-                    "`variables` of a Primitive"
+                wrong.append(
+                    f"it requests {p.name!r}, but a composite keeps no separate state: declare it "
+                    "in `variables` of a Primitive"
                 )
         elif p.name in RESERVED_INPUTS:
-            wrong = (
-                f"has an input called {p.name!r}, which is reserved; rename it, or request key, "
+            wrong.append(
+                f"it has an input called {p.name!r}, which is reserved; rename it, or request key, "
                 "train, or state by keyword: def forward(self, x, *, key, train)"
             )
-        if wrong:
-            raise TypeError(f"{cls.__name__}.forward {wrong}")
+    check_none(wrong, f"{cls.__name__}.forward cannot be used", error=TypeError)
 
 
 def check_reserved_names(names: Iterable[str], owner: str) -> None:
     """Raise TypeError if a field or a named child has the name of a layer's own method."""
-    for name in names:
-        if name in RESERVED_NAMES:
-            raise TypeError(
-                f"{owner} has a field or child called {name!r}, which is reserved; rename it"
-            )
+    wrong = (repr(name) for name in names if name in RESERVED_NAMES)
+    check_none(wrong, f"{owner} has a field or child of a reserved name", "rename it", TypeError)
 
 
 # Python calls for each level of nesting, while it is traced and differentiated.
@@ -83,12 +78,14 @@ FRAMES_PER_LEVEL = 24
 def check_nesting(layer: Any, where: str) -> None:
     """Raise ValueError for layers that are nested deeper than Python's recursion limit allows."""
     depth, limit = _nesting(layer) + 1, sys.getrecursionlimit()
-    if depth > limit // FRAMES_PER_LEVEL:
-        raise ValueError(
-            f"{where} nests layers {depth} deep, but Python's recursion limit of {limit:,} allows "
-            f"{limit // FRAMES_PER_LEVEL}: write nn.Sequential(a, b, c) or nn.Repeat(layer, n), or "
-            f"call sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) first"
-        )
+    most = integer(1, limit // FRAMES_PER_LEVEL)
+    most(
+        depth,
+        f"the depth of nested layers in {where}",
+        f"Python's recursion limit is {limit:,}: write nn.Sequential(a, b, c) or "
+        "nn.Repeat(layer, n), or call "
+        f"sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) first",
+    )
 
 
 def _nesting(layer: Any) -> int:
@@ -97,9 +94,7 @@ def _nesting(layer: Any) -> int:
     if known is None:
         held = tuple(getattr(layer, name, None) for name in layer.__dataclass_fields__)
         leaves = (leaf for _, leaf in paths.walk(held))
-        known = 1 + max(
-            (_nesting(leaf) for leaf in leaves if hasattr(type(leaf), "_evaluate")), default=0
-        )
+        known = 1 + max((_nesting(leaf) for leaf in leaves if is_layer(leaf)), default=0)
         object.__setattr__(layer, "_nesting", known)
     return known
 
@@ -116,15 +111,17 @@ def check_siblings(children: Any, owner: str) -> None:
 def check_child_names(names: Iterable[str], owner: str) -> None:
     """Raise ValueError if names of siblings are empty, contain a slash, or have equal hashes."""
     seen: dict[int, str] = {}
+    wrong = []
     for name in names:
         other = seen.setdefault(paths.segment_hash(name), name)
-        if not name or "/" in name or other != name:
-            raise ValueError(
-                f"{owner} has a child called {name!r}, but a name must be text without a slash"
-                if other == name
-                else f"{owner} has the children {other!r} and {name!r}, whose names have the same "
-                "CRC-32, so they would draw the same numbers; rename one of them"
+        if other != name:
+            wrong.append(
+                f"{other!r} and {name!r} have the same CRC-32, so they would draw the same "
+                "numbers; rename one of them"
             )
+        elif not name or "/" in name:
+            wrong.append(f"{name!r} must be text without a slash")
+    check_none(wrong, f"names in {owner}")
 
 
 layer_like: Accepts = Accepts(
@@ -132,7 +129,7 @@ layer_like: Accepts = Accepts(
 )
 interceptor: Accepts = Accepts(
     "a function of (path, layer, call, next)",
-    lambda v: callable(v) and not hasattr(type(v), "_evaluate"),
+    lambda v: callable(v) and not is_layer(v),
     TypeError,
     hint="write nn.intercept(net, function)",
 )
@@ -208,12 +205,15 @@ def known_method(layer: Any, method: Any) -> str:
     return method
 
 
+state_dict: Accepts = instance(
+    (dict, type(None)), "the dict that net.init_state(x) returns", INIT_STATE
+)
+
+
 def check_options(state: Any, train: Any) -> None:
     """Raise TypeError unless `state` is None or a dict, and `train` is True or False."""
     flag(train, "train", "under jax.jit, make it static: jax.jit(f, static_argnames='train')")
-    fits = state is None or isinstance(state, dict)
-    what = "the dict that net.init_state(x) returns"
-    require(fits, "state", what, state, INIT_STATE, TypeError)
+    state_dict(state, "state")
 
 
 # ---- parameters and state of a primitive ----
@@ -227,12 +227,10 @@ def unbound(layer: Any) -> str:
     )
 
 
-def holds_child(layer: Any, name: str) -> str:
-    """Return the error for a primitive with a layer in a field."""
-    return (
-        f"{type(layer).__name__}.{name} is a layer, but a Primitive has no children: write a "
-        "Composite"
-    )
+def check_no_children(layer: Any, names: Iterable[str]) -> None:
+    """Raise TypeError if fields of a primitive contain layers."""
+    what = f"{type(layer).__name__} is a Primitive, which has no children, but a field is a layer"
+    check_none(names, what, "write a Composite", TypeError)
 
 
 def no_method(layer: Any, method: str) -> str:
@@ -241,17 +239,12 @@ def no_method(layer: Any, method: str) -> str:
     return f"{type(layer).__name__} has no {method}; write def {method}({first})"
 
 
-def no_state_key(drawn: list[paths.Path]) -> str:
-    """Return the error for random state without a key."""
-    return (
-        f"the state {', '.join(map(paths.text, drawn))} starts random, but no key was "
-        "given: write state = net.init_state(x, key=key)"
-    )
-
-
-def check_same(one: Any, other: Any) -> None:
-    """Raise ValueError if two calls of a layer declare different parameters."""
-    check_matches(one, other, "called twice with inputs that need different parameters")
+def key_for_state(key: Any, drawn: Iterable[paths.Path]) -> Any:
+    """Return the key that draws state; raise ValueError if there is none."""
+    missing = map(paths.text, drawn if key is None else ())
+    what = "some state starts random, but no key was given"
+    check_none(missing, what, "write state = net.init_state(x, key=key)")
+    return key
 
 
 def check_declared(layer: Any, tree: Any, kind: type) -> None:
@@ -262,12 +255,11 @@ def check_declared(layer: Any, tree: Any, kind: type) -> None:
         for path, leaf in paths.walk(tree)
         if not isinstance(leaf, kind)
     ]
-    if wrong or (name == "Variable" and not isinstance(tree, dict)):
-        method = "variables" if name == "Variable" else "parameters"
-        raise TypeError(
-            f"`{method}` must return a dict of nn.{name}(shape, init), {{}} for none, but "
-            + ("; ".join(wrong) or f"got {tree!r}")
-        )
+    if name == "Variable" and not isinstance(tree, dict):
+        wrong = [f"got {tree!r}"]
+    method = "variables" if name == "Variable" else "parameters"
+    what = f"`{method}` must return a dict of nn.{name}(shape, init), {{}} for none"
+    check_none(wrong, what, error=TypeError)
     if isinstance(tree, dict):
         check_child_names(tree, repr(layer))
 
@@ -329,11 +321,11 @@ def check_new_state(call: Any, result: Any) -> None:
     """Raise ValueError unless a method that requests state has returned (y, new_state)."""
     pair = isinstance(result, tuple) and len(result) == 2
     lines = mismatches(call.state or {}, result[1]) if pair else [f"got {describe(result)}"]
-    if lines:
-        raise ValueError(
-            f"{call.method} requests state, so it must return (y, state), with names and shapes as "
-            f"declared by `variables`: {'; '.join(lines)}"
-        )
+    check_none(
+        lines,
+        f"{call.method} requests state, so it must return (y, state), with names and shapes as "
+        "declared by `variables`",
+    )
 
 
 # ---- parameters and state of a composite ----
@@ -343,17 +335,15 @@ def check_structure(children: Any, params: Any) -> None:
     """Raise Mismatch unless parameters have the names, or the number, of the children."""
     if not isinstance(children, dict | tuple):
         return
+    by_name = isinstance(children, dict)
     if isinstance(children, dict):
-        same = isinstance(params, dict) and set(params) == set(children)
-        has = f"the children {sorted(children)}"
-        got = sorted(params) if isinstance(params, dict) else brief(params)
+        same = isinstance(params, dict) and params.keys() == children.keys()
     else:
         same = isinstance(params, tuple) and len(params) == len(children)
-        has, got = (
-            f"{len(children)} children by position, with a tuple of parameters",
-            brief(params),
-        )
     if not same:
+        has = f"{len(children)} children by position, with a tuple of parameters"
+        has = f"the children {sorted(children)}" if by_name else has
+        got = sorted(params) if by_name and isinstance(params, dict) else brief(params)
         raise Mismatch(f"has {has}, but the parameters are {got}")
     for name in children if isinstance(children, dict) else range(len(children)):
         check_structure(children[name], params[name])

@@ -5,12 +5,11 @@ Each level of a network adds its path to errors that pass through.
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ..core import paths
-from ..core.declarations import Declared
-from ..fields import describe, is_array
+from ..fields import describe, is_array, is_value
 from ..validation import check_none
 
 
@@ -28,6 +27,26 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known are {', '.join(map(repr, known))}" if known else "there are none"
+
+
+def check_known(
+    name: str,
+    known: Collection[str],
+    unknown: str,
+    more: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Raise an error that suggests a known name, unless `name` is one.
+
+    Args:
+        name: The name.
+        known: The known names.
+        unknown: What is wrong if it is not one of them, as in "there is no example 'digit'".
+        more: Text that follows the suggestion. Default: "", none.
+        error: Type of the error. Default: ValueError.
+    """
+    if name not in known:
+        raise error(f"{unknown}; {suggestion(name, known)}{more}")
 
 
 def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:
@@ -86,7 +105,7 @@ def _has_leaves(tree: Any) -> bool:
 
 def _kind(item: Any) -> str:
     if is_array(item):
-        return str(tuple(item.shape)) if isinstance(item, Declared) else describe(item)
+        return str(tuple(item.shape)) if is_value(item) else describe(item)
     if isinstance(item, dict):
         return f"a dict {sorted(map(str, item))}" if item else "{}"
     if isinstance(item, (tuple, list)):
@@ -202,9 +221,11 @@ def foreign(what: str) -> str:
     )
 
 
-def read_early(path: paths.Path) -> str:
-    """Return the error for parameters that are read before the first call of their layer."""
-    return (
-        f"the parameters of {paths.text(path)!r} are read before it is called, so init cannot know "
-        "their shapes: call the child first, or pass child.params to child.layer.apply"
+def check_not_read(early: Iterable[paths.Path], error: type[Exception] = ValueError) -> None:
+    """Raise an error for parameters that are read before the first call of their layer."""
+    check_none(
+        (repr(paths.text(path)) for path in early),
+        "parameters are read before their layer is called, so init cannot know their shapes",
+        "call the child first, or pass child.params to child.layer.apply",
+        error,
     )

@@ -134,14 +134,27 @@ def read_bytes(file: str | os.PathLike[str], most: int) -> bytes:
         most: Largest size in bytes; FileError if the file has more.
     """
     with open_regular(file) as opened:
-        size = os.fstat(opened.fileno()).st_size
-        contents = b"" if size > most else opened.read(most + 1)
-        if max(size, len(contents)) > most:
-            raise FileError(
-                f"{os.fspath(file)}: has {max(size, len(contents)):,} bytes, and such a file has "
-                f"at most {most:,}; restore it from a copy"
-            )
+        check_size(file, os.fstat(opened.fileno()).st_size, most)
+        contents = opened.read(most + 1)
+        check_size(file, len(contents), most)  # it may have grown
         return contents
+
+
+def check_size(
+    file: str | os.PathLike[str], size: int, most: int, hint: str = "restore it from a copy"
+) -> None:
+    """Raise FileError for a file with more bytes than such files have.
+
+    Args:
+        file: Its path.
+        size: Its size in bytes.
+        most: Largest size.
+        hint: What to do. Default: restore it.
+    """
+    if size > most:
+        raise FileError(
+            f"{os.fspath(file)}: has {size:,} bytes, and such a file has at most {most:,}; {hint}"
+        )
 
 
 def read_json(

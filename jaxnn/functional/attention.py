@@ -15,9 +15,9 @@ import numpy as np
 from ..arrays import is_narrow, only_shapes
 from ..fields import is_array
 from ..validation import Accepts, one_of
-from .gradients import broken_rows, finite_rows
+from .gradients import broken_rows, finite_rows, select_number, softmax
 from .linear import floating_type, wider_type
-from .segments import check_segments, distance_mask, packed_mask, packed_positions
+from .segments import check_segments, length_mask, packed_mask, packed_positions, sees_marked
 
 implementations: Accepts = one_of(None, "own", "xla", "cudnn")
 
@@ -112,13 +112,11 @@ def attention(
     _check(q, k, v)
     if plain:
         # Scores of hidden keys are not used, so only values must be finite.
-        v, broken = finite_rows(v)
-        seen = _sees_broken(jnp.any(broken, -2), q.shape[-3], causal, window)
-        return broken_rows(attend(q, k, v, causal=causal, window=window, **options), seen)
+        v, broken = finite_rows(v, 2)
+        y = attend(q, k, v, causal=causal, window=window, **options)
+        return broken_rows(y, sees_marked(broken, q.shape[-3], causal, window))
     # 0 * NaN is NaN in the products of the backward pass, too, so these receive finite rows only.
-    (q, query_broken), (k, key_broken), (v, value_broken) = map(finite_rows, (q, k, v))
-    queries = jnp.any(query_broken, -2)  # (..., T, 1)
-    keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
+    (q, queries), (k, keys), (v, values) = (finite_rows(a, 2) for a in (q, k, v))
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     allowed: Any = _joined(mask, _position_mask(q, k, causal, window, segment_ids))
     if bias is not None:
@@ -130,7 +128,7 @@ def attention(
         # Their gradient contains 0 * (dy @ v.T), which is NaN if large values make the product inf.
         seen = jnp.any(allowed, (-3, -2))
         v = jnp.where(seen[..., None, None], v, jnp.zeros((), v.dtype))
-    broken = queries | jnp.swapaxes(keys, -1, -2)
+    broken = queries[..., :, None] | (keys | values)[..., None, :]
     broken = jnp.any(allowed & broken[..., None, :, :], -1, keepdims=True)
     y = attend(q, k, v, allowed, bias, **options)
     return broken_rows(y, jnp.swapaxes(broken, -2, -3))
@@ -180,7 +178,7 @@ def attend(
     # jax.nn computes the softmax of float64 in float32, and has no float16 on the CPU.
     jax_nn = q.shape[-1] == v.shape[-1] and dtype in (jnp.float32, jnp.bfloat16)
     if plain and implementation is None and jax.default_backend() == "cpu":
-        return _plain(q, k, v, _position_mask(q, k, causal, window, None), scale)
+        return _plain(q, k, v, length_mask(q.shape[-3], k.shape[-3], causal, window), scale)
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
         return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
@@ -251,7 +249,8 @@ _bias = None | Accepts(
 def _plain(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: Any
 ) -> jax.Array:
-    """Return what `_own` returns if each query sees a key, with fewer operations."""
+    """Return what `_own` returns for a mask (T, S) in which each query sees a key, in fewer
+    operations."""
     *batch, length, heads, d = q.shape
     wide = wider_type(q.dtype, jnp.float32)
     grouped = heads != k.shape[-2]
@@ -262,9 +261,8 @@ def _plain(
     s = jnp.einsum(f"{queries},...skd->{scores}", q, k, preferred_element_type=wide)
     s = s * jnp.asarray(scale, wide)
     if mask is not None:
-        mask = mask[..., None, :, :] if grouped else mask
-        s = jnp.where(mask, s, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
-    weights = jax.nn.softmax(s, -1).astype(v.dtype)
+        s = select_number(mask, s, _least(wide))
+    weights = softmax(s).astype(v.dtype)
     y = jnp.einsum(f"{scores},...ske->...tk{group}e", weights, v, preferred_element_type=wide)
     return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
 
@@ -301,12 +299,10 @@ def _own(
     if bias is not None:
         scores = scores + _by_group(bias, heads, groups).astype(wide)
     if mask is None:
-        weights = jax.nn.softmax(scores, -1)
+        weights = softmax(scores)
     else:
         mask = _by_group(mask, heads, groups)
-        # A finite number, so that a row without visible keys has weights that are not NaN.
-        scores = jnp.where(mask, scores, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
-        weights = jnp.where(mask, jax.nn.softmax(scores, -1), jnp.zeros((), wide))
+        weights = select_number(mask, softmax(select_number(mask, scores, _least(wide))), 0)
     weights = weights.astype(v[0].dtype)
     if dropout is not None:
         weights = dropout(weights)
@@ -315,6 +311,11 @@ def _own(
     sums = [_weighted(part, a, wide) for part, a in zip(parts, v, strict=True)]
     y = sum(sums[1:], sums[0])
     return y.reshape(*batch, length, heads, v[0].shape[-1]).astype(v[0].dtype)
+
+
+def _least(dtype: Any) -> float:
+    """Return the score of hidden keys: finite, so that a row without visible keys has no NaN."""
+    return -0.7 * float(jnp.finfo(dtype).max)
 
 
 def _weighted(weights: jax.Array, v: jax.Array, wide: Any) -> jax.Array:
@@ -394,31 +395,8 @@ def _position_mask(
         check_segments(segment_ids, (*k.shape[:-3], k.shape[-3]))
         found, _ = packed_positions(segment_ids)
         return packed_mask(found, found, causal=causal, window=window)[..., None, :, :]
-    if not causal and window is None:
-        return None
-    mask = distance_mask(
-        jnp.arange(q.shape[-3]), jnp.arange(k.shape[-3]), causal=causal, window=window
-    )
-    return over_heads(mask, q.ndim)
-
-
-def _sees_broken(broken: jax.Array, length: int, causal: bool, window: int | None) -> jax.Array:
-    """Return which of `length` queries see a broken key (..., S, 1): booleans (..., T, 1, 1).
-
-    The keys visible to a query are consecutive, so counts replace a (T, S) mask.
-    """
-    query = jnp.arange(length)
-    if window is None:  # causal: from the first broken key on
-        front = (1,) * (broken.ndim - 2)
-        at = jnp.where(broken, jnp.arange(broken.shape[-2]).reshape(*front, -1, 1), length)
-        first = jnp.min(at, -2, keepdims=True, initial=length)
-        return (query.reshape(*front, -1, 1) >= first)[..., None]
-    last = query if causal else query + window - 1
-    first = jnp.maximum(query - window + 1, 0)
-    counts = jnp.cumsum(broken, -2, dtype=jnp.int32)
-    counts = jnp.concatenate([jnp.zeros_like(counts[..., :1, :]), counts], -2)
-    until, before = (jnp.take(counts, i, -2, mode="clip") for i in (last + 1, first))
-    return (until > before)[..., None]
+    mask = length_mask(q.shape[-3], k.shape[-3], causal, window)
+    return None if mask is None else over_heads(mask, q.ndim)
 
 
 def _joined(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
@@ -439,15 +417,13 @@ def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
 
     def fits(a: Any) -> bool:
         shape = over_heads(a, q.ndim).shape
-        return len(shape) == len(wanted) and all(map(_broadcasts, shape, wanted))
+        return len(shape) == len(wanted) and all(
+            n in (1, size) for n, size in zip(shape, wanted, strict=True)
+        )
 
     what = f"(T, S), or broadcast to (..., heads, T, S) = {wanted} with its rank"
     hint = f"if it is (..., T, S), write {name}[..., None, :, :]"
     return over_heads(Accepts(what, fits, hint=hint, abstract=True)(a, name), q.ndim)
-
-
-def _broadcasts(n: int, wanted: int) -> bool:
-    return n in (1, wanted)
 
 
 def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:

@@ -17,21 +17,10 @@ from ..explain.text import describe
 from .gradients import shared_sum
 from .linear import to_compute_type, wider_type
 from .segments import packed_positions
-from .windows import MODES, Padding, entries, fill, padding_lengths
-
-PerAxis = int | tuple[int, ...]
+from .windows import MODES, Padding, PerAxis, check_span, entries, fill, padding_lengths, per_axis
 
 # Names of the axes of an input and of a kernel, by the number of spatial axes.
 LAYOUTS = {1: ("NWC", "WIO"), 2: ("NHWC", "HWIO"), 3: ("NDHWC", "DHWIO")}
-
-
-def per_axis(number: PerAxis, axes: int) -> tuple[int, ...]:
-    """Return one number for each axis.
-
-    >>> per_axis(2, 3), per_axis((1, 2), 2)
-    ((2, 2, 2), (1, 2))
-    """
-    return number if isinstance(number, tuple) else (number,) * axes
 
 
 def convolution(
@@ -80,12 +69,7 @@ def convolution(
         axis = x.ndim - 1 - axes + i
         span = (w.shape[i] - 1) * dilations[i] + 1
         before, after = padding_lengths(entry, x.shape[axis], span, strides[i])
-        if x.shape[axis] + before + after < span:
-            raise ValueError(
-                f"the window spans {span} elements (kernel {w.shape[i]}, dilation {dilations[i]}), "
-                f"but axis {axis} of {describe(x)} has {x.shape[axis]}, padded by {before} before "
-                f"and {after} after; use padding='same', or a smaller kernel"
-            )
+        check_span(x.shape, axis, w.shape[i], dilations[i], (before, after))
         if isinstance(entry, str) and entry in MODES:
             x = fill(x, axis, entry, before, after)
             before = after = 0

@@ -264,9 +264,7 @@ def fractional_max_pool(
     for place in reversed(range(axes)):
         axis, k, m = x.ndim - 1 - axes + place, kernels[place], sizes[place]
         n = x.shape[axis]
-        fits = n >= k + m - 1
-        what = f"of at least {k + m - 1} elements, for {m} windows of {k}"
-        require(fits, f"axis {axis} of an array to pool", what, x)
+        _check_length(x, axis, k + m - 1, f" elements, for {m} windows of {k}")
         u = samples[..., place].astype(jnp.float32)[..., None]
         a = (n - k) / (m - 1) if m > 1 else 0.0
         i = jnp.arange(m, dtype=jnp.int32).reshape((1,) * (u.ndim - 1) + (m,))
@@ -351,11 +349,16 @@ def _means(
     return y / jnp.asarray(common, y.dtype)
 
 
+def _check_length(x: jax.Array, axis: int, least: int, of: str) -> None:
+    long = x.shape[axis] >= least
+    require(long, f"axis {axis} of an array to pool", f"of at least {least}{of}", x)
+
+
 def _even(x: jax.Array, output_size: Any) -> dict[int, np.ndarray]:
     sizes = output_size if isinstance(output_size, tuple) else (output_size,)
     found = {}
     for axis, count in zip(range(-len(sizes) - 1, -1), sizes, strict=True):
-        require(x.shape[axis], f"axis {axis} of an array to pool", "of at least 1 element", x)
+        _check_length(x, axis, 1, " element")
         if count is not None:
             found[axis] = even_windows(x.shape[axis], count)
     return found

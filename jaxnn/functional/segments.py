@@ -19,6 +19,7 @@ from jax import lax
 
 from ..fields import is_array
 from ..validation import Accepts
+from .gradients import select_number
 
 
 class Count(NamedTuple):
@@ -131,9 +132,56 @@ def distance_mask(
     >>> distance_mask(jnp.arange(3), jnp.arange(3), causal=True, window=2).astype(int).tolist()
     [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
     """
-    away = query[..., :, None] - key[..., None, :]
+    return _near(query[..., :, None], key[..., None, :], causal, window)
+
+
+def length_mask(queries: int, keys: int, causal: bool, window: int | None) -> jax.Array | None:
+    """Return `distance_mask` of positions from 0, booleans (T, S); None if it hides nothing.
+
+    >>> length_mask(2, 3, True, None).tolist()
+    [[True, False, False], [True, True, False]]
+    """
+    if not causal and window is None:
+        return None
+    query, key = (lax.broadcasted_iota(jnp.int32, (queries, keys), axis) for axis in (0, 1))
+    return _near(query, key, causal, window)
+
+
+def _near(query: jax.Array, key: jax.Array, causal: bool, window: int | None) -> jax.Array:
+    if causal and window is None:
+        return query >= key
+    away = query - key
     mask = away >= 0 if causal else jnp.ones(away.shape, bool)
     return mask if window is None else mask & (jnp.abs(away) < window)
+
+
+def sees_marked(marked: jax.Array, queries: int, causal: bool, window: int | None) -> jax.Array:
+    """Return which queries see a marked key, as `length_mask` hides them: booleans (..., T).
+
+    The keys visible to a query are consecutive, so counts replace a (T, S) mask.
+
+    Args:
+        marked: Booleans (..., S).
+        queries: Number T of queries.
+        causal: Whether to exclude keys at later positions.
+        window: Exclude keys that are `window` or more positions away. None only if causal.
+
+    >>> import jax.numpy as jnp
+    >>> sees_marked(jnp.array([False, True, False, False]), 4, True, 2).tolist()
+    [False, True, True, False]
+    """
+    if window is None:  # from the first marked key on
+        shapes = marked.shape, (*marked.shape[:-1], queries)
+        key, query = (lax.broadcasted_iota(jnp.int32, s, marked.ndim - 1) for s in shapes)
+        first = lax.reduce_min(select_number(marked, key, queries), (marked.ndim - 1,))
+        return query >= first[..., None]
+    query = jnp.arange(queries)
+    last = query if causal else query + window - 1
+    first = jnp.maximum(query - window + 1, 0)
+    counts = jnp.cumsum(marked, -1, dtype=jnp.int32)
+    counts = jnp.concatenate([jnp.zeros_like(counts[..., :1]), counts], -1)
+    until, before = (jnp.take(counts, i, -1, mode="clip") for i in (last + 1, first))
+    return until > before
 
 
 def check_segments(segment_ids: Any, shape: tuple[int, ...], name: str = "segment_ids") -> None:

@@ -29,11 +29,21 @@ from jax import lax
 
 from ..validation import Accepts, is_int
 
+PerAxis = int | tuple[int, ...]
 Entry = str | int | tuple[int, int]
 Padding = Entry | tuple[Entry, ...]
 
 MODES = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 NAMES = ("same", "valid", "causal", *MODES)
+
+
+def per_axis(number: PerAxis, axes: int) -> tuple[int, ...]:
+    """Return one number for each axis.
+
+    >>> per_axis(2, 3), per_axis((1, 2), 2)
+    ((2, 2, 2), (1, 2))
+    """
+    return number if isinstance(number, tuple) else (number,) * axes
 
 
 def entries(
@@ -114,8 +124,6 @@ def fill(x: jax.Array, axis: int, mode: str, before: int, after: int) -> jax.Arr
     return jnp.pad(x, pairs, MODES[mode])
 
 
-PerAxis = int | tuple[int, ...]
-
 POOLING = ("same", "valid")
 
 
@@ -169,29 +177,36 @@ def windows(
     """
     kernels = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,)
     axes = len(kernels)
-    strides = kernels if stride is None else _per_axis(stride, axes)
+    strides = kernels if stride is None else per_axis(stride, axes)
     found = {}
     for i, entry in enumerate(entries(padding, axes, POOLING)):
         axis = i - axes - 1
-        n, k, s, d = shape[axis], kernels[i], strides[i], _per_axis(dilation, axes)[i]
+        n, k, s, d = shape[axis], kernels[i], strides[i], per_axis(dilation, axes)[i]
         span = d * (k - 1) + 1
         before, after = padding_lengths(entry, n, span, s)
+        check_span(shape, axis, k, d, (before, after))
+        real = Accepts(f"below {span}, which a window spans", lambda pad, span=span: pad < span)
+        padded = f"the padding of axis {axis} of an array {tuple(shape)}"
+        real(max(before, after), padded, f"write padding={span // 2} or less")
         free = n + before + after - span
-        where = f"axis {axis} of an array {tuple(shape)} padded by {before} before, {after} after"
-        wrong = ""
-        if n == 0 or free < 0:
-            wrong = f"does not fit {where}; use a smaller kernel, or padding='same'"
-        elif max(before, after) >= span:
-            wrong = f"would lie wholly in the padding of {where}; write padding={span // 2} or less"
-        if wrong:
-            raise ValueError(
-                f"a window that spans {span} elements (kernel {k}, dilation {d}) {wrong}"
-            )
         count = free // s + 1
         if ceil_mode and free % s and count * s < n + before:
             count += 1
         found[axis] = Windows(n, k, s, (before, after), d, count)
     return found
+
+
+def check_span(
+    shape: tuple[int, ...], axis: int, kernel: int, dilation: int, padding: tuple[int, int]
+) -> None:
+    """Raise ValueError unless a window fits an axis padded by (before, after)."""
+    span, (before, after) = dilation * (kernel - 1) + 1, padding
+    if shape[axis] == 0 or shape[axis] + before + after < span:
+        raise ValueError(
+            f"a window that spans {span} elements (kernel {kernel}, dilation {dilation}) does not "
+            f"fit axis {axis} of an array {tuple(shape)} padded by {before} before, {after} after; "
+            "use a smaller kernel, or padding='same'"
+        )
 
 
 def even_windows(length: int, count: int) -> np.ndarray:
@@ -206,10 +221,6 @@ def even_windows(length: int, count: int) -> np.ndarray:
     starts, ends = i * length // count, -(-(i + 1) * length // count)
     places = starts[:, None] + np.arange((ends - starts).max())
     return np.where(places < ends[:, None], places, length)
-
-
-def _per_axis(number: PerAxis, axes: int) -> tuple[int, ...]:
-    return number if isinstance(number, tuple) else (number,) * axes
 
 
 FEW = 8  # Window sizes up to this are not reduced by doubling.

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..combine.transforms import Repeat
 from ..core.calls import placeholder_key
-from ..core.declarations import abstract
-from ..core.layer import Layer, declared
+from ..core.declarations import abstract, declared
+from ..core.layer import Layer
 from ..explain.text import check_matches
 from ..fields import is_traced
 from ..random import is_outside
@@ -24,7 +24,7 @@ from ..surgery.function_preserving import unstack_layers, with_cache, without_ca
 from ..surgery.replacement import check_belong
 from ..train.step import remembered
 from ..tree import layers
-from ..validation import Accepts, require
+from ..validation import Accepts
 
 MOST = 2**31 - 1  # the largest int32
 
@@ -182,6 +182,24 @@ _integers = Accepts(
 )
 
 
+_left_out = Accepts(
+    "left out, because they follow from the prompts",
+    lambda given: given is None,
+    hint="pass prompts of different lengths as a list of rows, [[0], [3, 1]]",
+    abstract=True,
+)
+
+
+def _begins(sizes: tuple[int, ...], what: str, ndim: int | None = None) -> Accepts:
+    """Accept arrays whose first axes have these sizes, with `ndim` axes or any number."""
+
+    def test(item: Any) -> bool:
+        own = getattr(item, "shape", ())
+        return own[: len(sizes)] == sizes and ndim in (None, len(own))
+
+    return Accepts(what, test, abstract=True)
+
+
 def check_prompts(net: Layer, prompts: Any, inputs: dict[str, Any]) -> tuple[Prompts, bool]:
     """Convert prompts and named inputs; also return whether there is one prompt without rows.
 
@@ -192,28 +210,16 @@ def check_prompts(net: Layer, prompts: Any, inputs: dict[str, Any]) -> tuple[Pro
     """
     found, single = as_prompts(prompts)
     rows, length = found.tokens.shape
-    require(
-        "segment_ids" not in inputs,
-        "segment_ids",
-        "left out, because they follow from the prompts",
-        inputs.get("segment_ids"),
-        hint="pass prompts of different lengths as a list of rows, [[0], [3, 1]]",
-    )
-    inputs = {name: jnp.asarray(item) for name, item in inputs.items()}
+    _left_out(inputs.get("segment_ids"), "segment_ids")
+    inputs = {name: jnp.asarray(one) for name, one in inputs.items() if name != "segment_ids"}
     if single:
         inputs = {name: item[None] for name, item in inputs.items()}
     for name, item in inputs.items():
-        what = f"an array ({rows}, ...), with one entry for each prompt"
-        require(item.shape[:1] == (rows,), name, what, item)
+        _begins((rows,), f"an array ({rows}, ...), with one entry for each prompt")(item, name)
     logits = net._declaration("forward", abstract((found.tokens,)), abstract(inputs)).output
-    shape: Any = getattr(logits, "shape", ())
-    require(
-        len(shape) == 3 and shape[:2] == (rows, length),
-        f"the output of a network that generates, for tokens {found.tokens.shape},",
-        f"logits ({rows}, {length}, vocabulary)",
-        logits,
-    )
-    return _as_tokens(found._replace(inputs=inputs, vocabulary=shape[2])), single
+    has = _begins((rows, length), f"logits ({rows}, {length}, vocabulary)", ndim=3)
+    has(logits, f"the output of a network that generates, for tokens {found.tokens.shape},")
+    return _as_tokens(found._replace(inputs=inputs, vocabulary=logits.shape[2])), single
 
 
 def as_prompts(prompts: Any) -> tuple[Prompts, bool]:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from ..installation import check_installed
-from . import page
-from .page import escaped, format_number
+from . import COLORS, captioned, escaped, format_number
 
-VARIABLES = {light: f"var(--{name})" for name, (light, _) in page.COLORS.items()}
+VARIABLES = {light: f"var(--{name})" for name, (light, _) in COLORS.items()}
 INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
-    page.COLORS[name][0]
+    COLORS[name][0]
     for name in ("ink", "soft", "line", "paper", "best", "band", "curve", "bad",
                  *(f"level{i}" for i in range(7)))
 )  # fmt: skip
@@ -116,7 +115,7 @@ def chart(
         draw(empty)
         return empty
 
-    return page.captioned(svg(drawn(), key, label), caption)
+    return captioned(svg(drawn(), key, label), caption)
 
 
 @styled

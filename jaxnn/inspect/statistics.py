@@ -12,10 +12,10 @@ from ..combine.transforms import capture
 from ..core import paths
 from ..core.declarations import split_arrays
 from ..core.layer import Layer
+from ..explain import notebook
 from ..explain.text import describe
 from ..functional.linear import wider_type
 from ..tree import a_layer
-from . import table
 from .summary import places
 from .value_checks import check_concrete
 
@@ -45,7 +45,7 @@ class Moments(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Statistics(table.Table):
+class Statistics(notebook.Table):
     """Statistics of arrays by path. `str` returns a text table; notebooks show an HTML table.
 
     Args:
@@ -58,12 +58,12 @@ class Statistics(table.Table):
     arrays: dict[str, Any]
     total: Moments
 
-    def _table(self) -> tuple[list[table.Line], list[table.Line]]:
-        lines: list[table.Line] = [
+    def _table(self) -> tuple[list[notebook.Line], list[notebook.Line]]:
+        lines: list[notebook.Line] = [
             ("Path", "Shape", "Type", "Mean", "Std", "Min", "Max", "Norm", "Zeros", "Non-finite")
         ]
         for path, row in self.rows.items():
-            kind, _, shape = table.shape(describe(self.arrays[path])).partition("[")
+            kind, _, shape = notebook.shape(describe(self.arrays[path])).partition("[")
             lines.append((path, f"[{shape}", kind, *_cells(row)))
         size = sum(array.size for array in self.arrays.values())
         return [*lines, ("total", "", "", *_cells(self.total))], [

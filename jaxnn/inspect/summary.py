@@ -20,17 +20,14 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome, placeholder_key
-from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer
-from ..explain import folded_tree
-from ..explain.folded_tree import short
+from ..explain import entry, notebook
+from ..explain.notebook import short
 from ..explain.text import describe
-from ..explain.tracebacks import entry
-from ..html.page import count
-from ..tree import a_layer, layers
+from ..html import count
+from ..tree import a_layer, intercept, layers
 from ..validation import natural
-from . import table
 
 # fmt: off
 ELEMENTWISE = frozenset([
@@ -218,7 +215,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Summary(table.Table):
+class Summary(notebook.Table):
     """Rows of layers by path. `str` returns a text table; notebooks show a folded tree.
 
     Args:
@@ -231,7 +228,7 @@ class Summary(table.Table):
     total: Row
     inputs: str
 
-    def _table(self) -> tuple[list[table.Line], list[table.Line]]:
+    def _table(self) -> tuple[list[notebook.Line], list[notebook.Line]]:
         """Return the lines, from the head to the total, and those below the table."""
         rows = [*self.rows.items(), ("total", self.total)]
         lines = [
@@ -242,16 +239,16 @@ class Summary(table.Table):
             lines = [(*line[:5], line[6]) for line in lines]
         size, state_size = self.total.parameter_bytes, self.total.state_bytes
         return lines, [
-            ("parameters", f"{self.total.parameters:,} ({table.binary(size).strip()})"),
-            ("state", f"{self.total.state:,} ({table.binary(state_size).strip()})"),
+            ("parameters", f"{self.total.parameters:,} ({notebook.binary(size).strip()})"),
+            ("state", f"{self.total.state:,} ({notebook.binary(state_size).strip()})"),
             ("FLOPs", f"{self.total.flops:,} in one forward pass of {self.inputs}"),
         ]
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<div>{html.escape(f'{a}: {b}')}</div>" for a, b in self._table()[1])
-        return folded_tree.page(self._node("", self.total)) + notes
+        return notebook.page(self._node("", self.total)) + notes
 
-    def _node(self, path: str, row: Row) -> folded_tree.TreeNode:
+    def _node(self, path: str, row: Row) -> notebook.TreeNode:
         """Return the tree at a path: the layer, its own parameters, and the layers below it."""
         below = path and f"{path}/"
         rows = {
@@ -260,16 +257,16 @@ class Summary(table.Table):
             if one.startswith(below) and "/" not in one[len(below) :]
         }
         facts = [
-            "" if row.output is None else table.shape(describe(row.output)),
+            "" if row.output is None else notebook.shape(describe(row.output)),
             count(row.parameters, "parameter"),
             f"{row.state:,} of state" if row.state else "",
-            f"{table.decimal(row.flops).strip()} FLOPs" if row.flops else "",
+            f"{notebook.decimal(row.flops).strip()} FLOPs" if row.flops else "",
         ]
         own = (
-            folded_tree.TreeNode(name, table.shape(describe(leaf)))
+            notebook.TreeNode(name, notebook.shape(describe(leaf)))
             for name, leaf in row.shapes.items()
         )
-        return folded_tree.TreeNode(
+        return notebook.TreeNode(
             path.rpartition("/")[2], row.layer, " · ".join(filter(None, facts)),
             (*own, *(self._node(*one) for one in rows.items())),
         )  # fmt: skip
@@ -373,11 +370,11 @@ def _sizes(tree: Any, elements: str, size: str) -> Iterator[tuple[paths.Path, st
 def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.layer,
-        "-" if row.output is None else table.shape(describe(row.output)),
+        "-" if row.output is None else notebook.shape(describe(row.output)),
         f"{row.parameters:,}",
-        table.binary(row.parameter_bytes),
+        notebook.binary(row.parameter_bytes),
         f"{row.state:,}",
-        table.decimal(row.flops),
+        notebook.decimal(row.flops),
     )
 
 

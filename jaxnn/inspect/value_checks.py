@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify as jax_checkify
 
+from ..arrays import checking, checking_at
 from ..core import paths
 from ..core.calls import Call, Next, Outcome, evaluate_layer, intercepting
 from ..core.composite import Wrapper, collected_path
@@ -27,7 +28,6 @@ from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
 from ..core.paths import at
 from ..fields import is_traced
-from ..functional.checking import checking, checking_at
 from ..tree import a_layer
 from ..validation import Accepts
 

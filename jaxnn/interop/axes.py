@@ -16,7 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
-from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer, Primitive
 from ..fields import is_array
@@ -40,6 +39,7 @@ from ..layers.pooling import (
     MinPool,
 )
 from ..layers.shape import Pad, PixelShuffle, PixelUnshuffle, Upsample
+from ..tree import intercept
 from .trace_rules import follow, mark_of
 
 POSITION, CHANNEL, PART = "position", "channel", "part of a flattened image"

@@ -1,5 +1,6 @@
 """Modules of flax.linen and flax.nnx as layers, and networks as modules of flax.linen."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from ..combine.sequential import declare_drawn
+from ..combine import declare_drawn
 from ..core import paths
 from ..core.calls import State
 from ..core.declarations import Param, Variable, placeholder
@@ -143,9 +144,43 @@ def to_linen(net: Layer, name: str | None = None) -> Any:
     {'net': {'b': (2,), 'w': (4, 2)}}
     """
     a_layer(net, "to_linen.net", "write interop.to_linen(net)")
-    from .linen_network import Network  # here: flax takes long to import
+    return _network_module()(net, name=name)
 
-    return Network(net, name=name)
+
+@functools.cache
+def _network_module() -> Any:
+    """Return the module class of `to_linen`, made here because flax takes long to import."""
+    from flax import linen
+
+    class Network(linen.Module):
+        """A network as a module; see `to_linen`."""
+
+        net: Layer
+
+        @linen.compact
+        def __call__(self, *inputs: Any, train: bool = False, **named: Any) -> Any:
+            """Return the network's output; in training, update the state in the collection."""
+            net = self.net
+            params = self.param("net", lambda key: net.init(key, *inputs, **named))
+            key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+            begun: Any = {}
+            if not self.has_variable("batch_stats", "net"):
+                drawn = self.make_rng("params") if self.has_rng("params") else None
+                begun = net.init_state(*inputs, key=drawn, **named)
+                if not begun:
+                    return net.apply(params, *inputs, key=key, train=train, **named)
+            kept = self.variable("batch_stats", "net", lambda: begun)
+            output, state = net.apply(
+                params, *inputs, state=kept.value, key=key, train=train, **named
+            )
+            if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+                kept.value = state
+            return output
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return to_linen, (self.net, self.name)
+
+    return Network
 
 
 class from_nnx(Primitive):

@@ -18,10 +18,10 @@ from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
 from ..layers.lstm import LSTMCell
-from ..layers.mamba import Mamba2
 from ..layers.normalization import InstanceNorm
 from ..layers.recurrence import GRUCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
+from ..layers.state_space import Mamba2
 from ..train.weights import Weights
 from .conversion import convert_weights
 from .orders import Made, fitted, spectral_normed, weight_normed

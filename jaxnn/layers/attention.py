@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..core.calls import State
 from ..core.declarations import Param
@@ -17,12 +18,11 @@ from ..functional.attention import (
     attention,
     implementations,
     over_heads,
-    positions_of,
     soft_cap,
 )
 from ..functional.dropout import dropout as drop
 from ..functional.gradients import by_row, shared_product
-from ..functional.linear import linear
+from ..functional.linear import linear, merge_batch
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import packed_positions
@@ -284,18 +284,23 @@ class MultiHeadAttention(Primitive):
         x, memory = given.x, given.memory
         checks = given.hides or (self.cache > 0 and memory is None)
 
-        def projected(name: str, x: jax.Array, heads: int) -> jax.Array:
-            def f(x: jax.Array) -> jax.Array:
-                a = self._split(linear(x, **params[name]), heads)
-                norm = params.get(f"{name}_norm")
-                return a if norm is None else _normalized(a, norm["scale"])
+        def projected(name: str, x: jax.Array, rows: jax.Array, heads: int) -> jax.Array:
+            d, norm = params[name]["w"].shape[-1] // heads, params.get(f"{name}_norm")
 
-            return by_row(f, x, checks)
+            def f(rows: jax.Array) -> jax.Array:
+                a = linear(rows, **params[name])
+                if norm is None:
+                    return a
+                return _normalized(a.reshape(*a.shape[:-1], heads, d), norm["scale"])
 
-        source = x if memory is None else memory
-        q = projected("query", x, self.num_heads)
-        k = projected("key", source, self._num_kv_heads)
-        v = projected("value", source if given.values is None else given.values, self._num_kv_heads)
+            return by_row(f, rows, checks).reshape(*x.shape[:-1], heads, d)
+
+        rows = merge_batch(x)
+        source, others = (x, rows) if memory is None else (memory, merge_batch(memory))
+        q = projected("query", x, rows, self.num_heads)
+        k = projected("key", source, others, self._num_kv_heads)
+        others = others if given.values is None else merge_batch(given.values)
+        v = projected("value", source, others, self._num_kv_heads)
         options: dict[str, Any] = {
             "scale": self.scale,
             "dropout": dropout,
@@ -307,7 +312,9 @@ class MultiHeadAttention(Primitive):
             unit = unit.reshape((1,) * (v.ndim - 3) + unit.shape)
             v = jnp.concatenate([v, jnp.broadcast_to(unit, (*v.shape[:-1], k.shape[-3]))], -1)
         if memory is not None:
-            mask, options["score_mod"] = self._mods(*positions_of(q, k.shape[-3]), given.bias_mod)
+            mask, options["score_mod"] = self._mods(
+                _one_sequence(x), _one_sequence(memory), given.bias_mod
+            )
             across = mask_across(given.segment_ids, given.memory_segment_ids)
             mask = both_masks(both_masks(given.mask, across, q.ndim), mask, q.ndim)
             return attention(q, k, v, mask=mask, bias=given.bias, **options), {}
@@ -324,8 +331,7 @@ class MultiHeadAttention(Primitive):
         found = None if segment_ids is None else packed_positions(segment_ids)[0]
         position = _one_sequence(x) if found is None else found.position
         q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
-        by_position = position[..., None, :, None], position[..., None, None, :]
-        mask, options["score_mod"] = self._mods(*by_position, given.bias_mod)
+        mask, options["score_mod"] = self._mods(position, position, given.bias_mod)
         mask = both_masks(given.mask, mask, q.ndim)
         options |= {"causal": self.causal, "window": self.window}
         bias = self._with_alibi(given.bias, position, position, q.ndim)
@@ -343,11 +349,20 @@ class MultiHeadAttention(Primitive):
         return restore_axes(y, given.given, self.axis)
 
     def _mods(self, query: jax.Array, key: jax.Array, bias: Any = None) -> tuple[Any, Any]:
-        """Return the mask of `mask_mod`, and all changes of scores, for given positions."""
-        mask = None if self.mask_mod is None else self.mask_mod(query, key)
+        """Return the mask of `mask_mod`, and all changes of scores, for given positions.
+
+        Args:
+            query: Positions of the queries (..., T).
+            key: Positions of the keys (..., S).
+            bias: Function bias(query, key) to add to the scores, or None.
+        """
         cap = None if self.soft_cap is None else soft_cap(self.soft_cap)
         added = None if bias is None else partial(_added, bias)
         changes = [f for f in (cap, self.score_mod, added) if f is not None]
+        if not changes and self.mask_mod is None:
+            return None, None
+        query, key = query[..., None, :, None], key[..., None, None, :]
+        mask = None if self.mask_mod is None else self.mask_mod(query, key)
         if not changes:
             return mask, None
 
@@ -374,10 +389,6 @@ class MultiHeadAttention(Primitive):
     def _projection(self, n: int, m: int, bias: bool, w_init: InitFn) -> dict[str, Param]:
         w = {"w": Param((n, m), w_init)}
         return w | {"b": Param((m,), self.b_init)} if bias else w
-
-    def _split(self, a: jax.Array, heads: int) -> jax.Array:
-        """Reshape (..., T, heads * d) to (..., T, heads, d)."""
-        return a.reshape(*a.shape[:-1], heads, a.shape[-1] // heads)
 
     def _turned(self, a: jax.Array, position: jax.Array, length: int) -> jax.Array:
         if self.rotary is None:
@@ -413,4 +424,5 @@ def _added(bias: Any, scores: jax.Array, query: jax.Array, key: jax.Array) -> ja
 
 def _one_sequence(x: jax.Array) -> jax.Array:
     """Return positions (1, ..., T) of a sequence without padding."""
-    return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
+    shape = (1,) * (x.ndim - 2) + (x.shape[-2],)
+    return lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)

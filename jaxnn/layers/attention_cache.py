@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import check_range
 from ..core.calls import State
 from ..core.declarations import Variable
 from ..fields import is_traced
 from ..functional.attention import attend
-from ..functional.checking import check_range
 from ..functional.gradients import broken_rows, finite_rows
 from ..functional.linear import floating_type, wider_type
 from ..functional.segments import (
@@ -71,8 +71,8 @@ def attend_cached(
     """
     length = q.shape[-3]
     # The mask excludes NaN in keys from the scores, but not NaN in values from the sums.
-    v, broken = finite_rows(v)
-    k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
+    v, broken = finite_rows(v, 2)
+    k = broken_rows(k, broken)
     count, written = Count(**state["count"]), state["written"]
     segment_ids = given.segment_ids
     segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
@@ -88,9 +88,7 @@ def attend_cached(
         visible &= jnp.arange(room) < written  # later slots may hold rejected tokens
     mask = jnp.concatenate([visible, packed_mask(found, found, **rule)], -1)[..., None, :, :]
     places = jnp.concatenate([old.position, found.position], -1)
-    allowed, options["score_mod"] = layer._mods(
-        found.position[..., None, :, None], places[..., None, None, :], given.bias_mod
-    )
+    allowed, options["score_mod"] = layer._mods(found.position, places, given.bias_mod)
     early = None if layer.causal else _sees_later(layer, found, count)
     # The cache may have a wider type; converting it would take longer than the products.
     wide = wider_type(q.dtype, state["keys"].dtype)

@@ -8,8 +8,7 @@ import numpy as np
 
 from ..core.layer import Layer
 from ..explain.text import describe
-from ..functional.convolution import per_axis
-from ..functional.windows import NAMES, entries
+from ..functional.windows import NAMES, entries, per_axis
 from ..validation import Accepts, each, instance, integer, is_number, natural, positive
 
 # Names of the axes that a window slides over, by their number.

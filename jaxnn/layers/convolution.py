@@ -12,10 +12,10 @@ from ..core.composite import Composite
 from ..core.declarations import Param, Variable
 from ..core.layer import Layer, Primitive
 from ..explain.text import describe
-from ..functional.convolution import PerAxis, convolution, packed_convolution, per_axis
+from ..functional.convolution import convolution, packed_convolution
 from ..functional.linear import floating_type
 from ..functional.segments import check_segments
-from ..functional.windows import MODES, Padding, entries, padding_lengths
+from ..functional.windows import MODES, Padding, PerAxis, entries, padding_lengths, per_axis
 from ..initializers import InitFn, he_normal, zeros
 from .checks import (
     AXES,

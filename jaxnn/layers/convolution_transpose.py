@@ -6,8 +6,8 @@ import jax
 
 from ..core.declarations import Param
 from ..core.layer import Primitive
-from ..functional.convolution import PerAxis, per_axis, transposed_convolution
-from ..functional.windows import Padding
+from ..functional.convolution import transposed_convolution
+from ..functional.windows import Padding, PerAxis, per_axis
 from ..initializers import InitFn, he_normal, zeros
 from ..validation import require
 from .checks import check_divides, check_window, positive_size, sizes

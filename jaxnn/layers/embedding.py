@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..arrays import check_range
 from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
-from ..functional.checking import check_range
 from ..functional.gradients import shared_rows
-from ..functional.linear import linear, product, wider_type
-from ..functional.narrow_weights import Int8Weight
+from ..functional.linear import Int8Weight, linear, product, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
-from ..validation import Accepts, above, each, integer, one_of, positive, require
+from ..validation import Accepts, above, check_shape, each, integer, one_of, positive
 from .checks import check_multiples, check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
@@ -100,8 +99,7 @@ class Embedding(Primitive):
 
         Reference: Press and Wolf, Using the output embedding to improve language models, 2017.
         """
-        fits = x.ndim > 0 and x.shape[-1] == self.features
-        require(fits, "the input of attend", f"features (..., {self.features})", x)
+        check_shape(x, (*x.shape[:-1], self.features), "the input of attend")
         return product(x, params["w"], axis=1)
 
 

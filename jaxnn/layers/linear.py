@@ -12,7 +12,7 @@ from ..explain.text import describe
 from ..functional.gradients import shared_sum
 from ..functional.linear import bilinear, linear, to_compute_type, wide_einsum
 from ..initializers import InitFn, he_normal, lecun_normal, variance_scaling, zeros
-from ..validation import Accepts, each, positive, require, tuple_of
+from ..validation import Accepts, check_shape, each, positive, tuple_of
 from .checks import axis_or_axes, check_rank, distinct_axes, positive_size
 
 _FEATURES = each(positive, "an int >= 1 or a tuple of them").such(
@@ -223,13 +223,9 @@ class Bilinear(Primitive):
         """Declare w, and b if there is a bias."""
         for one in (x, z):
             check_rank(one, 1, "(..., inputs)")
-        require(
-            x.shape[:-1] == z.shape[:-1],
-            "the inputs of Bilinear",
-            "(..., n) and (..., m) with equal leading axes",
-            (x, z),
-            "use jnp.broadcast_to(x, shape)",
-        )
+        same = (*x.shape[:-1], z.shape[-1])
+        hint = "use jnp.broadcast_to for inputs with different leading axes"
+        check_shape(z, same, f"the second input of Bilinear, for a first one {describe(x)},", hint)
         shapes = {"w": Param((x.shape[-1], z.shape[-1], self.features), self.w_init)}
         return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import Param, Variable
-from ..functional.convolution import PerAxis, convolution, per_axis
+from ..functional.convolution import convolution
 from ..functional.gradients import shared_product, shared_sum
 from ..functional.linear import along_axis, linear
 from ..functional.normalization import layer_norm
 from ..functional.recurrence import lstm_step
-from ..functional.windows import Padding
+from ..functional.windows import Padding, PerAxis, per_axis
 from ..initializers import InitFn, glorot_uniform, ones, orthogonal, zeros
 from .checks import AXES, check_window, positive_size, sizes
 from .recurrence import Cell, check_carry, masked

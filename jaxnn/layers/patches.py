@@ -10,10 +10,9 @@ import numpy as np
 
 from ..core.declarations import Param
 from ..core.layer import Primitive
-from ..functional.convolution import per_axis
 from ..functional.gradients import shared_sum
 from ..functional.linear import to_compute_type, wide_einsum
-from ..functional.windows import POOLING, Padding, PerAxis, Windows, lowest, windows
+from ..functional.windows import POOLING, Padding, PerAxis, Windows, lowest, per_axis, windows
 from ..initializers import InitFn, he_normal, variance_scaling, zeros
 from ..validation import check_shape, positive, tuple_of
 from .checks import AXES, check_multiples, check_rank, check_window, positive_size, sizes

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from ..core.layer import Primitive
 from ..functional import pooling
-from ..functional.convolution import per_axis
-from ..functional.windows import POOLING, Padding, PerAxis, windows
+from ..functional.windows import POOLING, Padding, PerAxis, per_axis, windows
 from ..validation import Accepts, above, each, is_number, natural, positive, require
 from .checks import AXES, check_not_empty, check_rank, check_window, sizes
 from .patches import max_pool_indices

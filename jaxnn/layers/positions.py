@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from ..arrays import without_padding
+from ..arrays import check_range, without_padding
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..fields import is_traced
-from ..functional.checking import check_range
 from ..functional.gradients import shared_rows, shared_sum
 from ..functional.linear import floating_type, linear, wider_type
 from ..functional.positions import rotary_frequencies, sinusoidal

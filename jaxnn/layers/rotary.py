@@ -204,23 +204,20 @@ class LongRoPEScaling(Scaling):
 
     def __post_init__(self) -> None:
         """Check that `short` and `long` have equal lengths."""
-        require(
-            len(self.short) == len(self.long),
-            "the number of LongRoPEScaling.long",
-            f"{len(self.short)}, that of LongRoPEScaling.short",
-            len(self.long),
-        )
+        self._check_count("long", len(self.short), "that of LongRoPEScaling.short")
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the frequencies divided by their factors."""
-        factors = self.long if length > self.original_length else self.short
-        require(
-            2 * len(factors) == features,
-            "the number of factors of LongRoPEScaling",
-            f"{features // 2}, a factor for each pair of the {features} rotated features",
-            len(factors),
-        )
-        return rules.rotary_frequencies(features, base) / jnp.asarray(factors, jnp.float32)
+        name = "long" if length > self.original_length else "short"
+        each = f"a factor for each pair of the {features} rotated features"
+        self._check_count(name, features // 2, each)
+        factors = jnp.asarray(getattr(self, name), jnp.float32)
+        return rules.rotary_frequencies(features, base) / factors
+
+    def _check_count(self, name: str, wanted: int, why: str) -> None:
+        count = len(getattr(self, name))
+        where = f"the number of LongRoPEScaling.{name}"
+        require(count == wanted, where, f"{wanted}, {why}", count)
 
     def magnitude_of_turned(self) -> Any:
         """Return `magnitude`, or its default."""

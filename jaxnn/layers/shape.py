@@ -5,13 +5,27 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core.layer import Primitive
 from ..explain.text import describe
-from ..functional.resize import Method, upsample
+from ..functional.linear import floating_type, wider_type
 from ..functional.windows import fill
-from ..validation import Accepts, above, each, is_int, natural, number, positive, require, tuple_of
+from ..validation import (
+    Accepts,
+    above,
+    each,
+    is_int,
+    natural,
+    number,
+    one_of,
+    positive,
+    require,
+    tuple_of,
+)
 from .checks import AXES, check_multiples, check_not_empty, check_rank
+
+Method = Literal["nearest", "nearest_floor", "linear", "cubic", "bicubic"]
 
 _START = natural.such(what="an axis, an int >= 0")
 _SHAPE = Accepts(
@@ -181,11 +195,8 @@ class Upsample(Primitive):
 
     def __post_init__(self) -> None:
         """Check that one of the two is given, and that the corners can be aligned."""
-        if self.align_corners and self.method not in ("linear", "bicubic"):
-            raise ValueError(
-                f"Upsample.align_corners must be False for method={self.method!r}, got True; write "
-                "method='linear' or method='bicubic'"
-            )
+        if self.align_corners:
+            one_of("linear", "bicubic")(self.method, "Upsample.method with align_corners=True")
         if (self.factor is None) == (self.size is None):
             raise ValueError(
                 f"Upsample takes either a factor or a size, got factor={self.factor!r}, "
@@ -205,6 +216,110 @@ class Upsample(Primitive):
             ratios = None if all(map(_is_whole, self.factor)) else self.factor
         options = {"align_corners": self.align_corners, "factor": ratios}
         return upsample(x, given, self.method, **options)
+
+
+def upsample(
+    x: jax.Array,
+    size: tuple[int, ...],
+    method: Method = "nearest",
+    *,
+    align_corners: bool = False,
+    factor: tuple[float, ...] | None = None,
+) -> jax.Array:
+    """Resize the axes of x to `size`.
+
+    Grids are aligned by half-pixel centers: elements are the centers of equal cells, and the ends
+    of both grids coincide. With `align_corners`, the centers of the first and last cells coincide.
+
+    Args:
+        x: Array of shape `(..., *axes, n)`.
+        size: New length of each axis. Shrinking does not smooth first.
+        method: "nearest" takes the element whose cell contains the new center, "nearest_floor"
+            that whose cell contains the start of the new cell; both keep the type of x. "linear"
+            interpolates the two nearest elements along each axis; "cubic" interpolates the four
+            nearest by Keys' kernel with a = -0.5, and leaves out elements past the ends; "bicubic"
+            uses a = -0.75, and repeats the elements at the ends. These return the floating type of
+            x. Default: "nearest".
+        align_corners: Whether the corners are aligned; for interpolation only. Default: False.
+        factor: Ratio of the new to the old grid of each axis, if it is not that of the sizes;
+            "cubic" uses that of the sizes. Default: None.
+
+    Returns:
+        Array of shape `(..., *size, n)`.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.array([[0.0], [4.0]])
+    >>> upsample(x, (4,))[:, 0].tolist(), upsample(x, (4,), "linear")[:, 0].tolist()
+    ([0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0])
+    >>> upsample(x, (5,), "linear", align_corners=True)[:, 0].tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+    first = x.ndim - 1 - len(size)
+    sizes = list(zip(x.shape[first:-1], size, strict=True))
+    ratios = [new / old for old, new in sizes] if factor is None else factor
+    nearest = method in ("nearest", "nearest_floor")
+    if not nearest:
+        x = x.astype(floating_type(x))
+    if method == "cubic" or (method == "linear" and not align_corners and factor is None):
+        shape = (*x.shape[:first], *size, x.shape[-1])
+        return jax.image.resize(x, shape, "cubic" if method == "cubic" else method, antialias=False)
+    for axis, ((old, new), ratio) in enumerate(zip(sizes, ratios, strict=True), first):
+        if nearest:
+            offset = 0.5 if method == "nearest" else 0.0
+            x = _nearest(x, axis, old, new, ratio, offset)
+        else:
+            x = _interpolated(x, axis, _weights(old, new, ratio, method == "linear", align_corners))
+    return x
+
+
+def _weights(old: int, new: int, ratio: float, linear: bool, align_corners: bool) -> np.ndarray:
+    """Return the weights (new, old) of interpolation along an axis."""
+    steps = np.arange(new)
+    corners = steps * ((old - 1) / max(new - 1, 1))
+    place = corners if align_corners else (steps + 0.5) / ratio - 0.5
+    if linear:
+        place = np.clip(place, 0, old - 1)
+    below = np.floor(place)
+    away = place - below
+    weights = np.zeros((new, old))
+    for shift in (0, 1) if linear else (-1, 0, 1, 2):
+        weight = 1 - np.abs(away - shift) if linear else _keys(away - shift, -0.75)
+        nearest = np.clip(below + shift, 0, old - 1).astype(int)
+        np.add.at(weights, (steps, nearest), weight)
+    return weights
+
+
+def _keys(t: np.ndarray, a: float) -> np.ndarray:
+    """Return Keys' cubic convolution kernel at distances t."""
+    t = np.abs(t)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    return np.where(t <= 1, near, np.where(t < 2, a * (((t - 5) * t + 8) * t - 4), 0))
+
+
+def _interpolated(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
+    """Return the sums of the elements along an axis with weights (new, old)."""
+    wide = wider_type(x.dtype, jnp.float32)
+    y = jnp.tensordot(x, jnp.asarray(weights, x.dtype), [[axis], [1]], preferred_element_type=wide)
+    return jnp.moveaxis(y, -1, axis).astype(x.dtype)
+
+
+def _nearest(x: jax.Array, axis: int, old: int, new: int, ratio: Any, offset: float) -> jax.Array:
+    if old == new and ratio == 1:
+        return x
+    if new % old or ratio != new // old:
+        if ratio == new / old and offset:
+            places = (2 * np.arange(new) + 1) * old // (2 * new)
+        else:
+            # torch divides in float32.
+            scale = np.float32(old / new if ratio == new / old else 1 / ratio)
+            places = np.floor((np.arange(new, dtype=np.float32) + np.float32(offset)) * scale)
+        return jnp.take(x, np.minimum(places, old - 1).astype(np.int32), axis)
+    # The gradient of a broadcast is a sum; that of a gather would be a slow scatter.
+    shape = x.shape
+    x = jnp.broadcast_to(
+        jnp.expand_dims(x, axis + 1), (*shape[: axis + 1], new // old, *shape[axis + 1 :])
+    )
+    return x.reshape(*shape[:axis], new, *shape[axis + 1 :])
 
 
 class PixelShuffle(Primitive):
@@ -235,7 +350,13 @@ class PixelShuffle(Primitive):
         check_rank(x, len(self.factor) + 1, "(..., *axes, channels)")
         hint = f"change factor={self.factor}, whose product it is"
         check_multiples(x, "channels", x.shape[-1:], (math.prod(self.factor),), hint)
-        return pixel_shuffle(x, self.factor)
+        k = len(self.factor)
+        batch, sizes = x.shape[: -1 - k], x.shape[-1 - k : -1]
+        n, first = x.shape[-1] // math.prod(self.factor), len(batch)
+        order = [axis for i in range(k) for axis in (first + i, first + k + 1 + i)]
+        y = x.reshape(*batch, *sizes, n, *self.factor)
+        y = y.transpose(*range(first), *order, first + k)
+        return y.reshape(*batch, *[s * f for s, f in zip(sizes, self.factor, strict=True)], n)
 
 
 class PixelUnshuffle(Primitive):
@@ -261,8 +382,15 @@ class PixelUnshuffle(Primitive):
         """Return x on the coarser grid."""
         k = len(self.factor)
         check_rank(x, k + 1, "(..., *axes, channels)")
-        check_multiples(x, "axes", x.shape[-1 - k : -1], self.factor, "change factor")
-        return pixel_unshuffle(x, self.factor)
+        batch, sizes = x.shape[: -1 - k], x.shape[-1 - k : -1]
+        check_multiples(x, "axes", sizes, self.factor, "change factor")
+        coarse = [n // f for n, f in zip(sizes, self.factor, strict=True)]
+        blocked = [n for pair in zip(coarse, self.factor, strict=True) for n in pair]
+        first = len(batch)
+        blocks, within = ([first + 2 * i + j for i in range(k)] for j in (0, 1))
+        y = x.reshape(*batch, *blocked, x.shape[-1])
+        y = y.transpose(*range(first), *blocks, first + 2 * k, *within)
+        return y.reshape(*batch, *coarse, x.shape[-1] * math.prod(self.factor))
 
 
 def _is_whole(factor: float) -> bool:
@@ -293,58 +421,3 @@ class ChannelShuffle(Primitive):
         check_multiples(x, "channels", x.shape[-1:], (self.groups,), "change groups")
         split = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
         return jnp.swapaxes(split, -1, -2).reshape(x.shape)
-
-
-def pixel_shuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
-    """Rearrange channels into blocks of a finer grid.
-
-    y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g). Channels
-    are ordered as in `torch.nn.PixelShuffle`.
-
-    Args:
-        x: Array of shape `(..., *axes, n * prod(factor))`.
-        factor: Factor by which each axis grows.
-
-    Returns:
-        Array of shape `(..., *(axes * factor), n)`.
-
-    Reference: Shi et al., Real-time single image and video super-resolution using an efficient
-    sub-pixel convolutional neural network, 2016.
-
-    >>> import jax.numpy as jnp
-    >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 4), (2, 2))[..., 0].tolist()
-    [[0, 1], [2, 3]]
-    """
-    k = len(factor)
-    batch, sizes = x.shape[: x.ndim - 1 - k], x.shape[x.ndim - 1 - k : -1]
-    n = x.shape[-1] // math.prod(factor)
-    y = x.reshape(*batch, *sizes, n, *factor)
-    first = len(batch)
-    order = [axis for i in range(k) for axis in (first + i, first + k + 1 + i)]
-    y = y.transpose(*range(first), *order, first + k)
-    return y.reshape(*batch, *[s * f for s, f in zip(sizes, factor, strict=True)], n)
-
-
-def pixel_unshuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
-    """Rearrange blocks of a grid into channels: the inverse of `pixel_shuffle`.
-
-    Args:
-        x: Array of shape `(..., *(axes * factor), n)`.
-        factor: Factor by which each axis shrinks.
-
-    Returns:
-        Array of shape `(..., *axes, n * prod(factor))`.
-
-    >>> import jax.numpy as jnp
-    >>> pixel_unshuffle(jnp.arange(4).reshape(2, 2, 1), (2, 2)).tolist()
-    [[[0, 1, 2, 3]]]
-    """
-    k = len(factor)
-    batch, sizes = x.shape[: x.ndim - 1 - k], x.shape[x.ndim - 1 - k : -1]
-    coarse = [s // f for s, f in zip(sizes, factor, strict=True)]
-    blocked = [n for pair in zip(coarse, factor, strict=True) for n in pair]
-    y = x.reshape(*batch, *blocked, x.shape[-1])
-    first = len(batch)
-    blocks, within = ([first + 2 * i + j for i in range(k)] for j in (0, 1))
-    y = y.transpose(*range(first), *blocks, first + 2 * k, *within)
-    return y.reshape(*batch, *coarse, x.shape[-1] * math.prod(factor))

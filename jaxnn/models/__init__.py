@@ -5,12 +5,12 @@ network. The composites are the layers of which these networks consist. `from_pr
 published weights, and `Tokenizer` their tokenizers.
 """
 
-from .clip import CLIP, DualEncoder, LastTokenEncoder
+from .clip import CLIP, LastTokenEncoder
 from .convolutional import ConvNeXt, LeNet, ResNet, ResNetBlock, UNet, UNetLevel
 from .encoders import BERT, PatchTransformer, TextEncoder, ViT
-from .model import MLP, CharLSTM
+from .model import MLP, CharLSTM, DualEncoder, EncoderDecoder
 from .pretrained import Pretrained
-from .t5 import T5, EncoderDecoder, RelativeDecoder, RelativeEncoder
+from .t5 import T5, RelativeDecoder, RelativeEncoder
 from .tokenizer import Tokenizer, Tokens
 from .transformers import GPT, Decoder
 

@@ -1,36 +1,28 @@
 """CLIP: two networks that embed images and texts into one space."""
 
 import dataclasses
-import functools
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from ..arrays import widened
-from ..combine.sequential import Sequential
-from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..functional.activation import quick_gelu
-from ..functional.checking import check_range
+from ..functional import quick_gelu
 from ..initializers import constant, normal
 from ..interop.source_arrays import Names
 from ..interop.torch_names import own_name
 from ..layers.attention import MultiHeadAttention
-from ..layers.blocks import EncoderLayer
 from ..layers.checks import check_divides
 from ..layers.elementwise import LearnedArray
-from ..layers.embedding import Embedding, PatchEmbedding, is_known
+from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
 from ..layers.positions import LearnedPositions
-from ..validation import natural, require
-from .encoders import PatchTransformer
+from ..validation import natural
+from .encoders import PatchTransformer, at_end
 from .families import Family
-from .model import Model, size
+from .model import DualEncoder, Model, exact_gelu, feed_forward, size, transformer_blocks
 from .pretrained import Published
 
 _ANY_END = 2  # the value of old checkpoints, in which the end token is the largest one
@@ -66,87 +58,8 @@ class LastTokenEncoder(Composite):
 
     def forward(self, tokens: jax.Array) -> jax.Array:
         """Return the features."""
-        x = self.positions(self.embedding(tokens))
-        if self.end is not None:
-            _check_ends(tokens, self.end)
-        ends = tokens if self.end is None else tokens == self.end
-        place = jnp.argmax(ends, -1)
-        x = jnp.take_along_axis(self.blocks(x), place[..., None, None], -2)[..., 0, :]
-        if self.end is not None:
-            x = jnp.where(ends.any(-1, keepdims=True), x, jnp.asarray(jnp.nan, x.dtype))
-        return self.head(self.norm(x))
-
-
-def _check_ends(tokens: jax.Array, end: int) -> None:
-    """Raise ValueError if a text of concrete tokens does not have the end token."""
-    if not is_known(tokens):
-        without = ~(tokens == end).any(-1)
-        check_range(without.astype(jnp.int32), 1, f"a text does not have the end token {end}")
-        return
-    texts = np.asarray(tokens)
-    without = texts[~(texts == end).any(-1)]
-    require(
-        not len(without),
-        "each text",
-        f"tokens with the end token {end}",
-        without[0].tolist() if len(without) else None,
-        "append it, as the tokenizer of the model does, or write CLIP(end=...) with the end token "
-        "of the texts",
-    )
-
-
-class DualEncoder(Composite):
-    """Two networks that map images and texts to features in one space, and a learned scale.
-
-    Inputs are images (..., H, W, C) and tokens (..., T). The output is a tuple of image features
-    (..., n), text features (..., n), both of length 1, and the scale, a scalar. Logits are
-    `scale * images @ texts.T`, and `train.InfoNCE()` is the contrastive loss of the tuple. The
-    methods `encode_image` and `encode_text` return the features of one input.
-
-    Args:
-        image: Network of images.
-        text: Network of tokens.
-        log_scale: Learned array of the logarithm of the scale.
-
-    >>> model = CLIP(8, image=4, patch=2, image_layers=1, image_width=8, image_heads=2,
-    ...              vocabulary=11, text_layers=1, text_width=8, text_heads=2, end=10)
-    >>> net, images, tokens = model.network(), jnp.ones((2, 4, 4, 3)), jnp.full((2, 5), 10)
-    >>> params = net.init(jax.random.key(0), images, tokens)
-    >>> jax.tree.map(jnp.shape, net.apply(params, images, tokens))
-    ((2, 8), (2, 8), ())
-    """
-
-    image: Layer
-    text: Layer
-    log_scale: Layer
-
-    def forward(
-        self, images: jax.Array, tokens: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return features of images and texts, and the scale of their products."""
-        return self.encode_image(images), self.encode_text(tokens), jnp.exp(self.log_scale())
-
-    def encode_image(self, images: jax.Array) -> jax.Array:
-        """Return features of length 1.
-
-        Args:
-            images: Images (..., H, W, C).
-        """
-        return _unit(self.image(images))
-
-    def encode_text(self, tokens: jax.Array) -> jax.Array:
-        """Return features of length 1.
-
-        Args:
-            tokens: Tokens (..., T); those after the end token have no effect.
-        """
-        return _unit(self.text(tokens))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Return features of length 1, computed in at least float32."""
-    wide = widened(x)
-    return (wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)).astype(x.dtype)
+        x = self.blocks(self.positions(self.embedding(tokens)))
+        return self.head(self.norm(at_end(x, tokens, self.end)))
 
 
 CLIP_NAMES: Names = {
@@ -164,10 +77,8 @@ CLIP_NAMES: Names = {
     "text/head": "text_projection",
     "**/attention_norm": ".layer_norm1",
     "**/attention": ".self_attn",
-    "**/attention/query": ".q_proj",
-    "**/attention/key": ".k_proj",
-    "**/attention/value": ".v_proj",
-    "**/attention/out": ".out_proj",
+    **{f"**/{name}": f".{name[0]}_proj" for name in ("query", "key", "value")},
+    "**/out": ".out_proj",
     "**/feed_forward_norm": ".layer_norm2",
     "**/feed_forward": ".mlp",
     "**/feed_forward/up": ".fc1",
@@ -207,7 +118,6 @@ CLIP_FAMILIES = (
             "vision_config.attention_dropout": (0.0,),
             "text_config.attention_dropout": (0.0,),
         },
-        {},
     ),
 )
 """The model type of `CLIP`."""
@@ -278,17 +188,13 @@ class CLIP(Published, Model):
         (PatchEmbedding(768, 2, bias=False, w_init=normal(stddev=0.02)), LearnedPositions(77))
         """
         w_init, norm = normal(0.02), LayerNorm(eps=self.eps)
-        hidden = self.explicit()
         image = PatchTransformer(
             patches=PatchEmbedding(self.image_width, self.patch, bias=False, w_init=w_init),
             token=LearnedArray((self.image_width,), w_init=w_init),
             positions=LearnedPositions((self.image // self.patch) ** 2 + 1),
             dropout=None,
             embedding_norm=norm,
-            blocks=Repeat(
-                self._block(self.image_heads, self.image_width, hidden["image_hidden"], False),
-                self.image_layers,
-            ),
+            blocks=self._blocks("image"),
             norm=norm,
             head=Dense(self.features, bias=False, w_init=w_init),
             image=self.image,
@@ -296,41 +202,25 @@ class CLIP(Published, Model):
         text = LastTokenEncoder(
             embedding=Embedding(self.vocabulary, self.text_width, w_init=w_init),
             positions=LearnedPositions(self.length),
-            blocks=Repeat(
-                self._block(self.text_heads, self.text_width, hidden["text_hidden"], True),
-                self.text_layers,
-            ),
+            blocks=self._blocks("text"),
             norm=norm,
             head=Dense(self.features, bias=False, w_init=w_init),
             end=None if self.end == _ANY_END else self.end,
         )
         return DualEncoder(image, text, LearnedArray((), w_init=constant(math.log(1 / 0.07))))
 
-    def _block(self, heads: int, width: int, hidden: int, causal: bool) -> Layer:
-        w_init, norm = normal(0.02), LayerNorm(eps=self.eps)
-        gelu = functools.partial(jax.nn.gelu, approximate=False)
-        block = EncoderLayer(
-            MultiHeadAttention(
-                heads, causal=causal, implementation=self.implementation, w_init=w_init
-            ),
-            Sequential(
-                up=Dense(hidden, w_init=w_init),
-                activation=quick_gelu if self.activation == "quick_gelu" else gelu,
-                down=Dense(width, w_init=w_init),
-            ),
-            attention_norm=norm,
-            feed_forward_norm=norm,
+    def _blocks(self, side: str) -> Layer:
+        names = ("layers", "heads", "width", "hidden")
+        layers, heads, width, hidden = (getattr(self, f"{side}_{name}") for name in names)
+        w_init, implementation = normal(0.02), self.implementation
+        attention = MultiHeadAttention(
+            heads, causal=side == "text", implementation=implementation, w_init=w_init
         )
-        return Remat(block, "products")
+        activation = quick_gelu if self.activation == "quick_gelu" else exact_gelu
+        network = feed_forward(activation, hidden, width, w_init)
+        return transformer_blocks(layers, attention, network, LayerNorm(eps=self.eps))
 
     def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Return the shapes and types of an image and a text."""
         images = jax.ShapeDtypeStruct((1, self.image, self.image, 3), "float32")
         return images, jax.ShapeDtypeStruct((1, 1), "int32")
-
-    def explicit(self) -> dict[str, Any]:
-        """Return all fields, with sizes in place of None."""
-        return super().explicit() | {
-            "image_hidden": self.image_hidden or 4 * self.image_width,
-            "text_hidden": self.text_hidden or 4 * self.text_width,
-        }

@@ -1,13 +1,12 @@
 """Convolutional networks for images: LeNet, ResNet, ConvNeXt, and UNet."""
 
 import dataclasses
-import functools
 from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ..combine.sequential import Residual, Sequential
+from ..combine import Residual, Sequential
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..explain.text import describe
@@ -24,7 +23,7 @@ from ..layers.pooling import GlobalAvgPool, MaxPool
 from ..layers.shape import Flatten
 from ..validation import require
 from .families import CONVNEXT_FAMILIES, RESNET_FAMILIES, Family
-from .model import Model, depths, size, some_sizes, two_sizes
+from .model import Model, depths, exact_gelu, size, some_sizes, two_sizes
 from .pretrained import ImageClassifier
 
 
@@ -288,7 +287,7 @@ class ConvNeXt(ImageClassifier, Model):
                 conv=DepthwiseConv((7, 7), w_init=_SMALL),
                 norm=LayerNorm(eps=1e-6),
                 up=Dense(4 * width, w_init=_SMALL),
-                activation=functools.partial(jax.nn.gelu, approximate=False),
+                activation=exact_gelu,
                 down=Dense(width, w_init=_SMALL),
                 **{} if scale is None else {"scale": LayerScale(constant(scale))},
                 drop_path=StochasticDepth(rate),

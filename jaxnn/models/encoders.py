@@ -4,31 +4,28 @@ The ViT also has the form of DINOv2: factors of the residual branches, and regis
 """
 
 import dataclasses
-import functools
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..arrays import widened
-from ..combine.sequential import Sequential
-from ..combine.transforms import Remat, Repeat
+from ..arrays import check_range, widened
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..functional.segments import check_segments
 from ..initializers import constant, glorot_uniform, normal, zeros
 from ..layers.attention import MultiHeadAttention
-from ..layers.blocks import EncoderLayer
 from ..layers.checks import check_divides, dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.elementwise import LayerScale, LearnedArray
-from ..layers.embedding import Embedding, PatchEmbedding
+from ..layers.embedding import Embedding, PatchEmbedding, is_known
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..validation import natural, require
 from .families import BERT_FAMILIES, VIT_FAMILIES, Family
-from .model import Model, size
+from .model import Model, exact_gelu, feed_forward, size, transformer_blocks
 from .pretrained import ImageClassifier, Published
 
 Pooling = Literal["token", "token_mean", "none"]
@@ -101,6 +98,34 @@ def _mean(x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
     return (jnp.sum(widened(jnp.where(real, x, 0)), -2) / count).astype(x.dtype)
 
 
+def at_end(x: jax.Array, tokens: jax.Array, end: int | None) -> jax.Array:
+    """Return the features (..., n) of the first end token of each text.
+
+    Args:
+        x: Features (..., T, n).
+        tokens: Their tokens (..., T).
+        end: The end token. None for the largest token of each text.
+
+    Raises:
+        ValueError: If a text of concrete tokens does not have the end token. The features of a text
+            of traced tokens without it are NaN.
+    """
+    ends = tokens == (jnp.max(tokens, -1, keepdims=True) if end is None else end)
+    some = ends.any(-1)
+    check_range((~some).astype(jnp.int32), 1, f"a text does not have the end token {end}")
+    without = np.asarray(tokens)[~np.asarray(some)].tolist() if is_known(tokens) else []
+    require(
+        not without,
+        "each text",
+        f"tokens with the end token {end}",
+        without[0] if without else None,
+        "append it, as the tokenizer of the model does, or write CLIP(end=...) with the end token "
+        "of the texts",
+    )
+    x = jnp.take_along_axis(x, jnp.argmax(ends, -1)[..., None, None], -2)[..., 0, :]
+    return jnp.where(some[..., None], x, jnp.asarray(jnp.nan, x.dtype))
+
+
 @dataclasses.dataclass(frozen=True)
 class BERT(Published, Model):
     """Bidirectional transformer with normalization after each branch, for text.
@@ -162,22 +187,18 @@ class BERT(Published, Model):
         (1, 5, 16)
         """
         w_init, norm = normal(0.02), LayerNorm(eps=self.eps)
-        block = EncoderLayer(
+        blocks = transformer_blocks(
+            self.layers,
             MultiHeadAttention(
                 self.num_heads,
                 dropout=self.dropout,
                 implementation=self.implementation,
                 w_init=w_init,
             ),
-            Sequential(
-                up=Dense(self.hidden or 4 * self.width, w_init=w_init),
-                activation=functools.partial(jax.nn.gelu, approximate=False),
-                down=Dense(self.width, w_init=w_init),
-            ),
+            feed_forward(exact_gelu, self.hidden, self.width, w_init),
+            norm,
             norm_first=False,
             dropout=Dropout(self.dropout),
-            attention_norm=norm,
-            feed_forward_norm=norm,
         )
         return TextEncoder(
             embedding=Embedding(self.vocabulary, self.width, self.padding, w_init),
@@ -185,15 +206,11 @@ class BERT(Published, Model):
             positions=LearnedPositions(self.length, w_init=w_init),
             norm=norm,
             dropout=Dropout(self.dropout),
-            blocks=Repeat(Remat(block, "products"), self.layers),
+            blocks=blocks,
             pooler=Dense(self.width, w_init=w_init) if self.pooling == "pooler" else None,
             mean=self.pooling == "mean",
             head=None if outputs is None else Dense(outputs, w_init=w_init),
         )
-
-    def explicit(self) -> dict[str, Any]:
-        """Return all fields, with sizes in place of None."""
-        return super().explicit() | {"hidden": self.hidden or 4 * self.width}
 
 
 class PatchTransformer(Composite):
@@ -336,18 +353,14 @@ class ViT(ImageClassifier, Model):
         >>> params["positions"]["w"].shape, params["blocks"]["attention"]["query"]["w"].shape
         ((5, 16), (2, 16, 16))
         """
-        norm, hidden = LayerNorm(eps=self.eps), self.hidden or 4 * self.width
+        norm = LayerNorm(eps=self.eps)
         scale = None if self.layer_scale is None else LayerScale(constant(self.layer_scale))
-        block = EncoderLayer(
+        blocks = transformer_blocks(
+            self.layers,
             MultiHeadAttention(self.num_heads, implementation=self.implementation),
-            Sequential(
-                up=Dense(hidden, w_init=glorot_uniform()),
-                activation=functools.partial(jax.nn.gelu, approximate=False),
-                down=Dense(self.width, w_init=glorot_uniform()),
-            ),
+            feed_forward(exact_gelu, self.hidden, self.width, glorot_uniform()),
+            norm,
             dropout=Dropout(self.dropout),
-            attention_norm=norm,
-            feed_forward_norm=norm,
             attention_scale=scale,
             feed_forward_scale=scale,
         )
@@ -357,17 +370,13 @@ class ViT(ImageClassifier, Model):
             token=LearnedArray((self.width,)),
             positions=LearnedPositions((self.image // self.patch) ** 2 + 1),
             dropout=Dropout(self.dropout),
-            blocks=Repeat(Remat(block, "products"), self.layers),
+            blocks=blocks,
             norm=norm,
             head=None if outputs is None else Dense(outputs, w_init=zeros()),
             image=self.image,
             registers=registers if self.registers else None,
             pooling=self.pooling,
         )
-
-    def explicit(self) -> dict[str, Any]:
-        """Return all fields, with sizes in place of None."""
-        return super().explicit() | {"hidden": self.hidden or 4 * self.width}
 
     @classmethod
     def tiny16(cls) -> "ViT":

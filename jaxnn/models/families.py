@@ -37,7 +37,7 @@ class Family:
             The field `outputs` is the argument of `network`. In `text_config.hidden_size`, the key
             is in an inner dict.
         fixed: The accepted values of further keys, the default of transformers first.
-        implied: Fields that are equal in all models of this type.
+        implied: Fields that are equal in all models of this type. Default: {}.
         skipped: Patterns of arrays in a checkpoint that are ignored if the network does not have
             them. Default: ().
         first_position: The row of the position table that holds the first position. Default: 0.
@@ -51,7 +51,7 @@ class Family:
     names: Names
     keys: Mapping[str, tuple[str, Any]]
     fixed: Mapping[str, tuple[Any, ...]]
-    implied: Mapping[str, Any]
+    implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     first_position: int = 0
     derived: Mapping[str, tuple[Any, Callable[[Any], Any]]] = dataclasses.field(
@@ -363,7 +363,6 @@ CONVNEXT_FAMILIES = (
             "drop_path_rate": ("drop_path", 0.0),
         },
         {"num_channels": (3,), "hidden_act": ("gelu",)},
-        {},
         derived={"num_stages": (4, lambda fields: len(fields["stages"]))},
     ),
 )

@@ -22,12 +22,12 @@ import numpy as np
 from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
+from ..files import fresh
 from ..files.reading import FileError, read_json
-from ..files.writing import fresh
-from ..functional.resize import upsample
 from ..installation import required
 from ..interop.torch_names import state_dict
 from ..interop.torch_weights import from_torch
+from ..layers.shape import upsample
 from ..train.weights import LONGEST_HEADER, open_arrays
 from ..validation import Accepts, one_of
 from .families import Family
@@ -65,6 +65,8 @@ class Published:
     """
 
     families: ClassVar[tuple[Family, ...]] = ()
+    same: ClassVar[dict[str, str]] = {}
+    """For a field that is None, the field whose value it takes."""
     patch_positions: ClassVar[tuple[str, ...]] = ()
     """Path of the layer that adds position encodings to a class token and patches, if any."""
 
@@ -178,11 +180,13 @@ class Published:
         return ()
 
     def explicit(self) -> dict[str, Any]:
-        """Return all fields, with sizes in place of None."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-        }
+        """Return all fields, with sizes in place of None; `hidden` is then 4 * `width`."""
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        fields = {name: getattr(self, name) for name in names}
+        widths = {name: name.replace("hidden", "width") for name in names if "hidden" in name}
+        found = {name: 4 * fields[width] for name, width in widths.items()}
+        found |= {name: fields[other] for name, other in self.same.items()}
+        return fields | {name: value for name, value in found.items() if fields[name] is None}
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], params: Any, state: State | None = None

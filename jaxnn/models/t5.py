@@ -6,15 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from ..combine.sequential import Sequential
-from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import normal
-from ..interop.source_arrays import IfThere, Names
+from ..interop.source_arrays import IfThere
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
-from ..layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward
 from ..layers.checks import dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
@@ -22,8 +19,9 @@ from ..layers.linear import Dense
 from ..layers.normalization import RMSNorm
 from ..validation import above, flag
 from .families import Family
-from .model import Model, size
+from .model import EncoderDecoder, Model, feed_forward, size, transformer_blocks
 from .pretrained import Published
+from .transformers import Decoder
 
 
 class RelativeEncoder(Composite):
@@ -52,7 +50,7 @@ class RelativeEncoder(Composite):
         return self.dropout(self.norm(x))
 
 
-class RelativeDecoder(Composite):
+class RelativeDecoder(Decoder):
     """Transformer decoder whose layers share a relative position bias.
 
     Inputs are tokens (..., T) and a memory (..., S, n); outputs are logits (..., T, vocabulary).
@@ -61,128 +59,58 @@ class RelativeDecoder(Composite):
 
     Args:
         embedding: Embedding of tokens.
-        bias: `nn.RelativePositionBias` with `causal=True`.
+        positions: Layer that adds position encodings, or None.
         dropout: Layer applied to the embeddings and to the features.
         blocks: Layer that contains all transformer blocks.
         norm: Final norm.
         head: Output layer. None to use the embedding's table.
+        embedding_scale: Number by which embeddings are multiplied. Default: None, for 1.
+        bias: `nn.RelativePositionBias` with `causal=True`.
         scale: Factor of the features before the output layer. Default: None, 1.
 
     >>> type(T5(layers=1, width=8, num_heads=2).network(11).decoder).__name__
     'RelativeDecoder'
     """
 
-    embedding: Layer
+    _: dataclasses.KW_ONLY
     bias: Layer
-    dropout: Layer
-    blocks: Layer
-    norm: Layer
-    head: Layer | None
     scale: Annotated[float | None, None | above(0)] = None
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Return the embeddings of tokens, (..., T, n)."""
-        return self.embedding(tokens)
-
-    def forward(self, tokens: jax.Array, memory: jax.Array) -> jax.Array:
+    def forward(self, tokens: jax.Array, memory: jax.Array) -> jax.Array:  # type: ignore[override]
         """Return the logits."""
         x = self.embed(tokens)
         x = self.blocks(self.dropout(x), memory=memory, bias=self.bias.by_position(x))
         x = self.dropout(self.norm(x))
-        if self.scale is not None:
-            x = x * jnp.asarray(self.scale, x.dtype)
-        return self.embedding.attend(x) if self.head is None else self.head(x)
+        return self.logits(x if self.scale is None else x * jnp.asarray(self.scale, x.dtype))
 
 
-class EncoderDecoder(Composite):
-    """Encoder-decoder transformer, from the tokens of a source and a target to logits.
-
-    Inputs are tokens (..., S) of the source and (..., T) of the target; outputs are logits
-    (..., T, vocabulary) of the next tokens of the target. The method `encode` returns the memory
-    of a source, (..., S, n), and the decoder can be used as a network:
-
-        memory = net.apply(params, source, method="encode", segment_ids=mask)
-        given = {"memory": memory, "memory_segment_ids": mask}
-        out = nn.generate(net.decoder, params["decoder"], [[0]], steps=20, temperature=0, **given)
-
-    Named inputs: `segment_ids` (..., S), such as the attention mask of a tokenizer, and
-    `target_segment_ids` (..., T), both 0 for padding.
-
-    Args:
-        encoder: Encoder of embeddings.
-        decoder: Decoder of tokens, which owns the embedding of both.
-
-    >>> net = T5(layers=1, width=8, num_heads=2).network(11)
-    >>> source, target = jnp.ones((2, 5), int), jnp.zeros((2, 3), int)
-    >>> params = net.init(jax.random.key(0), source, target)
-    >>> net.apply(params, source, target).shape
-    (2, 3, 11)
-    """
-
-    encoder: Layer
-    decoder: Layer
-
-    def forward(
-        self,
-        source: jax.Array,
-        target: jax.Array,
-        *,
-        segment_ids: jax.Array | None = None,
-        target_segment_ids: jax.Array | None = None,
-    ) -> jax.Array:
-        """Return the logits."""
-        memory = self.encode(source, segment_ids=segment_ids)
-        return self.decoder(
-            target, memory, segment_ids=target_segment_ids, memory_segment_ids=segment_ids
-        )
-
-    def encode(self, source: jax.Array, *, segment_ids: jax.Array | None = None) -> jax.Array:
-        """Return the memory.
-
-        Args:
-            source: Tokens (..., S).
-            segment_ids: Integers (..., S), 0 for padding. Default: None, for no padding.
-        """
-        return self.encoder(self.decoder.embed(source), segment_ids=segment_ids)
+_T5_NAMES: dict[str, Any] = {
+    "decoder/embedding": "shared",
+    "decoder/head": IfThere("lm_head"),
+    "*/bias": ".block.0.layer.0.SelfAttention.relative_attention_bias",
+    "*/norm": ".final_layer_norm",
+    "*/blocks": ".block.*",
+    "**/attention": ".layer.0.SelfAttention",
+    "**/attention_norm": ".layer.0.layer_norm",
+    "**/cross_attention": ".layer.1.EncDecAttention",
+    "**/cross_attention_norm": ".layer.1.layer_norm",
+    "encoder/blocks/feed_forward": ".layer.1.DenseReluDense",
+    "encoder/blocks/feed_forward_norm": ".layer.1.layer_norm",
+    "decoder/blocks/feed_forward": ".layer.2.DenseReluDense",
+    "decoder/blocks/feed_forward_norm": ".layer.2.layer_norm",
+    "**/gate": IfThere(".wi_0"),
+    "**/down": ".wo",
+    **{f"**/{name}": f".{name[0]}" for name in ("query", "key", "value", "out")},
+}
+"""transformers' T5ForConditionalGeneration, for `T5`, but for the names of `up`."""
 
 
-_GATES = {"geglu": "gated-gelu", "swiglu": "gated-silu"}
-
-
-def _t5_names(gated: bool) -> Names:
-    """Return the names of transformers' T5ForConditionalGeneration, for `T5`."""
-    up = {"gate": ".wi_0", "up": ".wi_1"} if gated else {"up": ".wi"}
-    names: dict[str, Any] = {"decoder/embedding": "shared"}
-    for side, parts in (("encoder", 2), ("decoder", 3)):
-        blocks, last = f"{side}/blocks", f".layer.{parts - 1}"
-        bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"
-        names |= {
-            f"{side}/bias": bias,
-            f"{side}/norm": f"{side}.final_layer_norm",
-            blocks: f"{side}.block.*",
-            f"{blocks}/attention": ".layer.0.SelfAttention",
-            f"{blocks}/attention_norm": ".layer.0.layer_norm",
-            f"{blocks}/feed_forward": f"{last}.DenseReluDense",
-            f"{blocks}/feed_forward_norm": f"{last}.layer_norm",
-        }
-        names |= {f"{blocks}/feed_forward/{ours}": name for ours, name in up.items()}
-        names[f"{blocks}/feed_forward/down"] = ".wo"
-    projections = {"query": ".q", "key": ".k", "value": ".v", "out": ".o"}
-    return names | {
-        "decoder/blocks/cross_attention": ".layer.1.EncDecAttention",
-        "decoder/blocks/cross_attention_norm": ".layer.1.layer_norm",
-        **{f"**/{ours}": name for ours, name in projections.items()},
-        "decoder/head": IfThere("lm_head"),
-    }
-
-
-def _t5(feed_forward: str) -> Family:
-    gated = feed_forward != "relu"
+def _t5(published: str, feed_forward: str) -> Family:
     return Family(
         "t5",
         "T5ForConditionalGeneration",
         "",
-        _t5_names(gated),
+        _T5_NAMES | {"**/up": ".wi" if feed_forward == "relu" else ".wi_1"},
         {
             "vocab_size": ("outputs", 32128),
             "d_model": ("width", 512),
@@ -198,16 +126,13 @@ def _t5(feed_forward: str) -> Family:
             "tie_word_embeddings": ("tied", True),
             "scale_decoder_outputs": ("scaled_head", None),
         },
-        {
-            "feed_forward_proj": (_GATES.get(feed_forward, feed_forward),),
-            "is_encoder_decoder": (True,),
-        },
+        {"feed_forward_proj": (published,), "is_encoder_decoder": (True,)},
         {"feed_forward": feed_forward},
         ("*.embed_tokens.weight", "decoder.block.*.layer.1.**.relative_attention_bias.weight"),
     )
 
 
-T5_FAMILIES = (_t5("relu"), _t5("geglu"), _t5("swiglu"))
+T5_FAMILIES = (_t5("relu", "relu"), _t5("gated-gelu", "geglu"), _t5("gated-silu", "swiglu"))
 """The model types of `T5`, one per feed-forward network; the default of transformers is first."""
 
 
@@ -252,6 +177,7 @@ class T5(Published, Model):
     """Dropout rate of embeddings, attention weights, residual branches, and features, in [0, 1)."""
 
     families: ClassVar[tuple[Family, ...]] = T5_FAMILIES
+    same: ClassVar[dict[str, str]] = {"decoder_layers": "layers", "scaled_head": "tied"}
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from source tokens (..., S) and target tokens (..., T) to logits.
@@ -267,64 +193,39 @@ class T5(Published, Model):
         >>> params["decoder"]["embedding"]["w"].shape
         (11, 8)
         """
-        norm, dropout = RMSNorm(eps=self.eps), Dropout(self.dropout)
-        shared = {"dropout": dropout, "attention_norm": norm, "feed_forward_norm": norm}
-        encoder = EncoderLayer(self._attention(False), self._feed_forward(), **shared)
-        decoder = DecoderLayer(
-            self._attention(True),
-            self._attention(False),
-            self._feed_forward(),
-            cross_attention_norm=norm,
-            **shared,
-        )
-        scaled = self.tied if self.scaled_head is None else self.scaled_head
-        return EncoderDecoder(
-            RelativeEncoder(self._bias(False), dropout, self._blocks(encoder, self.layers), norm),
-            RelativeDecoder(
-                embedding=Embedding(outputs, self.width, w_init=normal(1.0)),
-                bias=self._bias(True),
-                dropout=dropout,
-                blocks=self._blocks(decoder, self.decoder_layers or self.layers),
-                norm=norm,
-                head=None if self.tied else Dense(outputs, bias=False, w_init=normal(1.0)),
-                scale=self.width**-0.5 if scaled else None,
-            ),
-        )
-
-    def _blocks(self, block: Layer, n: int) -> Layer:
-        return Repeat(Remat(block, "products"), n)
-
-    def _bias(self, causal: bool) -> Layer:
-        return RelativePositionBias(
-            self.num_heads,
-            self.num_buckets,
-            self.max_distance,
-            causal,
-            w_init=normal(self.width**-0.5),
-        )
-
-    def _attention(self, causal: bool) -> Layer:
-        quarter, inner = self.head_dim**-0.25, self.num_heads * self.head_dim
-        return MultiHeadAttention(
-            self.num_heads,
+        heads, norm, dropout = self.num_heads, RMSNorm(eps=self.eps), Dropout(self.dropout)
+        w_init, last_init = normal(self.width**-0.5), normal(self.hidden**-0.5)
+        bias = RelativePositionBias(heads, self.num_buckets, self.max_distance, w_init=w_init)
+        quarter = self.head_dim**-0.25
+        attention = MultiHeadAttention(
+            heads,
             self.head_dim,
-            causal=causal,
             scale=1.0,
             dropout=self.dropout,
             bias=False,
             w_init=normal(self.width**-0.5 * quarter),
-            out_init=normal(inner**-0.5 / quarter),
+            out_init=normal((heads * self.head_dim) ** -0.5 / quarter),
         )
-
-    def _feed_forward(self) -> Layer:
-        w_init, last_init = normal(self.width**-0.5), normal(self.hidden**-0.5)
-        if self.feed_forward != "relu":
-            gate = jax.nn.silu if self.feed_forward == "swiglu" else jax.nn.gelu
-            return GatedFeedForward(self.hidden, gate, w_init=w_init, down_init=last_init)
-        return Sequential(
-            up=Dense(self.hidden, bias=False, w_init=w_init),
-            activation=jax.nn.relu,
-            down=Dense(self.width, bias=False, w_init=last_init),
+        network = feed_forward(
+            self.feed_forward, self.hidden, self.width, w_init, last_init, bias=False
+        )
+        causal, full = dataclasses.replace(attention, causal=True), self.explicit()
+        encoder = transformer_blocks(self.layers, attention, network, norm, dropout=dropout)
+        decoder = transformer_blocks(
+            full["decoder_layers"], causal, network, norm, attention, dropout=dropout
+        )
+        return EncoderDecoder(
+            RelativeEncoder(bias, dropout, encoder, norm),
+            RelativeDecoder(
+                embedding=Embedding(outputs, self.width, w_init=normal(1.0)),
+                positions=None,
+                dropout=dropout,
+                blocks=decoder,
+                norm=norm,
+                head=None if self.tied else Dense(outputs, bias=False, w_init=normal(1.0)),
+                bias=dataclasses.replace(bias, causal=True),
+                scale=self.width**-0.5 if full["scaled_head"] else None,
+            ),
         )
 
     def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -334,13 +235,6 @@ class T5(Published, Model):
     def outputs_of(self, params: Any) -> tuple[int, ...]:
         """Return the size of the vocabulary."""
         return (len(params["decoder"]["embedding"]["w"]),)
-
-    def explicit(self) -> dict[str, Any]:
-        """Return all fields, with values in place of None."""
-        return super().explicit() | {
-            "decoder_layers": self.decoder_layers or self.layers,
-            "scaled_head": self.tied if self.scaled_head is None else self.scaled_head,
-        }
 
     @classmethod
     def small(cls) -> "T5":

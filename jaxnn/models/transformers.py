@@ -7,14 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from ..combine.sequential import Sequential
-from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
-from ..initializers import InitFn, normal
+from ..initializers import normal
 from ..interop.torch_names import GEMMA, GPT2, LLAMA
 from ..layers.attention import MultiHeadAttention
-from ..layers.blocks import EncoderLayer, GatedFeedForward
 from ..layers.checks import check_divides, dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
@@ -31,7 +28,7 @@ from ..layers.rotary import (
 )
 from ..validation import above, flag
 from .families import Family
-from .model import Model, size
+from .model import Model, feed_forward, size, transformer_blocks
 from .pretrained import Published
 
 _LLAMA_KEYS: dict[str, tuple[str, Any]] = {
@@ -193,12 +190,17 @@ class Decoder(Composite):
 
     def forward(self, tokens: jax.Array) -> jax.Array:
         """Return the logits."""
+        return self.logits(self.norm(self.blocks(self.dropout(self.embed(tokens)))))
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Return the embeddings of tokens (..., T), with their positions, (..., T, n)."""
         x = self.embedding(tokens)
         if self.embedding_scale is not None:
             x = x * jnp.asarray(self.embedding_scale, x.dtype)
-        if self.positions is not None:
-            x = self.positions(x)
-        x = self.norm(self.blocks(self.dropout(x)))
+        return x if self.positions is None else self.positions(x)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Return the logits of features (..., T, n)."""
         return self.embedding.attend(x) if self.head is None else self.head(x)
 
 
@@ -262,6 +264,7 @@ class GPT(Published, Model):
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
     families: ClassVar[tuple[Family, ...]] = GPT_FAMILIES
+    same: ClassVar[dict[str, str]] = {"num_kv_heads": "num_heads", "qkv_bias": "bias"}
 
     def __post_init__(self) -> None:
         """Check the fields, and that the heads divide the width."""
@@ -295,7 +298,8 @@ class GPT(Published, Model):
         learned, w_init = self.positions == "learned", normal(0.02)
         last_init = normal(0.02 / math.sqrt(2 * self.layers))
         norm = LayerNorm(eps=self.eps) if self.norm == "layer" else RMSNorm(eps=self.eps)
-        block = EncoderLayer(
+        blocks = transformer_blocks(
+            self.layers,
             MultiHeadAttention(
                 self.num_heads,
                 self.head_dim,
@@ -313,30 +317,25 @@ class GPT(Published, Model):
                 w_init=w_init,
                 out_init=last_init,
             ),
-            self._feed_forward(w_init, last_init),
+            feed_forward(
+                self.feed_forward,
+                self.hidden,
+                self.width,
+                w_init,
+                last_init,
+                self.bias,
+            ),
+            norm,
             dropout=Dropout(self.dropout),
-            attention_norm=norm,
-            feed_forward_norm=norm,
         )
         return Decoder(
             embedding=Embedding(outputs, self.width, w_init=w_init),
             positions=LearnedPositions(self.length, w_init=w_init) if learned else None,
             dropout=Dropout(self.dropout),
-            blocks=Repeat(Remat(block, "products"), self.layers),
+            blocks=blocks,
             norm=norm,
             head=None if self.tied else Dense(outputs, bias=False, w_init=w_init),
             embedding_scale=math.sqrt(self.width) if self.scaled_embedding else None,
-        )
-
-    def _feed_forward(self, w_init: InitFn, last_init: InitFn) -> Layer:
-        hidden = self.hidden or 4 * self.width
-        if self.feed_forward != "gelu":
-            gate = jax.nn.silu if self.feed_forward == "swiglu" else jax.nn.gelu
-            return GatedFeedForward(hidden, gate, self.bias, w_init, down_init=last_init)
-        return Sequential(
-            up=Dense(hidden, bias=self.bias, w_init=w_init),
-            activation=jax.nn.gelu,
-            down=Dense(self.width, bias=self.bias, w_init=last_init),
         )
 
     def outputs_of(self, params: Any) -> tuple[int, ...]:
@@ -345,12 +344,7 @@ class GPT(Published, Model):
 
     def explicit(self) -> dict[str, Any]:
         """Return all fields, with sizes in place of None."""
-        return super().explicit() | {
-            "num_kv_heads": self.num_kv_heads or self.num_heads,
-            "head_dim": self.head_dim or self.width // self.num_heads,
-            "hidden": self.hidden or 4 * self.width,
-            "qkv_bias": self.bias if self.qkv_bias is None else self.qkv_bias,
-        }
+        return super().explicit() | {"head_dim": self.head_dim or self.width // self.num_heads}
 
     @classmethod
     def gpt2(cls) -> "GPT":

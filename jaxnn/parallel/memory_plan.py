@@ -11,9 +11,9 @@ import jax
 
 from ..core import paths
 from ..core.declarations import abstract
+from ..explain import notebook
 from ..explain.text import describe
 from ..fields import is_array
-from ..inspect import table
 from ..train import Program, make_step
 from .placement import Placement, sharded_struct
 from .rules import flatten_with_paths
@@ -135,7 +135,7 @@ class Array:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Plan(table.Table):
+class Plan(notebook.Table):
     """The memory of one device in a training step, and the communication between devices.
 
     `str` returns a text table; notebooks show an HTML table.
@@ -162,22 +162,22 @@ class Plan(table.Table):
     total: int
     collectives: dict[str, Collective]
 
-    def _table(self) -> tuple[list[table.Line], list[table.Line]]:
+    def _table(self) -> tuple[list[notebook.Line], list[notebook.Line]]:
         lines = [("Path", "Array", "Split by", "Bytes", "Per device")]
         for path, row in self.rows.items():
-            sizes = table.binary(row.bytes), table.binary(row.bytes_per_device)
-            lines.append((path, table.shape(row.shape), row.split, *sizes))
+            sizes = notebook.binary(row.bytes), notebook.binary(row.bytes_per_device)
+            lines.append((path, notebook.shape(row.shape), row.split, *sizes))
         whole = sum(row.bytes for row in self.rows.values())
-        lines.append(("total", "", "", table.binary(whole), table.binary(self.state)))
+        lines.append(("total", "", "", notebook.binary(whole), notebook.binary(self.state)))
         parts = {f"state/{name}": size for name, size in self.parts.items()}
         names = ("state", "batch", "gradients", "activations", "total")
         parts |= {name: getattr(self, name) for name in names}
         notes = [("mesh", " x ".join(f"{axis}={size}" for axis, size in self.mesh.items()))]
         notes += [
-            (name, f"{table.binary(size).strip()} per device") for name, size in parts.items()
+            (name, f"{notebook.binary(size).strip()} per device") for name, size in parts.items()
         ]
         notes += [
-            (kind, f"{one.times:,} per step, {table.binary(one.bytes).strip()} per device")
+            (kind, f"{one.times:,} per step, {notebook.binary(one.bytes).strip()} per device")
             for kind, one in self.collectives.items()
         ]
         return lines, notes

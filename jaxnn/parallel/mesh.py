@@ -18,9 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..data.check import saturated
-from ..data.rows import leaves_by_path
-from ..explain.text import describe
-from ..train.interruption import is_peer_lost, peer_lost
+from ..data.rows import check_divisible
+from ..train.hooks.stopping import is_peer_lost, peer_lost
 from ..validation import Accepts, integer, is_int, positive
 from .rules import placed
 
@@ -139,7 +138,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """
     rows = row_sharding(mesh)
     here = rows.addressable_devices_indices_map((row_parts(mesh),)).values()
-    check_divisible(batch, mesh, len(set(map(repr, here))))  # a slice has no hash
+    check_rows_fit(batch, mesh, len(set(map(repr, here))))  # a slice has no hash
     batch = jax.tree.map(saturated, batch)
     if jax.process_count() == 1:
         return jax.device_put(batch, rows)
@@ -163,17 +162,11 @@ def row_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
 
 
-def check_divisible(batch: Any, mesh: Mesh, parts: int) -> None:
+def check_rows_fit(batch: Any, mesh: Mesh, parts: int) -> None:
     """Raise ValueError if the rows of a batch cannot be split into a number of equal parts."""
-    for path, leaf in leaves_by_path(batch).items():
-        shape = np.shape(leaf)
-        if not shape or shape[0] % parts:
-            sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in batch_axes(mesh))
-            raise ValueError(
-                f"{path or 'the batch'} is {describe(leaf)}, whose rows cannot be split into the "
-                f"{parts} equal parts that {sizes} of the mesh needs; write a batch_size that is a "
-                f"multiple of {row_parts(mesh)}"
-            )
+    sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in batch_axes(mesh))
+    hint = f"{sizes} of the mesh needs them: write a batch_size that is a multiple of"
+    check_divisible(batch, parts, f"{hint} {row_parts(mesh)}")
 
 
 _ADDRESS = Accepts(

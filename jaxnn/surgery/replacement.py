@@ -10,9 +10,8 @@ import jax
 
 from ..combine.reparametrization import LoRA
 from ..core import paths
-from ..core.composite import holds_layer
 from ..core.declarations import Param
-from ..core.layer import Layer
+from ..core.layer import Layer, holds_layer
 from ..core.paths import at
 from ..core.values import copy_with, fields
 from ..explain.text import check_matches, describe, in_short, suggestion

@@ -24,13 +24,11 @@ import numpy as np
 from ..explain.text import describe
 from ..installation import required
 from ..train import EarlyStopping
-from .compiled import By, Compiled, Way, compiled_cohort
+from .compiled import Compiled, Way, compiled_cohort
 from .score import Keep
 from .space import Values
 from .structure import Structure
 from .training import FoldOfSeed
-
-__all__ = ["By", "Compiled", "Way", "Work", "WorkResult", "compiled_cohort", "work"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,13 @@ End      the sweep ends: all trials have ended, or the budget is used
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..html.page import count, duration
+from ..html import count, duration
 from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .known import Known
@@ -183,7 +182,7 @@ def decide(history: SweepHistory, settings: Settings) -> Ask | Regroup | Train |
     if alone := [trial for trial in round if trial.group is None and trial.status in OPEN]:
         return Regroup(alone, bracket.count)
     members = [trial.number for trial in round]
-    for rung, (begin, end) in enumerate(itertools.pairwise((0, *bracket.rungs))):
+    for rung, (begin, end) in enumerate(bracket.spans):
         last = end == bracket.rungs[-1]
         if parts := _parts(history, members, (begin, end), last, settings.repeats):
             return Train(rung, parts, last)
@@ -279,13 +278,11 @@ def _changes(
 ) -> list[Change]:
     """Return the changes of population-based training at a rung."""
     random = np.random.default_rng((seed, epochs[1]))
-    source, changed = population(scores, random)
-    values = history.values(members, epochs[0])
-    found = []
-    for member, of, new in zip(members, source, changed, strict=True):
-        if new:
-            near = perturbed(history.space, values[members[of]], random)
-            found.append(Change(member, epochs[1], near, members[of]))
+    values, found = history.values(members, epochs[0]), []
+    for at, source in enumerate(population(scores, random)):
+        if source != at:
+            near = perturbed(history.space, values[members[source]], random)
+            found.append(Change(members[at], epochs[1], near, members[source]))
     return found
 
 
@@ -348,15 +345,13 @@ def _violations(
     history: SweepHistory, trials: Sequence[Trial], settings: Settings, epoch: int | None = None
 ) -> list[float]:
     """Return how far trials violate the constraints, at their end or at an epoch."""
-    bounds = settings.bounds
-    return [
-        violation(
-            bounds, {b.metric: _value(history, b.metric, t.number, settings, epoch) for b in bounds}
-        )
-        if bounds
-        else 0.0
-        for t in trials
-    ]
+    found, bounds = [], settings.bounds
+    for trial in trials:
+        values = {
+            b.metric: _value(history, b.metric, trial.number, settings, epoch) for b in bounds
+        }
+        found.append(violation(bounds, values))
+    return found
 
 
 def _diverged(history: SweepHistory, number: int, epochs: tuple[int, int]) -> bool:

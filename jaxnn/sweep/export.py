@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files.writing import fresh
+from ..files import fresh
 from ..installation import required
 from ..validation import one_of
 from .samplers import distribution, optuna_library, quiet

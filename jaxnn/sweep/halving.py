@@ -11,20 +11,19 @@ earlier trial wins.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..validation import Accepts, integer, positive
+from ..validation import integer, positive
 from .dimensions import Choice, Dimension, Grid
 from .space import Space, Values
 from .swept import SweptField
 
 FACTORS = (0.8, 1.2)
 """`perturbed` multiplies a number by one of these."""
-
-at_most_half: Accepts = Accepts("a number > 0 and at most 0.5", lambda value: 0 < value <= 0.5)
 
 
 def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
@@ -100,10 +99,15 @@ class Bracket:
         return counts
 
     @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first and the last epoch of the training to each rung."""
+        return list(itertools.pairwise((0, *self.rungs)))
+
+    @property
     def epochs(self) -> int:
         """Epochs that all trials train, in total."""
-        parts = zip(self.counts, (0, *self.rungs), self.rungs, strict=False)
-        return sum(count * (after - before) for count, before, after in parts)
+        parts = zip(self.counts, self.spans, strict=True)
+        return sum(count * (end - begin) for count, (begin, end) in parts)
 
 
 def hyperband(epochs: int, eta: int, least: int = 1) -> list[Bracket]:
@@ -130,52 +134,30 @@ def hyperband(epochs: int, eta: int, least: int = 1) -> list[Bracket]:
     ]
 
 
-class Population(NamedTuple):
-    """The next generation of a population.
+def population(scores: Sequence[float | None], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Return the member whose weights each member continues with, by truncation selection.
 
-    Args:
-        source: The member whose weights and values each member continues with.
-        changed: Whether that is another member.
-    """
-
-    source: np.ndarray[Any, Any]
-    changed: np.ndarray[Any, Any]
-
-
-def population(
-    scores: Sequence[float | None], rng: np.random.Generator, fraction: float = 0.2
-) -> Population:
-    """Return the next generation by truncation selection.
-
-    Each of the worst members continues from a random one of the best. The worst are floor(fraction
-    * n) members, but at least one, and also all that failed or diverged; the best are the same
-    number, without any that failed. Always draws n random numbers.
+    Each of the worst members continues from a random one of the best. The worst are a fifth of the
+    members, rounded down, but at least one, and also all that failed or diverged; the best are the
+    same number, without any that failed. Always draws n random numbers.
 
     Args:
         scores: One for each member.
         rng: Draws the sources.
-        fraction: Fraction of members to replace, above 0 and at most 0.5. Default: 0.2.
 
     Reference: Jaderberg et al., Population based training of neural networks, 2017.
 
     >>> population([0.5, 0.1, None, 0.3], np.random.default_rng(0))
-    Population(source=array([0, 1, 1, 3]), changed=array([False, False,  True, False]))
+    array([0, 1, 1, 3])
     """
-    at_most_half(fraction, "fraction")
     numbers = _numbers(scores)
-    n, failed = len(numbers), np.isnan(numbers)
-    draws, source = rng.random(n), np.arange(n)
-    # 0.3 * 10 is a little more than 3, and 0.29 * 100 a little less than 29.
-    cut = min(max(int(fraction * n + 1e-9), 1), n // 2)
-    ranked = keep(scores, n)
-    working = n - int(failed.sum())
-    best = ranked[: min(max(cut, 1), working)]
-    worst = failed.copy()
+    n, worst, draws = len(numbers), np.isnan(numbers), rng.random(len(numbers))
+    cut, ranked = min(max(n // 5, 1), n // 2), keep(scores, n)
+    best = ranked[: min(max(cut, 1), n - worst.sum())]
     worst[ranked[n - cut :]] = True
     worst[best] = False
-    if len(best) > 0:
-        source = np.where(worst, best[(draws * len(best)).astype(int)], source)
-    return Population(source, source != np.arange(n))
+    drawn = best[(draws * len(best)).astype(int)] if len(best) else ranked
+    return np.where(worst & (len(best) > 0), drawn, np.arange(n))
 
 
 def perturbed(

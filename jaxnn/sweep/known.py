@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..explain.text import suggestion
-from ..html.page import count
+from ..explain.text import check_known, suggestion
+from ..html import count
 from ..train.metrics import badness
 from ..validation import Accepts
 from .ledger import Ledger
@@ -32,6 +32,9 @@ from .tables import OPEN, Trial, frozen
 
 a_dict: Accepts = Accepts(
     "a dict of values by dotted path", lambda given: isinstance(given, Mapping)
+)
+a_value: Accepts = Accepts(
+    "PATH=VALUE", lambda text: re.fullmatch(r"(?s)\s*[^\s=][^=]*=.*\S.*", text) is not None
 )
 
 
@@ -200,14 +203,10 @@ def parsed(space: Space, text: str) -> dict[str, Any]:
     >>> parsed(space, "momentum=0.9,learning_rate=1e-2")
     {'momentum': 0.9, 'learning_rate': 0.01}
     """
-    found = {}
+    first, found = next(iter(space.dimensions)), {}
+    hint = f"write for example --try {first}=..., and commas between several"
     for part in re.split(r",(?=\s*[\w.:]+=)", text):
-        name, equals, word = (one.strip() for one in part.partition("="))
-        if not equals or not name or not word:
-            raise ValueError(
-                f"--try is {text!r}, expected PATH=VALUE, such as --try "
-                f"{next(iter(space.dimensions))}=...; separate several by commas"
-            )
+        name, _, word = (one.strip() for one in a_value(part, "--try", hint).partition("="))
         name = name.replace("-", "_")
         fields = [one for one in space.swept if name in (one.name, ".".join(one.path))]
         values = [_from_text(one, word) for one in fields]
@@ -296,14 +295,12 @@ def warm_start(
     trials: list[Any] = []
     notes = []
     metrics = dict.fromkeys(one.metric for one in (*objectives, *constraints))
-    for folder in dict.fromkeys(map(str, folders)):
+    for folder in resolved(folders).values():
         with Ledger.open(folder) as ledger:
             sweep = read(ledger)
-        if lacking := [name for name in metrics if name not in {*sweep.curves, *CONFIGURED}]:
-            raise ValueError(
-                f"{folder} did not record {lacking[0]}, by which this sweep compares trials; "
-                f"{suggestion(lacking[0], sweep.curves)}"
-            )
+        for name in metrics:
+            unknown = f"{folder} did not record {name}, by which this sweep compares trials"
+            check_known(name, {*sweep.curves, *CONFIGURED}, unknown)
         facts = {**sweep.facts, "settings": {**sweep.facts.get("settings", {}), "score": rule}}
         sweep = dataclasses.replace(sweep, **objectives[0]._asdict(), facts=facts)
         ended = [trial for trial in sweep.trials if trial.status not in OPEN]
@@ -329,7 +326,12 @@ def warm_start(
         notes.append(f"{folder}: {used} of {count(len(ended), 'trial')} as observations")
         notes += [f"{folder}: {name} was swept there, and is not swept here" for name in lost]
         notes += [f"{folder}: {count(n, 'trial')} left out, {why}" for why, n in problems.items()]
-    return {"folders": [str(folder) for folder in folders], "trials": trials, "notes": notes}
+    return {"folders": list(resolved(folders)), "trials": trials, "notes": notes}
+
+
+def resolved(folders: Sequence[Path | str]) -> dict[str, str]:
+    """Return the folders by absolute path, each once, in order."""
+    return {str(Path(folder).resolve()): str(folder) for folder in folders}
 
 
 def _path(name: str) -> str:

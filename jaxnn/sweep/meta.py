@@ -2,12 +2,14 @@
 
 A resumed sweep must have the same code, data, and settings that determine its trials. Other
 settings, such as the number of trials, the search, and the budget, may change; the ledger records
-them in one transaction.
+them in one transaction. A function of a configuration is swept as an experiment.
 """
 
 import dataclasses
+import functools
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,20 +18,31 @@ import jax
 
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain, to_record
-from ..experiment.experiment import Experiment, loaded
+from ..experiment.experiment import Experiment, Loaded, loaded
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
-from ..html.page import count
+from ..html import count
+from ..train import Program
 from ..train.checkpoint import versions
-from .known import Known, default_try, tries_of, warm_start
+from ..validation import Accepts, check_none, function, integer, require
+from .known import Known, default_try, resolved, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
 from .search import distinct, trial_key
-from .settings import CHANGEABLE, OBJECT, Settings
+from .settings import BLIND, CHANGEABLE, OBJECT, Settings
 from .snapshot import read
-from .storage import command_to_resume
-from .structure import space_of
+from .space import Values
+from .structure import check_experiment, space_of
 from .tables import OPEN, to_text
+
+tried_alone: Accepts = Accepts(
+    "configurations to try",
+    bool,
+    hint="search='none' tries only these: write tries=[{{...}}], or --try",
+)
+a_learning_search: Accepts = Accepts(
+    "a search that learns from earlier sweeps, such as 'tpe'", lambda name: name not in BLIND
+)
 
 
 def planned(
@@ -59,26 +72,40 @@ def planned(
     if not chosen.repeat:
         known = distinct(known, set())
     if chosen.search == "none":
-        chosen = dataclasses.replace(chosen, trials=settings.get("trials", len(known) or 1))
-    given = f"{count(len(known), 'configuration')} to try first, with that of the experiment"
-    if problem := (
-        f"trials is {chosen.trials}, but there are {given}: write trials={len(known)} or more"
-        if len(known) > chosen.trials
-        else "search='none' tries what is given, and nothing is: write tries=[{...}], or --try"
-        if chosen.search == "none" and not known
-        else f"{chosen.search} does not learn from earlier sweeps: write search='tpe' or another "
-        "search that learns, or leave out the warm start"
-        if folders and not chosen.learns
-        else ""
-    ):
-        raise ValueError(problem)
+        tried_alone(known, "tries")
+        chosen = dataclasses.replace(chosen, trials=settings.get("trials", len(known)))
+    given = f"there are {count(len(known), 'configuration')} to try first, with that of the "
+    integer(len(known))(chosen.trials, "trials", f"{given}experiment")
+    if folders:
+        a_learning_search(chosen.search, "search", "otherwise leave out the warm start")
     planner = Planner(experiment, base, chosen, search=search)
     warm = warm_start(space, folders, planner.objectives, planner.constraints, chosen.score)
-    left_out = planner.left_out(known)
-    notes = [*filter(None, [left_out, note]), *warm["notes"]]
+    cut = left_out(planner, known)
+    notes = [*filter(None, [cut, note]), *warm["notes"]]
     facts: dict[str, Any] = {"tries": known, "searches": [[chosen.search, 0]], "notes": notes}
-    facts |= {"left_out": left_out} if left_out else {}
+    facts |= {"left_out": cut} if cut else {}
     return planner, facts | ({"warm_start": warm} if folders else {})
+
+
+def left_out(planner: Planner, tries: Sequence[Values] = ()) -> str:
+    """Return a description of the grid points that are not tried; "" if all are.
+
+    Args:
+        planner: The planner of the sweep.
+        tries: The configurations that are tried first. Default: none.
+    """
+    settings, space = planner.settings, planner.space
+    size = space.grid_size(settings.points) if settings.search == "grid" else 0
+    if size + len(tries) <= settings.trials or not size:
+        return ""
+    grid = {trial_key(point) for point in space.grid(settings.points)}
+    others = len([values for values in tries if trial_key(values) not in grid])
+    if size + others <= settings.trials:
+        return ""
+    return (
+        f"the grid has {size} points, of which --trials {settings.trials} tries the first "
+        f"{settings.trials - others}: write --trials {size + others} to try all"
+    )
 
 
 def resumed(
@@ -119,11 +146,8 @@ def resumed(
     if new.search == "none" and "trials" not in settings:
         more = len(trials) + len(known.waiting(trials)) + len(added)
         new = dataclasses.replace(new, trials=max(old.trials, more))
-    if new.trials < len(trials):
-        raise ValueError(
-            f"{ledger.folder} has {count(len(trials), 'trial')} already: write "
-            f"trials={len(trials)} or more"
-        )
+    had = f"{ledger.folder} has {count(len(trials), 'trial')} already"
+    integer(len(trials))(new.trials, "trials", had)
     if added:
         facts["tries"] = [*meta.get("tries", []), *added]
     if (old.search, old.search_seed) != (new.search, new.search_seed):
@@ -205,11 +229,7 @@ def _check_resumable(
     """
     meta, folder = ledger.meta, ledger.folder
     read(ledger)  # which checks all that it contains
-    if meta["experiment"] != sources.module_of(experiment):
-        raise ValueError(
-            f"{folder} is a sweep of {meta['experiment']}: write "
-            f"{command_to_resume(folder, meta['experiment'])}"
-        )
+    check_experiment(folder, meta["experiment"], experiment)
     asked: dict[str, Any] = {"space": _by_name(space_of(experiment).to_plain())}
     recorded = {"space": _by_name(meta["space"])}
     if base is not None:
@@ -220,9 +240,9 @@ def _check_resumable(
     fixed = [name for name in settings if name not in CHANGEABLE]
     asked["settings"] = {name: now[name] for name in fixed}
     recorded["settings"] = {name: meta["settings"].get(name) for name in fixed}
-    if folders:
-        asked["warm_start"] = [str(folder) for folder in folders]
-        recorded["warm_start"] = meta.get("warm_start", {}).get("folders", [])
+    earlier = meta.get("warm_start", {}).get("folders", [])
+    if folders and resolved(folders).keys() != resolved(earlier).keys():  # in any order
+        asked["warm_start"], recorded["warm_start"] = [str(folder) for folder in folders], earlier
     differ = fingerprint_differences(recorded, asked)
     before, trials = meta["settings"], settings.get("trials", meta["settings"]["trials"])
     if before["halving"] == "population" and trials != before["trials"]:
@@ -232,21 +252,17 @@ def _check_resumable(
     old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
     current = _sources(experiment, old)
     changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
-    problem = ""
-    if differ:
-        problem = (
-            f"{folder} contains another sweep: {'; '.join(differ)}. The trials that it has were "
-            "chosen, trained, and compared by these, which cannot change: write another folder, or "
-            "leave out these arguments to continue that sweep"
-        )
-    elif changed and not force:
-        problem = (
-            f"the experiment changed since this sweep began, so that its trials would not "
-            f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
-            f"{quoted(folder)} --force, in Python force=True"
-        )
-    if problem:
-        raise ValueError(problem)
+    check_none(
+        differ,
+        f"{folder} contains another sweep",
+        "the trials that it has were chosen, trained, and compared by these, which cannot change: "
+        "write another folder, or leave out these arguments to continue that sweep",
+    )
+    check_none(
+        [] if force else changed,
+        "the experiment changed since this sweep began, so that its trials would not compare",
+        f"begin another sweep, or write resume {quoted(folder)} --force, in Python force=True",
+    )
     if changed:
         after = sum(trial.status not in OPEN for trial in ledger.trials())
         forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]
@@ -256,3 +272,67 @@ def _check_resumable(
 def _by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of a space by the names of its dimensions, as JSON has them."""
     return {row["name"]: row for row in json.loads(to_text(rows))}
+
+
+# The experiment of a function
+
+some_config: Accepts = Accepts(
+    "a dataclass or an instance of it", lambda config: config is not None, TypeError
+)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class _WithoutData:
+    """A function of a configuration as `Experiment.program`, a function of (config, data)."""
+
+    program: Callable[[Any], Program]
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.program)
+
+    def __call__(self, config: Any, data: Any) -> Program:
+        return self.program(config)
+
+
+class _GivenData:
+    """Data as `Experiment.data`, a function of the configuration; equal if the data are."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._identity = data, Loaded(data).identity
+
+    def __call__(self, config: Any) -> Any:
+        return self._data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _GivenData) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(repr(self._identity[0]))
+
+
+def as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
+    """Return the experiment with this space and data, and the configuration if one is given."""
+    base = None if config is None or isinstance(config, type) else config
+    kind: Any = config if base is None else type(base)
+    if not isinstance(given, Experiment):
+        function(given, "the experiment", "write an Experiment, or a function of a configuration")
+        name = getattr(given, "__name__", type(given).__name__).strip("<>")
+        hint = f"write sweep.run({name}, config=Config, space=...)"
+        some_config(config, "the configuration of a function", hint)
+        given = Experiment(name, kind, program=given if _takes_data(given) else _WithoutData(given))
+    elif config is not None:
+        what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
+        require(kind is given.config, "config", what, config, error=TypeError)
+    changes: dict[str, Any] = {} if space is None else {"space": space}
+    if data is not None:
+        changes["data"] = data if callable(data) else _GivenData(data)
+    return dataclasses.replace(given, **changes) if changes else given, base
+
+
+def _takes_data(program: Callable[..., Any]) -> bool:
+    """Return whether a function can be called with a configuration and data."""
+    try:
+        inspect.signature(program).bind(None, None)
+    except TypeError:
+        return False
+    return True

@@ -1,27 +1,32 @@
 """The plan of a sweep: what is traced, which trials share a program, and how their lanes run.
 
 All of this is known before the first trial trains; the command `plan` prints it.
+
+The fastest way to run lanes is measured by short runs of the program, a `probe`. The candidates are
+the loop, `lax.map`, and `vmap` at several widths, on one device and on all. Another one is tried
+only if much more work is left than it takes to compile and time it.
 """
 
 import dataclasses
 import math
+import os
+import statistics
+import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
-from ..explain.text import suggestion
-from ..html.page import count
+from ..explain.text import check_known
 from ..train import EarlyStopping
-from .cohort import Way, Work
+from .cohort import Work, out_of_memory, taken
+from .compiled import By, Way, compiled_cohort
 from .external import searcher
-from .probe import Probe, Timing, probe
 from .score import CONFIGURED, Constraint, Keep, Objective
-from .search import Search, trial_key
+from .search import Search
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
@@ -33,6 +38,59 @@ AIM = 4.0
 LANES = 16
 # The fields that the length of a run follows from.
 LENGTHS = ("epochs", "steps", "every")
+WIDTHS = (8, 32, 128, 512, 2048)
+# More lanes per call of `map` gain nothing.
+MAPPED = 16
+# The fraction of a device's memory to use: programs do not report all that they need.
+SHARE = 0.5
+# A wider call is tried if the last one took at most this fraction of the time of the one before.
+GAIN = 0.95
+# A way within this factor of the best is timed again before it is rejected.
+CLOSE = 1.4
+ROUNDS = 5
+# The least seconds of a run that is timed again.
+SAMPLE = 0.5
+# The fractions of the work left that trying one more way may cost, and timing again.
+TRYING = 0.2
+AGAIN = 0.025
+# The least lanes that are timed; seconds of a call that is not repeated.
+FEW = 4
+LONG = 2.0
+
+
+class Timing(NamedTuple):
+    """One way that was tried.
+
+    Args:
+        way: The way.
+        seconds: Seconds per lane and epoch; infinite if memory ran out.
+        compile_seconds: Seconds of its compilation.
+        bytes: Memory of a call on a device.
+    """
+
+    way: Way
+    seconds: float
+    compile_seconds: float
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A request to a worker to measure which way is fastest for lanes of a structure.
+
+    Args:
+        work: One or more of the lanes, as examples.
+        lanes: Number of lanes that will run at a time.
+        epochs: Number of epochs left, over all lanes.
+        width: Lanes per call if that is fixed; otherwise 0. Default: 0.
+        by: The ways to try. Default: all.
+    """
+
+    work: Work
+    lanes: int
+    epochs: int
+    width: int = 0
+    by: tuple[By, ...] = ("loop", "map", "vmap")
 
 
 class Member(NamedTuple):
@@ -100,8 +158,11 @@ class Planner:
             self.metrics, training.maximized, usual
         )
         self.constraints: tuple[Constraint, ...] = settings.bounds
-        self.stopping: EarlyStopping | None = stopping_of(
-            experiment, settings, self.metrics, self.objectives[0]
+        for metric in (one.metric for one in self.constraints):
+            unknown = f"a constraint bounds {metric!r}, which is not a metric"
+            check_known(metric, [*self.metrics, *CONFIGURED], unknown)
+        self.stopping: EarlyStopping | None = settings.stopping(
+            experiment, self.metrics, self.objectives[0]
         )
         self.search: Search = searcher(
             settings.search if search is None else search,
@@ -125,25 +186,6 @@ class Planner:
     def maximize(self) -> bool:
         """Whether a larger value of the metric is better."""
         return self.objectives[0].maximize
-
-    def left_out(self, tries: Sequence[Values] = ()) -> str:
-        """Return a description of the grid points that are not tried; "" if all are.
-
-        Args:
-            tries: The configurations that are tried first. Default: none.
-        """
-        settings = self.settings
-        size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
-        if size + len(tries) <= settings.trials or not size:
-            return ""
-        grid = {trial_key(point) for point in self.space.grid(settings.points)}
-        others = len([values for values in tries if trial_key(values) not in grid])
-        if size + others <= settings.trials:
-            return ""
-        return (
-            f"the grid has {size} points, of which --trials {settings.trials} tries the first "
-            f"{settings.trials - others}: write --trials {size + others} to try all"
-        )
 
     def member(self, values: Values) -> Member:
         """Return the structure, epochs, and seed of a trial; raise errors of its configuration.
@@ -250,21 +292,6 @@ class Planner:
                 f"is {settings.max_groups}: static are {each}; sweep fewer values of them, or "
                 f"write --max-groups {groups}"
             )
-        named = ", ".join(one.metric for one in self.objectives)
-        wrong = [o.metric for o in self.constraints if o.metric not in {*self.metrics, *CONFIGURED}]
-        if wrong:
-            known = suggestion(wrong[0], [*self.metrics, *CONFIGURED])
-            return f"a constraint bounds {wrong[0]!r}, which is not a metric; {known}"
-        if len(self.objectives) > 1 and settings.halving != "none":
-            return (
-                f"--halving {settings.halving} compares trials by one metric, got {named}: sweep "
-                "without --halving, or keep one and bound the others by --constraints"
-            )
-        if len(self.objectives) > 1 and settings.search in ("cmaes", "gp"):
-            return (
-                f"--search {settings.search} has one objective, got {named}: write --search tpe or "
-                "nsga2"
-            )
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
             return "--seeds needs a field `seed` in the configuration, which has none"
         if settings.seeds > 1 and (why := reads_seed(self.experiment, self.base)) is not None:
@@ -288,114 +315,6 @@ class Planner:
         return ""
 
 
-def stopping_of(
-    experiment: Experiment[Any],
-    settings: Settings,
-    metrics: Sequence[str],
-    ranking: tuple[str, bool],
-) -> EarlyStopping | None:
-    """Return the hook that stops a lane early, as in a single run; None without a patience.
-
-    Args:
-        experiment: The experiment, whose metric a single run monitors.
-        settings: The settings; a metric that they name is monitored instead.
-        metrics: The metrics of the program.
-        ranking: The metric that trials are compared by, and whether larger is better.
-    """
-    if settings.patience is None:
-        return None
-    own = not settings.chosen and experiment.ranked[0] in metrics
-    metric, maximize = experiment.ranked if own else ranking
-    return EarlyStopping(metric, settings.patience, maximize=maximize)
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepPlan:
-    """The first round of a sweep.
-
-    Args:
-        planner: The sweep.
-        groups: How each group runs, and how many trials of the first round it has.
-        failed: Number of trials whose configuration raises, by the last line of the traceback.
-    """
-
-    planner: Planner
-    groups: tuple[tuple[Grouped, int], ...]
-    failed: Mapping[str, int]
-
-    def __str__(self) -> str:
-        planner, settings = self.planner, self.planner.settings
-        width = max(map(len, planner.found))
-        lines = ["What is swept:"]
-        for name, why in planner.found.items():
-            what = "traced: one program for all values" if why == TRACED else f"static: {why}"
-            lines.append(f"  {name.ljust(width)}  {planner.space.dimensions[name]}  {what}")
-        lines += ["", "Groups, one program each:"]
-        seconds = compiling = 0.0
-        for grouped, many in self.groups:
-            lines.append(
-                f"  {grouped.structure.name}: {count(many, 'trial')}, {grouped.way}, "
-                f"{grouped.cohort} lanes at a time"
-            )
-            if grouped.error:
-                lines.append(f"    cannot run: {grouped.error}")
-            for timing in grouped.timings:
-                lines.append(
-                    f"    {timing.way}: {timing.seconds * 1e3:.3g} ms a lane and epoch, "
-                    f"{timing.compile_seconds:.1f} s to compile, {timing.bytes / 1e6:.3g} MB"
-                )
-            if grouped.timings:
-                epochs = self._mean_epochs(grouped.epochs)
-                seconds += grouped.timings[0].seconds * many * epochs * settings.repeats
-                compiling += grouped.timings[0].compile_seconds
-        lines += [
-            f"  no program for {count(n, 'trial')}: {text}" for text, n in self.failed.items()
-        ]
-        bounds = ", ".join(map(str, planner.constraints))
-        bounds = f", with {bounds}" if bounds else ""
-        lines += [
-            "",
-            f"{settings.trials} trials of {count(settings.repeats, 'lane')} by {settings.search} "
-            f"search, compared by {' and '.join(map(str, planner.objectives))}{bounds}; rungs at "
-            "epochs "
-            f"{', '.join(map(str, settings.rungs(planner.epochs)))}.",
-        ]
-        if left_out := planner.left_out():
-            lines.append(f"Note: {left_out}.")
-        if seconds:
-            first = sum(many for _, many in self.groups) + sum(self.failed.values())
-            lines.append(
-                f"{len(self.groups)} programs to compile in about {compiling:.1f} s, then about "
-                f"{seconds * settings.trials / first:.3g} s of training on one worker."
-            )
-        return "\n".join(lines)
-
-    def _mean_epochs(self, epochs: int) -> float:
-        """Return the mean epochs of a trial, including those that stop early."""
-        if self.planner.settings.halving in ("none", "population"):
-            return epochs
-        brackets = self.planner.settings.rounds(self.planner.epochs)
-        return sum(b.epochs for b in brackets) / sum(b.count for b in brackets)
-
-
-def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> SweepPlan:
-    """Return the plan for a first round of these trials.
-
-    Args:
-        planner: The sweep.
-        asked: The values of each trial.
-        ask: Runs a function of plain data where the lanes will run, and returns its result.
-    """
-    members = planner.members(asked)
-    failed = Counter(last_line(member) for member in members if isinstance(member, Exception))
-    groups = []
-    for each in by_structure(members, asked):
-        some = [values for _, values in each[:LANES]]
-        grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
-        groups.append((grouped, len(each)))
-    return SweepPlan(planner, tuple(groups), failed)
-
-
 def by_structure(
     members: Sequence[Member | Exception], asked: Sequence[Values]
 ) -> list[list[tuple[Member, Values]]]:
@@ -416,3 +335,111 @@ def last_line(error: Exception) -> str:
     """Return the line with which a traceback of the error would end."""
     text = "".join(traceback.format_exception_only(error))
     return text.strip().split("\n")[0]
+
+
+# The fastest way to run lanes
+
+
+def probe(asked: Probe) -> tuple[Timing, ...]:
+    """Time the ways that are worth trying, and return the timings, fastest first.
+
+    Args:
+        asked: The request.
+    """
+    found: list[Timing] = []
+    for ladder in _ladders(asked):
+        before = math.inf
+        for way in ladder:
+            if not _worth(way, found, asked.epochs):
+                break
+            found.append(_timed(asked.work, way))
+            if found[-1].seconds > GAIN * before:
+                break
+            before = found[-1].seconds
+    return tuple(sorted(_settled(asked, found), key=lambda timing: timing.seconds))
+
+
+def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
+    """Return the timings; those close to the best are repeated in turns, by longer runs."""
+    best = min(timing.seconds for timing in found)
+    close = [timing for timing in found if timing.seconds < CLOSE * best]
+    times = {t.way: max(1, round(SAMPLE / (t.seconds * t.way.lanes))) for t in close}
+    round_takes = sum(times[t.way] * t.way.lanes * t.seconds for t in close)
+    rounds = min(ROUNDS, int(AGAIN * best * asked.epochs / round_takes))
+    if len(close) < 2 or not rounds:
+        return found
+    again: dict[Way, list[float]] = {timing.way: [] for timing in close}
+    for _ in range(rounds):
+        for way, seconds in again.items():
+            seconds.append(_seconds(asked.work, way, times[way]))
+    return [
+        t._replace(seconds=statistics.median(again[t.way])) if t.way in again else t for t in found
+    ]
+
+
+def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
+    """Return whether to try a way: the first one, then those that fit and may save their cost."""
+    if not found:
+        return True
+    best = min(timing.seconds for timing in found)
+    costs = max(timing.compile_seconds for timing in found) + 2 * way.lanes * best
+    if costs > TRYING * best * epochs:
+        return False
+    a_lane = min(timing.bytes / timing.way.width for timing in found)
+    return way.width * a_lane < SHARE * memory()
+
+
+def memory() -> float:
+    """Return the bytes of memory that a device has, as the system reports them."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        limit = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float(limit)
+
+
+def _ladders(asked: Probe) -> Iterator[list[Way]]:
+    """Yield lists of ways: a wider way of a list is tried if the one before it gained."""
+    if "loop" in asked.by:
+        yield [Way("loop", 1)]
+    usual: dict[By, tuple[int, ...]] = {"vmap": WIDTHS, "map": (MAPPED,)}
+    for by, usually in usual.items():
+        widths = (asked.width,) if asked.width else usually
+        for devices in sorted({len(jax.local_devices()), 1}, reverse=True):
+            most = -(-asked.lanes // devices)  # a wider call would only be filled up
+            if by in asked.by:
+                ways = [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
+                structure, values = asked.work.structure, asked.work.values[0]
+                yield [w for w in ways if len(asked.by) == 1 or taken(structure, values, w) == w]
+
+
+def _timed(work: Work, way: Way) -> Timing:
+    compiled = compiled_cohort(work.structure, way, _shared(work))
+    before = compiled.compile_seconds
+    try:
+        seconds = _seconds(work, way)
+        if seconds * way.lanes < LONG:  # the first run is slower
+            seconds = _seconds(work, way)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        seconds = math.inf
+    return Timing(way, seconds, compiled.compile_seconds - before, compiled.bytes)
+
+
+def _seconds(work: Work, way: Way, times: int = 0) -> float:
+    """Return the wall time per lane and epoch, over a number of full calls; by default a few."""
+    compiled = compiled_cohort(work.structure, way, _shared(work))
+    times = times or max(1, FEW // way.lanes)
+    picked = [index % len(work.seeds) for index in range(way.lanes)]
+    values, seeds = [work.values[i] for i in picked], [work.seeds[i] for i in picked]
+    state, _ = compiled.train(values, seeds, None, (0, 0))
+    state = jax.device_get(state)
+    began, compiling = time.perf_counter(), compiled.compile_seconds
+    calls = [compiled.train(values, seeds, state, (0, 1))[1] for _ in range(times)]
+    jax.block_until_ready(calls)
+    spent = time.perf_counter() - began - (compiled.compile_seconds - compiling)
+    return spent / (times * way.lanes)
+
+
+def _shared(work: Work) -> bool:
+    return len(set(work.seeds)) == 1

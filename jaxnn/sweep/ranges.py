@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..validation import is_int, is_number
+from ..validation import check_none, is_int, is_number
 from .tables import Scalar
 
 
@@ -29,8 +29,7 @@ class Checked(abc.ABC):
 
     def _check(self) -> None:
         """Raise ValueError if `_problem` finds a problem."""
-        if problem := self._problem():
-            raise ValueError(f"{self!r}: {problem}")
+        check_none(filter(None, [self._problem()]), repr(self))
 
     @abc.abstractmethod
     def _problem(self) -> str:

@@ -3,10 +3,12 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
+from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
+from ..train import EarlyStopping
 from ..validation import (
     Accepts,
     above,
@@ -17,6 +19,7 @@ from ..validation import (
     number,
     one_of,
     positive,
+    tuple_of,
 )
 from .compiled import By
 from .halving import Bracket, hyperband, rungs
@@ -93,16 +96,14 @@ class Budget:
         return self != Budget()
 
 
-def _each(accepts: Accepts, what: str) -> Accepts:
-    return Accepts(what, lambda v: isinstance(v, tuple) and all(map(accepts.passes, v)))
-
-
-names: Accepts = _each(
+any_length = range(1000)  # none, too
+names: Accepts = tuple_of(
     Accepts("a name", lambda name: isinstance(name, str) and name != ""),
     "the name of a metric, or a tuple of them",
+    any_length,
 )
-bounds: Accepts = _each(
-    a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric"
+bounds: Accepts = tuple_of(
+    a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric", any_length
 )
 
 
@@ -157,7 +158,7 @@ class Settings:
     """Train each lane so that it is bitwise identical to a single run."""
     max_groups: Annotated[int, positive] = 16
     """Maximum number of programs to compile; each combination of static values needs one."""
-    search_seed: int = 0
+    search_seed: Annotated[int, natural] = 0
     """Seed of the search; trials use the seed of the configuration."""
     defaults: bool = True
     """Whether the first trial is the configuration itself, if the space contains it."""
@@ -192,6 +193,17 @@ class Settings:
             problem = (
                 f"--seeds {self.seeds} and --folds {self.folds} both repeat each trial: leave one "
                 "out"
+            )
+        elif len(self.chosen) > 1 and self.halving != "none":
+            problem = (
+                f"--halving {self.halving} compares trials by one metric, got "
+                f"{', '.join(self.chosen)}: sweep without --halving, or keep one and bound the "
+                "others by --constraints"
+            )
+        elif len(self.chosen) > 1 and self.search in ("cmaes", "gp"):
+            problem = (
+                f"--search {self.search} has one objective, got {', '.join(self.chosen)}: write "
+                "--search tpe or nsga2"
             )
         elif self.patience is not None and self.halving != "none":
             problem = (
@@ -239,6 +251,23 @@ class Settings:
                 f"program reports, one of {', '.join(names)}, such as --metric {names[-1]}"
             )
         return [*reported, *(one for one in found if one not in reported)]
+
+    def stopping(
+        self, experiment: Experiment[Any], metrics: Collection[str], ranking: tuple[str, bool]
+    ) -> EarlyStopping | None:
+        """Return the hook that stops a lane early, as in a single run; None without a patience.
+
+        Args:
+            experiment: The experiment, whose metric a single run monitors; a metric that the
+                settings name is monitored instead.
+            metrics: The metrics of the program.
+            ranking: The metric that trials are compared by, and whether larger is better.
+        """
+        if self.patience is None:
+            return None
+        own = not self.chosen and experiment.ranked[0] in metrics
+        metric, maximize = experiment.ranked if own else ranking
+        return EarlyStopping(metric, self.patience, maximize=maximize)
 
     @property
     def repeats(self) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError, listed
-from ..html.page import count
+from ..html import count
 from ..train.metrics import badness
 from .dimensions import Dimension, dimension_of
 from .ledger import Ledger

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 
-from ..explain.text import suggestion
+from ..explain.text import check_known
 from ..validation import Accepts, check_fields, instance, positive
 from .dimensions import Dimension, to_row
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
@@ -339,13 +339,9 @@ class Space:
         return "\n".join(f"{swept.name:{width}}  {swept.dimension}" for swept in self.swept)
 
     def _named(self, name: str) -> SweptField:
-        for swept in self.swept:
-            if swept.name == name:
-                return swept
-        raise ValueError(
-            f"the space of {self.config.__name__} has no {name!r}; "
-            f"{suggestion(name, self.dimensions)}"
-        )
+        named = {swept.name: swept for swept in self.swept}
+        check_known(name, named, f"the space of {self.config.__name__} has no {name!r}")
+        return named[name]
 
 
 def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from ..files import Lock, Locked, NoLock, replace_file, sqlite_code
 from ..files.reading import (
     LONGEST,
     MEGABYTE,
@@ -30,7 +31,6 @@ from ..files.reading import (
     printable,
     quoted,
 )
-from ..files.writing import Lock, Locked, NoLock, replace_file, sqlite_code
 from ..installation import upgrade
 
 FILE, LOCK, LANES, KEPT, NEW = "ledger.sqlite", "driver.lock", "lanes", "kept", ".new"

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..experiment.configuration import class_name, from_plain, is_class, members_of, to_plain
-from ..explain.text import suggestion
+from ..explain.text import check_known, suggestion
 from ..fields import is_traced
-from ..validation import one_of
+from ..validation import Accepts, check_none, one_of
 from .dimensions import Choice, Dimension, Grid, dimension_of, to_row
 from .ranges import Checked, LogUniform, Uniform
 from .tables import frozen
@@ -147,6 +147,11 @@ def _is_among(value: Any, among: Dimension) -> bool:
 
 # Checking paths against classes
 
+a_swept: Accepts = Accepts(
+    "Uniform, LogUniform, Int, Normal, LogNormal, Choice, Grid, Branch, or When",
+    lambda swept: isinstance(swept, Dimension | Branch),
+)
+
 
 def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     """Return the swept fields of a configuration, each after those that its conditions name.
@@ -159,17 +164,19 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
         ValueError: A path or dimension does not fit the class, or a condition cannot hold.
     """
     found = {swept.name: swept for swept in _inside(owner, paths)}
-    for swept in found.values():
-        for name, among in swept.when:
-            if problem := _condition_problem(swept, name, among, found):
-                raise ValueError(f"{swept.name} {problem}")
+    what = f"the conditions in the space of {owner.__name__} cannot hold"
+    problems = [
+        f"{swept.name} {problem}"
+        for swept in found.values()
+        for name, among in swept.when
+        if (problem := _condition_problem(swept, name, among, found))
+    ]
+    check_none(dict.fromkeys(problems), what)
     ordered: dict[str, SweptField] = {}
     while rest := [swept for name, swept in found.items() if name not in ordered]:
         ready = [one for one in rest if all(name in ordered for name, _ in one.when)]
-        if not ready:
-            raise ValueError(
-                f"the conditions of {', '.join(one.name for one in rest)} depend on each other"
-            )
+        circle = f"those of {', '.join(one.name for one in rest)} depend on each other"
+        check_none([] if ready else [circle], what)
         ordered[ready[0].name] = ready[0]
     return list(ordered.values())
 
@@ -212,26 +219,18 @@ def _inside(
         when: The conditions that the owner depends on.
     """
     for dotted, given in paths.items():
-        name, path, conditions, swept = (
-            f"{prefix}{dotted}",
-            (*above, *dotted.split(".")),
-            when,
-            given,
-        )
+        name, path = f"{prefix}{dotted}", (*above, *dotted.split("."))
+        conditions, swept = when, given
         while isinstance(swept, When):
             # inside of a class its own paths come first
             local = f"{prefix}{swept.name}" if swept.name in paths else swept.name
             conditions, swept = (*conditions, (local, swept.among)), swept.then
-        whole = [other for other in paths if dotted.startswith(f"{other}.")]
-        if whole or not isinstance(swept, Dimension | Branch):
-            problem = (
-                f"{prefix}{whole[0]!r} is swept whole and inside, as {dotted!r}; write "
-                f"{whole[0]!r}: Branch(...) with all that is swept inside"
-                if whole
-                else f"{name} must be Uniform, LogUniform, Int, Normal, LogNormal, Choice, Grid, "
-                f"Branch, or When, got {swept!r}"
+        a_swept(swept, name)
+        for whole in (other for other in paths if dotted.startswith(f"{other}.")):
+            raise ValueError(
+                f"{prefix}{whole!r} is swept whole and inside, as {dotted!r}; write {whole!r}: "
+                "Branch(...) with all that is swept inside"
             )
-            raise ValueError(problem)
         kinds = kinds_at(owner, dotted, name)
         if isinstance(swept, Branch):
             classes = _classes(name, kinds, swept)
@@ -249,30 +248,22 @@ def _classes(name: str, kinds: list[Any], branch: Branch) -> tuple[type, ...]:
     members = members_of(kinds)
     known = {class_name(cls): cls for cls in members if is_class(cls)}
     short = Counter(option.lower() for option in map(class_name, filter(is_class, members)))
-    twice = [one for one, count in short.items() if count > 1]
-    wrong = [option for option in branch.classes if option not in known]
-    bare = [
-        f"{class_name(cls)}, a class of {name}, starts from its defaults, and {field.name!r} has "
-        "none; write one in the class"
+    for option in branch.classes:
+        unknown = f"{name} is {_described(members)}, but Branch names {option!r}"
+        check_known(option, known, unknown)
+    problems = [
+        f"two of {_described(members)} are {name}:{one} in the names of dimensions: rename one"
+        for one, count in short.items()
+        if count > 1
+    ]
+    problems += [
+        f"{class_name(cls)} starts from its defaults, and {field.name!r} has none: write one"
         for cls in map(known.get, branch.classes)
         for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
         if field.init and field.default is field.default_factory is dataclasses.MISSING
     ]
-    if twice:
-        problem = (
-            f"two classes of {name} ({_described(members)}) are {name}:{twice[0]} in the names of "
-            "dimensions; rename one of the classes"
-        )
-    elif wrong:
-        problem = (
-            f"{name} is {_described(members)}, but Branch names {wrong[0]!r}; "
-            f"{suggestion(wrong[0], known)}"
-        )
-    elif bare:
-        problem = bare[0]
-    else:
-        return tuple(known[option] for option in branch.classes)
-    raise ValueError(problem)
+    check_none(problems, f"Branch cannot choose between the classes of {name}")
+    return tuple(known[option] for option in branch.classes)
 
 
 def kinds_at(owner: type, dotted: str, name: str) -> list[Any]:
@@ -285,10 +276,8 @@ def kinds_at(owner: type, dotted: str, name: str) -> list[Any]:
         has = [cls for cls in owners if part in _fields(cls)]
         lacks = [cls for cls in owners if cls not in has]
         if lacks:
-            other, fields = (
-                class_name(lacks[0]),
-                [field for cls in owners for field in _fields(cls)],
-            )
+            other = class_name(lacks[0])
+            fields = [field for cls in owners for field in _fields(cls)]
             what = f"{here} ({_described(owners)})" if here else owner.__name__
             problem = (
                 f"{what} has no field {part!r}, which the space sweeps as {name!r}; "

@@ -28,8 +28,7 @@ from ..data.rows import check_rows, classes_of, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded, seed_words
 from ..keys import as_key, kept_key
 from ..train.evaluation import SIZE, require_metrics
-from ..train.metric_checks import check_metrics
-from ..train.metrics import direction_of, directions, without_collected
+from ..train.metrics import check_metrics, direction_of, directions, without_collected
 from ..train.program import strong
 from ..train.record import Tally, combine, prefixed
 from ..train.step import check_step
@@ -219,6 +218,12 @@ class Training:
         return Order(seed_words(root), steps, rows)
 
     @property
+    def _first(self) -> Order:
+        """The input of the first step."""
+        words, steps, rows = self.order(0, 0)
+        return Order(words, steps[:1], rows[:1])
+
+    @property
     def _folds(self) -> Folded:
         assert isinstance(self.source, Folded)
         return self.source
@@ -317,19 +322,16 @@ class Training:
             "bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in numbers),
         }
         if flops:
-            order, data = self.order(0, 0), self.arrays
-            first = Order(order.words, order.steps[:1], order.rows[:1])
-            lowered = jax.jit(self.advance).lower(state, first, data)
+            first = self._first
+            lowered = jax.jit(self.advance).lower(state, first, self.arrays)
             count: Any = lowered.cost_analysis()
             found["flops"] = float(count["flops"]) / max(1, first.rows.shape[1])
         return found
 
     def tried(self) -> Any:
         """Return a step and an evaluation of the first piece, for abstract evaluation."""
-        order, data = self.order(0, 0), self.arrays
-        first = Order(order.words, order.steps[:1], order.rows[:1])
-        state, metrics = self.advance(self.begin(0), first, data)
-        held = [self.evaluate(state, *one) for one in self.pieces(data)[:1]]
+        state, metrics = self.advance(self.begin(0), self._first, self.arrays)
+        held = [self.evaluate(state, *one) for one in self.pieces(self.arrays)[:1]]
         return state, metrics, held
 
     def at_once(self) -> int | None:

@@ -40,10 +40,10 @@ import numpy as np
 from ..data.accept import as_source, fingerprint_of
 from ..data.rows import leaves_by_path
 from ..explain.text import describe
+from ..files import replace_file
 from ..files.reading import MEGABYTE, FileError, listed, plain_path, printable, read_json
-from ..files.writing import replace_file
 from ..fingerprint import CODE, checksum, fingerprint, fingerprint_differences
-from ..version import __version__
+from ..installation import __version__
 
 SCHEMA = 4
 SEAL = "seal.json"

@@ -28,11 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import Accepts, number, one_of, require
-from .examples import WeightedTargets, check_shapes
+from ..validation import Accepts, number, one_of
+from .examples import INT32, WeightedTargets, check_shapes
 from .metrics import Derived, Ratio
 
 _THRESHOLD: Accepts = None | number()
+_TWO: Accepts = one_of(2).such(
+    what="2 for average='binary', the score of one of them",
+    hint="write average='macro' or average='micro'",
+)
 _NO_THRESHOLD: Accepts = Accepts(
     "None for a score of each class and for predictions, which are not compared with it",
     lambda value: value is None,
@@ -73,7 +77,9 @@ def accuracy(
     >>> float(accuracy(jnp.array([[2.0, 1.0], [3.0, 0.0]]), jnp.array([0, 1])))
     0.5
     """
-    made = _decisions("accuracy", outputs, targets, weights, ignore, threshold, None)
+    made = _decisions(
+        "accuracy", outputs, targets, weights, ignore, threshold, None, of_predictions=INT32.max
+    )
     return made.labels.accuracy(made.predicted)
 
 
@@ -100,13 +106,8 @@ def _averaged(score: Callable[[Any, Any, Any], tuple[Any, Any]]):
         kinds = one_of("binary", "macro", "micro")
         kinds(average, f"{name}: average", hint="write average='macro'")
         made = _decisions(name, outputs, targets, weights, ignore, threshold, classes)
-        require(
-            average != "binary" or made.classes == 2,
-            f"{name}: the number of classes",
-            "2 for average='binary', the score of one of them",
-            made.classes,
-            "write average='macro' or average='micro'",
-        )
+        if average == "binary":
+            _TWO(made.classes, f"{name}: the number of classes")
         hits, predicted, actual, seen = _counts(made, average)
         numerator, denominator = score(hits, predicted, actual)
         if numerator.ndim == 0:
@@ -258,9 +259,22 @@ def confusion_matrix(
 
 
 def _decisions(
-    name: str, outputs: Any, targets: Any, weights: Any, ignore: Any, threshold: Any, classes: Any
+    name: str,
+    outputs: Any,
+    targets: Any,
+    weights: Any,
+    ignore: Any,
+    threshold: Any,
+    classes: Any,
+    of_predictions: int = 2,
 ) -> _Decisions:
-    """Return the predictions of outputs, and the labels of targets."""
+    """Return the predictions of outputs, and the labels of targets.
+
+    Args:
+        name: Name of the score, for errors.
+        outputs, targets, weights, ignore, threshold, classes: Arguments of the score.
+        of_predictions: Number of classes of predictions if `classes` is None. Default: 2.
+    """
     outputs, shape, owner = jnp.asarray(outputs), jnp.shape(targets), f"train.{name}"
     fits = shape, (*shape, 1), (*shape, "classes")
     hint = "write logits (..., classes) or predictions (...) for targets (...)"
@@ -272,7 +286,7 @@ def _decisions(
         plain = f"write {owner}(outputs, targets), which predicts the largest"
         _NO_THRESHOLD(threshold, f"{owner}: threshold", pair if size == 2 else plain)
     elif is_made:
-        predicted = outputs
+        size, predicted = of_predictions, outputs
         hint = f"write {owner}(outputs, targets), or pass the logits or probabilities"
         _NO_THRESHOLD(threshold, f"{owner}: threshold", hint)
     else:

@@ -166,9 +166,11 @@ class NextToken(LabelTask):
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the mean of -log softmax(outputs)[target], token accuracy, and bits per token."""
         logits, labels = self._wide(outputs, targets), self._labels(targets, weights)
-        plain = cross_entropy(logits, labels)
+        plain = loss = cross_entropy(logits, labels)
+        if is_traced(self.label_smoothing) or self.label_smoothing:
+            loss = cross_entropy(logits, labels, self.label_smoothing)
         return {
-            "loss": cross_entropy(logits, labels, self.label_smoothing),
+            "loss": loss,
             "accuracy": labels.accuracy(jnp.argmax(outputs, -1)),
             "bits": Ratio(plain.sum / math.log(2), plain.count, maximize=False),
         }

@@ -1,27 +1,32 @@
 """Evaluation and prediction: a program applied to a whole data set, in pieces.
 
+`Evaluate` is the hook that evaluates at each record of a run.
+
 Metrics are combined as they declare, so their values do not depend on the size of the pieces. The
 random key of piece i is `fold_in(key, i)`.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data.accept import as_source, pieces, unaugmented
-from ..data.rows import row_count, row_spec
+from ..data.accept import as_source, fingerprint_of, pieces, unaugmented
+from ..data.rows import check_like, row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..fields import describe
 from ..keys import as_key, kept_key, kept_words
-from ..validation import Accepts, positive, require
-from .metric_checks import check_metrics
+from ..validation import Accepts, instance, positive
+from .hooks import Hook
+from .metrics import check_metrics, directions
 from .program import Program, check_program, code_of
-from .record import combine
+from .record import Event, combine, prefixed
 from .step import SINGLE_DEVICE, remembered, valid_placement
 
 SIZE = 1024  # rows of a piece
@@ -65,14 +70,14 @@ def evaluate(
     check_program(program, "evaluate")
     valid_placement(placement, "placement")
     positive(batch_size, "batch_size")
-    data = prepare_data(program, data, "data", placement)
-    return evaluated(program, state, data, batch_size, placement, key)
+    data = _prepared(program, data, "data", placement)
+    return _evaluated(program, state, data, batch_size, placement, key)
 
 
-def evaluated(
+def _evaluated(
     program: Program, state: Any, data: Any, size: int, placement: Any, key: Any = None
 ) -> dict[str, float]:
-    """Evaluate as `evaluate` does, on the result of `prepare_data`, in pieces of `size` rows."""
+    """Evaluate as `evaluate` does, on the result of `_prepared`, in pieces of `size` rows."""
     call = _evaluation(program, state, placement, key)
     several = enumerate(_pieces(data, size, placement, program.check_data))
     return combine(
@@ -121,21 +126,67 @@ def predict(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def evaluation_spec(
-    program: Program, state: Any, data: Any, batch_size: int, placement: Any
-) -> dict[str, Any]:
-    """Return the metrics of the first piece of an evaluation as shapes; as `evaluate`."""
-    piece = piece_spec(data, batch_size)
-    return _evaluation(program, state, placement, None, abstract=True)(piece, 0)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluate(Hook):
+    """Evaluate the program's state at each record, and add the metrics to it.
 
-
-def piece_spec(data: Any, batch_size: int) -> Any:
-    """Return the shapes and types of the first piece of an evaluation.
+    The metrics are those of `program.evaluate`, combined over all rows, with the same key at every
+    record. Hooks that read these metrics, such as `EarlyStopping`, must come after this hook.
 
     Args:
-        data: Result of `prepare_data`.
-        batch_size: Largest number of rows of a piece.
+        data: As for `train.evaluate`. Default: None, for a program without data.
+        name: The prefix of the metrics: "validation" gives `validation_loss`. Default:
+            "validation".
+        batch_size: Maximum number of rows that are evaluated at once. Default: 1024.
+        program: The program that evaluates the state. Default: None, the run's program.
+
+    >>> import numpy as np
+    >>> Evaluate((np.ones((3, 2)), np.zeros(3)), name="test").name
+    'test'
     """
+
+    data: Any = None
+    name: Annotated[str, instance(str, "a str, the prefix of the metrics")] = "validation"
+    batch_size: Annotated[int, positive] = SIZE
+    program: Any = None
+
+    @contextlib.contextmanager
+    def open(self, run: Any) -> Iterator[Self]:
+        """Check the data, and put arrays on the device once."""
+        program = run.program if self.program is None else self.program
+        data = _prepared(program, self.data, f"{self.name} data", run.placement)
+        yield dataclasses.replace(self, data=data, program=program)
+
+    def check(self, run: Any) -> None:
+        """Add the names and directions of the metrics, by abstract evaluation."""
+        program, piece = self.program, _piece_spec(self.data, self.batch_size)
+        try:
+            metrics = _evaluation(program, run.state, run.placement, None, abstract=True)(piece, 0)
+        except Exception as error:
+            spec = run.loader.spec()
+            if piece is not None and spec is not None and program is run.program:
+                try:
+                    check_like(piece, spec, f"{self.name} data", "the training data")
+                except ValueError as difference:  # which is what the program failed at
+                    raise difference from error
+            raise
+        require_metrics(metrics, type(program).__name__)
+        run.names |= prefixed(self.name, metrics).keys()
+        run.directions |= prefixed(self.name, directions(metrics))
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Add the metrics to the record."""
+        more = self.data, self.batch_size, event.run.placement
+        event.add(prefixed(self.name, _evaluated(self.program, event.state, *more)))
+        return memory, None
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the checksums of the data."""
+        return {} if self.data is None else {self.name: fingerprint_of(as_source(self.data))}
+
+
+def _piece_spec(data: Any, batch_size: int) -> Any:
+    """Return the shapes and types of the first piece of an evaluation of `_prepared` data."""
     if data is None:
         return None
     if isinstance(data, Stream):
@@ -145,15 +196,8 @@ def piece_spec(data: Any, batch_size: int) -> Any:
     return row_spec(data, min(batch_size, row_count(data)))
 
 
-def prepare_data(program: Program, data: Any, name: str, placement: Any) -> Any:
-    """Return data to evaluate: a source, or arrays on the device that the program accepts.
-
-    Args:
-        program: Program, which checks the data.
-        data: Anything that `data.as_source` accepts.
-        name: Name of the data in errors.
-        placement: Devices of the arrays.
-    """
+def _prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
+    """Return data to evaluate: a source, or arrays on the device that the program accepts."""
     data = unaugmented(as_source(data, name))
     if data is None or isinstance(data, Source):
         return data
@@ -215,14 +259,16 @@ def _compiled_prediction(structure: Any, code: Any, placement: Any) -> Any:
     def predict(numbers: Any, state: Any, inputs: Any) -> Any:
         program = jax.tree.unflatten(structure, numbers)
         found = program.predict(state, placement.pinned_piece(inputs))
-        for leaf in jax.tree.leaves(found) if jax.tree.leaves(inputs) else ():
-            require(
-                jnp.shape(leaf)[:1] == (row_count(inputs),),
-                f"predictions of {describe(inputs)}",
-                f"of {row_count(inputs)} rows, one for each row of the inputs",
-                leaf,
-                "write x[None] for the inputs of one row",
+        if jax.tree.leaves(inputs):
+            rows = row_count(inputs)
+            alike = Accepts(
+                f"of {rows} rows, one for each row of the inputs",
+                lambda leaf: jnp.shape(leaf)[:1] == (rows,),
+                hint="write x[None] for the inputs of one row",
+                abstract=True,
             )
+            for leaf in jax.tree.leaves(found):
+                alike(leaf, f"predictions of {describe(inputs)}")
         return placement.pinned_whole(found)
 
     return jax.jit(predict)

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..arrays import check_range
 from ..data.check import saturated, wrong_label
 from ..explain.text import describe
 from ..fields import is_traced
-from ..functional.checking import check_range
 from ..functional.gradients import picked
-from ..validation import require
+from ..validation import Accepts
 from .metrics import Ratio
 
 INT32 = np.iinfo(np.int32)
@@ -50,12 +50,8 @@ class WeightedTargets(NamedTuple):
         cls, owner: str, targets: Any, weights: Any = None, *, classes: int, ignore: int | None
     ) -> "WeightedTargets":
         """Return weighted targets of integer labels (...) of any type; TypeError for floats."""
-        if jnp.issubdtype(jnp.result_type(targets), jnp.floating):
-            raise TypeError(
-                f"{owner} needs integer class labels, got {describe(targets)}; write "
-                "targets.astype('int32') if they are whole numbers. Probabilities are targets of "
-                "train.Classification(n), (..., n), and of train.MultiLabelClassification"
-            )
+        targets = targets if hasattr(targets, "dtype") else np.asarray(targets)
+        _integers(targets, f"the targets of {owner}")
         counts = per_target(owner, weights, jnp.shape(targets))
         labels = jnp.asarray(saturated(targets))
         if labels.dtype != bool and jnp.iinfo(labels.dtype).max > INT32.max:
@@ -92,6 +88,16 @@ class WeightedTargets(NamedTuple):
         return self.ratio((predicted == self.targets).astype(jnp.float32), maximize=True)
 
 
+_integers = Accepts(
+    "integer class labels",
+    lambda targets: not jnp.issubdtype(jnp.result_type(targets), jnp.floating),
+    TypeError,
+    "write targets.astype('int32') if they are whole numbers. Probabilities are targets of "
+    "train.Classification(n), (..., n), and of train.MultiLabelClassification",
+    abstract=True,
+)
+
+
 def expand_like(kept: jax.Array, array: Any) -> jax.Array:
     """Return booleans (...) with the number of axes of an array (..., n, m)."""
     return kept.reshape(kept.shape + (1,) * (jnp.ndim(array) - kept.ndim))
@@ -114,23 +120,21 @@ def per_target(owner: str, weights: Any, shape: tuple[int, ...]) -> jax.Array | 
     if weights is None:
         return None
     given = getattr(weights, "shape", ())
-    if not given or shape[: len(given)] != given:
-        per_position = f", or per position, {shape}" if len(shape) > 1 else ""
-        raise ValueError(
-            f"weights must be an array of one number per row, {shape[:1]}{per_position}, got "
-            f"{describe(weights)} for {owner}; write np.asarray(weights).reshape(...)"
-        )
+    per_position = f", or per position, {shape}" if len(shape) > 1 else ""
+    Accepts(
+        f"an array of one real number per row, {shape[:1]}{per_position}",
+        lambda weights: bool(given) and shape[: len(given)] == given and not _is_complex(weights),
+        hint="write np.asarray(weights).reshape(...), or weights.real",
+        abstract=True,
+    )(weights, f"weights for {owner}")
     weights = jnp.asarray(weights)
-    require(
-        not jnp.issubdtype(weights.dtype, jnp.complexfloating),
-        f"weights for {owner}",
-        "real numbers",
-        weights,
-        "write weights.real",
-    )
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         weights = weights.astype(jnp.float32)
     return jnp.broadcast_to(weights.reshape(given + (1,) * (len(shape) - len(given))), shape)
+
+
+def _is_complex(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.complexfloating)
 
 
 def check_shapes(

@@ -13,18 +13,19 @@ from jax import lax
 
 from ..arrays import widened
 from ..core import paths
+from ..data.rows import check_divisible
 from ..functional.convolution import looped
 from ..keys import kept_key
-from ..validation import Accepts, is_number, require
+from ..validation import Accepts, is_number, one_of
 from .for_network import ForNetwork, layout_of
-from .metric_checks import check_metric_names
 from .metrics import (
     Derived,
     Ratio,
     Sum,
-    merged,
+    check_metric_names,
     terms_of,
     value_of,
+    with_part,
     without_collected,
 )
 from .optimizer import (
@@ -38,6 +39,8 @@ from .optimizer import (
 from .program import TrainState
 from .task import Metrics
 from .wrapped_optimizers import without_gradient
+
+_AROUND = "write train.dynamic_loss_scale around the whole optimizer, and no other one"
 
 
 class SkipState(NamedTuple):
@@ -57,12 +60,8 @@ class SkipNonfinite:
     def init(self, params: Any) -> SkipState:
         """Return the optimizer's state, with nothing skipped."""
         inner = self.inner.init(params)
-        if states_of(inner, SkipState):
-            raise ValueError(
-                "an optimizer that skips steps has another one inside, whose state a "
-                "skipped step would not update; write train.dynamic_loss_scale around the whole "
-                "optimizer, and no other one"
-            )
+        inside = len(states_of(inner, SkipState))
+        one_of(0)(inside, "the number of optimizers that skip steps inside of another one", _AROUND)
         return SkipState(inner, jnp.array(True), jnp.zeros((), jnp.int32))
 
     def update(
@@ -180,11 +179,7 @@ def loss_scale_of(opt_state: Any) -> jax.Array | None:
     Raises ValueError for more than one.
     """
     states = states_of(opt_state, LossScaleState)
-    if len(states) > 1:
-        raise ValueError(
-            f"the optimizer scales the loss {len(states)} times; put one train.dynamic_loss_scale "
-            "around the whole optimizer"
-        )
+    one_of(0, 1)(len(states), "the number of loss scales of the optimizer", _AROUND)
     return states[0].scale if states else None
 
 
@@ -331,11 +326,8 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
         leaves = {paths.text(path): leaf for path, leaf in paths.walk(tree) if leaf is not None}
         squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in widened(leaves).items()}
         matching = [path for path in squares if paths.matches(pattern, path)]
-        if not matching:
-            raise ValueError(
-                f"log_norms={pattern!r} matches no parameter; there are: "
-                f"{', '.join(squares) or 'none'}"
-            )
+        what = f"a pattern that matches one of {', '.join(squares) or 'no parameters'}"
+        Accepts(what, lambda _, some=matching: bool(some))(pattern, "log_norms")
         found[name] = jnp.sqrt(sum(squares.values()))  # type: ignore[arg-type]
         found |= {f"{name}/{path}": jnp.sqrt(squares[path]) for path in matching}
     return found
@@ -360,7 +352,9 @@ def accumulated(
         return gradients(params, state, batch, key)
     batches, first = _micro_batches(batch, count)
     shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
-    wide = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, metrics)))
+
+    def zeros(leaf: Any) -> Any:  # of the type in which sums do not overflow
+        return widened(jnp.zeros(leaf.shape, jax.eval_shape(jnp.sum, leaf).dtype))
 
     def one(carry: Any, micro: Any) -> tuple[Any, None]:
         state, sums = carry
@@ -368,20 +362,18 @@ def accumulated(
         below = jax.random.fold_in(key, number)
         grads, metrics, state = gradients(params, state, batch, below)
         added = jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums[0], grads)
-        parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
+        parts = {name: with_part(total, metrics[name]) for name, total in sums[1].items()}
         return (state, (added, parts)), None
 
+    start = jax.tree.map(zeros, (shapes, metrics))
     with looped():
-        (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+        (state, sums), _ = lax.scan(one, (state, start), (batches, np.arange(count)))
 
-    def mean(total: Any, like: Any) -> Any:
-        if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch
-            return jax.tree.map(lambda total, like: total.astype(like.dtype), total, like)
-        return (total / count).astype(like.dtype)
+    def mean(total: Any) -> Any:  # the sums of a ratio are those of the whole batch
+        return total if isinstance(total, Ratio | Derived) else total / count
 
-    grads, metrics = jax.tree.map(
-        mean, sums, (shapes, metrics), is_leaf=lambda node: isinstance(node, Ratio | Derived)
-    )
+    grads = jax.tree.map(lambda total, like: (total / count).astype(like.dtype), sums[0], shapes)
+    metrics = jax.tree.map(mean, sums[1], is_leaf=lambda node: isinstance(node, Ratio | Derived))
     return grads, metrics, state
 
 
@@ -417,15 +409,11 @@ def total_counts(
 def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
     """Return rows (n, ...) as micro-batches (count, n / count, ...), and the first of them."""
 
+    hint = "write accumulate=n for an n that divides the rows, or another batch_size"
+    check_divisible(batch, count, f"accumulate={count} needs them: {hint}")
+
     def cut(rows: Any) -> jax.Array:
         rows = jnp.asarray(rows)
-        require(
-            rows.ndim > 0 and rows.shape[0] % count == 0,
-            f"the rows of a batch with accumulate={count}",
-            f"a multiple of {count}",
-            rows,
-            "write accumulate=n for an n that divides the rows, or another batch_size",
-        )
         # Every count-th row, not consecutive ones: rows split among devices do not move.
         several = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
         return jnp.moveaxis(several, 1, 0)

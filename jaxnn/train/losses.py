@@ -12,7 +12,7 @@ import optax
 
 from ..explain.text import describe
 from ..functional.gradients import picked
-from ..validation import Accepts, above, integer, natural, number, positive, require
+from ..validation import Accepts, above, integer, natural, number, positive
 from .classification import SEVERAL, LabelTask, ignored_label
 from .examples import WeightedTargets, check_shapes, per_target, wide
 from .metrics import Ratio
@@ -20,6 +20,7 @@ from .task import Task
 
 real: Accepts = number()
 nonnegative: Accepts = number(0)
+_SCALAR = Accepts("a number", lambda value: jnp.shape(value) == (), abstract=True)
 
 
 class Dice(LabelTask):
@@ -217,16 +218,20 @@ class _OfRows(Task):
 
     def _several(self, outputs: Any, names: str, axes: int) -> list[jax.Array]:
         """Return the outputs in at least float32; ValueError unless all have one shape."""
-        count = len(names.split(", "))
-        if isinstance(outputs, tuple | list) and len(outputs) == count:
-            arrays = [wide(one) for one in outputs]
-            if len({a.shape for a in arrays}) == 1 and arrays[0].ndim == axes:
-                return arrays
-        shape = "(n, features)" if axes == 2 else "(n,)"
-        raise ValueError(
-            f"{self!r} needs outputs ({names}), {count} arrays {shape}, got {describe(outputs)}; "
-            f"return such a tuple from the forward of the network"
-        )
+        count, shape = len(names.split(", ")), "(n, features)" if axes == 2 else "(n,)"
+
+        def fits(outputs: Any) -> bool:
+            if not isinstance(outputs, tuple | list) or len(outputs) != count:
+                return False
+            return len({*map(jnp.shape, outputs)}) == 1 and jnp.ndim(outputs[0]) == axes
+
+        Accepts(
+            f"({names}), {count} arrays {shape}",
+            fits,
+            hint="return such a tuple from the forward of the network",
+            abstract=True,
+        )(outputs, f"outputs for {self!r}")
+        return [wide(one) for one in outputs]
 
 
 def _distance(difference: jax.Array) -> jax.Array:
@@ -337,7 +342,7 @@ class InfoNCE(_OfRows):
         scale: Any = 1 / self.temperature
         if isinstance(outputs, tuple | list) and len(outputs) == 3:
             *outputs, scale = outputs
-            require(jnp.shape(scale) == (), "the scale of InfoNCE", "a number", scale)
+            _SCALAR(scale, "the scale of InfoNCE")
         pairs = self._several(outputs, "queries, keys", 2)
         rows = self._numbers(jnp.zeros(len(pairs[0])), weights)
         queries, keys = (_unit(rows.select(a)) for a in pairs)

@@ -26,7 +26,8 @@ direction of `f1`. The loss is minimized. A metric without a direction is not ra
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -34,10 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import code
-from ..validation import Accepts, one_of
+from ..validation import Accepts, check_none, instance, one_of
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
-PREFIXES = ("validation_", "train_", "test_")
 valid_direction: Accepts = one_of("maximize", "minimize")
 
 
@@ -78,19 +78,8 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     ('maximize', None)
     """
     declared = directions_of(task)
-    return declared[metric] if metric in declared else declared.get(base_name(metric))
-
-
-def base_name(metric: str) -> str:
-    """Return the name of a metric without the prefix of the data it is computed on.
-
-    >>> base_name("validation_f1"), base_name("f1")
-    ('f1', 'f1')
-    """
-    for prefix in PREFIXES:
-        if metric.startswith(prefix):
-            return metric.removeprefix(prefix) or metric
-    return metric
+    bare = re.sub("^(validation|train|test)_(?=.)", "", metric)
+    return declared.get(metric) or declared.get(bare)
 
 
 def badness(value: float | None, maximize: bool) -> float:
@@ -355,7 +344,7 @@ def without_collected(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in metrics.items() if not isinstance(one, Collected)}
 
 
-def merged(total: Any, new: Any) -> Any:
+def with_part(total: Any, new: Any) -> Any:
     """Return the metric `total` with another part, in the types and functions of `total`."""
     # Two traces create different functions, so the tree structures may differ.
     leaves, structure = jax.tree.flatten(total)
@@ -377,3 +366,83 @@ def directions(metrics: Mapping[str, Any]) -> dict[str, bool]:
     declared = {name: getattr(one, "maximize", None) for name, one in metrics.items()}
     declared |= {"loss": False} if "loss" in metrics else {}
     return {name: maximize for name, maximize in declared.items() if maximize is not None}
+
+
+# ---- checks of what an objective or a program reports ----
+
+
+def _are_rows(arrays: Any) -> bool:
+    """Return whether a value is a tuple of arrays with the same number of rows."""
+    if not isinstance(arrays, tuple) or not all(map(np.ndim, arrays)):
+        return False
+    return len({np.shape(one)[0] for one in arrays}) == 1
+
+
+_HINT = "write return loss, {{'accuracy': accuracy}}"
+_by_name = instance(Mapping, "a dict by name", _HINT)
+_metric_name = Accepts(
+    "a str of at least one character",
+    lambda name: isinstance(name, str) and bool(name.strip()),
+    TypeError,
+    _HINT,
+)
+_collected = Accepts(
+    "a tuple of arrays, each with one row per example",
+    _are_rows,
+    TypeError,
+    "write train.Collected(function, (predictions, targets))",
+    abstract=True,
+)
+_loss = Accepts(
+    "a real scalar or a train.Ratio",
+    lambda leaf: _is_real(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating),
+    TypeError,
+    "write loss.mean() or train.Ratio(loss.sum(), loss.size) for an array, and loss.real for a "
+    "complex number. To report metrics, return loss, metrics from an objective, or write a "
+    "train.Task",
+    abstract=True,
+)
+
+
+def check_metrics(metrics: Any, owner: str) -> None:
+    """Raise TypeError or ValueError unless metrics are a dict of metrics by name.
+
+    Args:
+        metrics: Result of an objective or a program.
+        owner: Name of the function that returned them, for the error.
+    """
+    for name, metric in _by_name(metrics, f"the metrics that {owner} returns").items():
+        _metric_name(name, f"the name of a metric of {owner}")
+        if isinstance(metric, Collected):
+            _collected(metric.arrays, f"the arrays of the metric {name!r} of {owner}")
+            continue
+        if isinstance(metric, Derived):
+            metric = jax.eval_shape(metric.function, *metric.sums)
+        for leaf in jax.tree.leaves(metric) if isinstance(metric, Metric) else [metric]:
+            a_metric(leaf, f"the metric {name!r} of {owner}")
+
+
+def check_metric_names(metrics: Mapping[str, Any], taken: Collection[str], owner: str) -> None:
+    """Raise ValueError for metrics whose names are those of other numbers in the records of a run.
+
+    Args:
+        metrics: Metrics by name.
+        taken: Names that a run or a step reports itself.
+        owner: Name of what reports the metrics, for the error.
+    """
+    check_none(
+        map(repr, sorted(metrics.keys() & set(taken))),
+        f"{owner} reports a metric under the name of another number in the records of a run",
+        "return it under another name",
+    )
+
+
+def check_loss(loss: Any, owner: str) -> None:
+    """Raise TypeError for a loss that is not a real scalar, a Ratio, or a Sum.
+
+    Args:
+        loss: Result of an objective or a loss function.
+        owner: Name of the function that returned it, for the error.
+    """
+    for term in loss.terms if isinstance(loss, Sum) else (loss,):
+        _loss(term.sum if isinstance(term, Ratio) else term, f"the loss of {owner}")

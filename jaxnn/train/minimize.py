@@ -16,19 +16,19 @@ from ..arrays import visible
 from ..combine.precision import Precision
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.composite import Composite, Wrapper, intercept
+from ..core.composite import Composite, Wrapper
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.layer_errors import check_named
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
-from ..tree import map_children
-from ..validation import Accepts, check_none, instance, positive, require
+from ..tree import intercept, map_children
+from ..validation import Accepts, check_none, instance, positive
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
-from .metric_checks import check_loss, check_metric_names, check_metrics
+from .metrics import check_loss, check_metric_names, check_metrics
 from .optimizer import UNTRACEABLE, as_pytree, optimizer_like
 from .program import Program, TrainState, code_of, owned, state_key, tree_differences
 from .record import EVERY_STEP
@@ -104,15 +104,7 @@ class SupervisedLoss(Wrapper):
 
 def _inputs_of(batch: Any) -> Any:
     """Return the inputs of a batch; TypeError for a batch of another structure."""
-    require(
-        isinstance(batch, tuple | list) and len(batch) in (2, 3),
-        "a batch of train.Supervised",
-        "(inputs, targets) or (inputs, targets, weights)",
-        batch,
-        "write a train.Minimize objective for other batches",
-        TypeError,
-    )
-    return batch[0]
+    return _a_batch(batch, "a batch of train.Supervised")[0]
 
 
 def _without_hidden(batch: Any) -> Any:
@@ -136,6 +128,13 @@ def _without_hidden(batch: Any) -> Any:
     return (jax.tree.map(cleaned, batch[0]), *batch[1:])
 
 
+_a_batch = Accepts(
+    "(inputs, targets) or (inputs, targets, weights)",
+    lambda batch: isinstance(batch, tuple | list) and len(batch) in (2, 3),
+    TypeError,
+    "write a train.Minimize objective for other batches",
+    abstract=True,
+)
 _objective = instance(
     Layer,
     "a layer that maps a batch to a loss",
@@ -424,12 +423,10 @@ def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) 
         return params, _like(state, initial.state, "state", path)
     if isinstance(params, dict) and isinstance(initial, Mapping):
         params, state = dict(params), dict(state)
+        unknown = [name for name in initial if name not in params]
+        lines = [f"{paths.text((*path, name))!r}; {suggestion(name, params)}" for name in unknown]
+        check_none(lines, "initial has parameters that the objective does not have")
         for name, given in initial.items():
-            if name not in params:
-                raise ValueError(
-                    f"initial has {paths.text((*path, name))!r}, which the objective does not "
-                    f"have; {suggestion(name, params)}"
-                )
             params[name], below = _with_initial(
                 params[name], state.get(name, {}), given, (*path, name)
             )

@@ -40,9 +40,9 @@ def top_k_accuracy(
     1.0
     """
     positive(k, "top_k_accuracy: k", hint="write k=5")
-    labels = _labels_of("top_k_accuracy", outputs, targets, weights, ignore)
+    outputs, labels = _labels_of("top_k_accuracy", outputs, targets, weights, ignore)
     label = labels.targets[..., None]
-    chosen = jnp.take_along_axis(jnp.asarray(outputs), label, -1)
+    chosen = jnp.take_along_axis(outputs, label, -1)
     later = jnp.arange(outputs.shape[-1]).reshape((1,) * (label.ndim - 1) + (-1,)) > label
     before = jnp.sum((outputs > chosen) | ((outputs == chosen) & later), -1)
     found = (before < k) & ~jnp.isnan(chosen[..., 0])
@@ -94,7 +94,7 @@ def perplexity(
     >>> f"{perplexity(jnp.zeros((2, 8)), jnp.array([0, 1])):.2f}"
     '8.00'
     """
-    labels = _labels_of("perplexity", outputs, targets, weights, ignore)
+    outputs, labels = _labels_of("perplexity", outputs, targets, weights, ignore)
     found = cross_entropy(wide(outputs), labels)
     return Derived(_exponential, (found.sum, found.count), maximize=False)
 
@@ -112,19 +112,21 @@ def bits(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None 
     >>> f"{bits(jnp.zeros((2, 8)), jnp.array([0, 1])):.2f}"
     '3.00'
     """
-    labels = _labels_of("bits", outputs, targets, weights, ignore)
+    outputs, labels = _labels_of("bits", outputs, targets, weights, ignore)
     found = cross_entropy(wide(outputs), labels)
     return Ratio(found.sum / math.log(2), found.count, maximize=False)
 
 
 def _labels_of(
     name: str, outputs: Any, targets: Any, weights: Any, ignore: int | None
-) -> WeightedTargets:
-    """Return the labels of logits (..., C)."""
-    owner, shape = f"train.{name}", (*jnp.shape(targets), "classes")
+) -> tuple[jax.Array, WeightedTargets]:
+    """Return logits (..., C), and their weighted labels."""
+    outputs, owner, shape = jnp.asarray(outputs), f"train.{name}", (*jnp.shape(targets), "classes")
     check_shapes(owner, outputs, targets, shape, hint=f"write outputs of shape {shape}")
     classes = outputs.shape[-1]
-    return WeightedTargets.of_labels(owner, targets, weights, classes=classes, ignore=ignore)
+    return outputs, WeightedTargets.of_labels(
+        owner, targets, weights, classes=classes, ignore=ignore
+    )
 
 
 def _roc_auc(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 from ..core import paths
 from ..core.calls import State
 from ..data.rows import leaves_by_path
-from ..explain import folded_tree
+from ..explain import notebook
 from ..explain.text import brief
 from ..fields import is_traced
 from ..fingerprint import CODE, fingerprint
@@ -77,7 +77,7 @@ class TrainState(NamedTuple):
 
     def _repr_html_(self) -> str:
         """Return a folded tree with shapes, for notebooks."""
-        return folded_tree.page(folded_tree.of_tree(self))
+        return notebook.page(notebook.of_tree(self))
 
 
 def state_key(key: jax.Array) -> jax.Array:

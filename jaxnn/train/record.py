@@ -13,8 +13,8 @@ import numpy as np
 
 from ..core.values import Value
 from ..files.reading import FileError
-from ..validation import above, positive
-from .metrics import Collected, Derived, a_metric, sum_of, terms_of, without_collected
+from ..validation import Accepts, above, check_none, instance, positive
+from .metrics import Collected, Derived, a_metric, check_metrics, sum_of, terms_of
 
 
 class Moment(NamedTuple):
@@ -110,10 +110,10 @@ class Tally:
 
     Args:
         sums: Sums by metric of a resumed run, as `plain` returned them. Default: None, no parts.
-        source: Name of the checkpoint that holds them, for an error. Default: "combine".
+        source: The checkpoint that holds them, for an error. Default: "", none.
     """
 
-    def __init__(self, sums: Mapping[str, Any] | None = None, source: str = "combine") -> None:
+    def __init__(self, sums: Mapping[str, Any] | None = None, source: str = "") -> None:
         self._waiting: list[tuple[dict[str, Any], Any]] = []
         self._sums = {
             name: [np.asarray(leaf, np.float64) for leaf in leaves]
@@ -155,10 +155,10 @@ class Tally:
         for metrics, rows in _on_host(waiting):
             if self._sums and self._sums.keys() != metrics.keys():
                 before, given = (", ".join(sorted(one)) for one in (self._sums, metrics))
-                raise FileError(
-                    f"{self._source}: all parts must have the same metrics, got {before} and "
-                    f"{given}; restore a checkpoint from a copy, or name another folder"
-                )
+                problem = f"all parts must have the same metrics, got {before} and {given}"
+                if self._source:
+                    problem = f"{self._source}: {problem}; restore it from a copy"
+                raise FileError(problem)
             made = np.asarray(metrics.get(SKIPPED, 0)) != 1
             for name, metric in metrics.items():
                 if name not in EVERY_STEP and not made.all():
@@ -167,6 +167,23 @@ class Tally:
                 leaves, self._forms[name] = jax.tree.flatten(form)
                 before = self._sums.get(name) or [np.zeros(leaf.shape[1:]) for leaf in leaves]
                 self._sums[name] = _added(form, before, leaves)
+
+
+_HINT = "write train.combine([({{'loss': 1.5}}, 4), ({{'loss': 2.0}}, 3)])"
+_PARTS = instance(Iterable, "pairs (metrics, rows)", _HINT)
+_SOME = Accepts("those of at least one part, such as a batch of data with rows", bool)
+_PART = Accepts(
+    "a pair of a dict of metrics by name and a number of rows >= 0",
+    lambda part: (
+        isinstance(part, tuple | list)
+        and len(part) == 2
+        and isinstance(part[0], Mapping)
+        and a_metric.test(part[1])
+        and bool(part[1] >= 0)
+    ),
+    TypeError,
+    _HINT,
+)
 
 
 def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
@@ -180,24 +197,24 @@ def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
         Dict with a float for each name.
 
     Raises:
-        ValueError: There are no parts, or parts with different names.
+        TypeError: A part is not a pair.
+        ValueError: There are no parts, parts with different names, or metrics that are not real.
 
     >>> from jaxnn.train import Ratio
     >>> parts = [({"loss": 1.0, "f1": Ratio(2, 3)}, 2), ({"loss": 4.0, "f1": Ratio(0, 1)}, 1)]
     >>> combine(parts)
     {'f1': 0.5, 'loss': 2.0}
     """
-    pieces = list(jax.device_get([(dict(metrics), rows) for metrics, rows in parts]))
-    if not pieces:
-        raise ValueError(
-            "metrics of at least one part are needed, such as a batch of data with rows; got none"
-        )
-    tally = Tally()
+    _PARTS(parts, "the parts of train.combine")
+    given = [_PART(part, f"parts[{i}] of train.combine") for i, part in enumerate(parts)]
+    pieces = list(jax.device_get([(dict(metrics), rows) for metrics, rows in given]))
+    _SOME(pieces, "metrics")
+    tally, first = Tally(), pieces[0][0]
+    check_metrics(first, "parts[0] of train.combine")
     for metrics, rows in pieces:
-        one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], without_collected(metrics))
-        tally.add(one, rows)
+        sums = {k: 0.0 if isinstance(one, Collected) else one for k, one in metrics.items()}
+        tally.add(jax.tree.map(lambda leaf: np.asarray(leaf)[None], sums), rows)
     found = tally.metrics()
-    first = pieces[0][0]
     for name, metric in first.items():
         if isinstance(metric, Collected):
             columns = zip(*(metrics[name].arrays for metrics, _ in pieces), strict=True)
@@ -260,11 +277,11 @@ class Record(Mapping[str, float]):
 
         Raises ValueError for a name that the record has already.
         """
-        if twice := sorted(set(self.plain()) & set(numbers)):
-            raise ValueError(
-                f"the record has {', '.join(twice)} already; give the second hook another name, "
-                "such as train.Evaluate(data, name='test')"
-            )
+        check_none(
+            sorted(set(self.plain()) & set(numbers)),
+            "the record already has a number of this name",
+            "give the second hook another name, such as train.Evaluate(data, name='test')",
+        )
         for name, number in numbers.items():
             a_metric(number, f"the number {name!r} that is added to a record")
             self._numbers[name] = number if type(number) in (bool, int, float) else float(number)

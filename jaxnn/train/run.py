@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from ..data.rows import leaves_by_path
-from ..explain.tracebacks import entry, entry_iterator
+from ..explain import entry, entry_iterator
 from ..keys import as_key, kept_words
 from ..validation import natural
-from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, memory_spec, named
-from .interruption import Agreed, Asked, watching_peers
+from .hooks import Hook, RollBack, Stop, as_hooks, begun, check_result, memory_spec, named
+from .hooks.stopping import Agreed, Asked, watching_peers
 from .metrics import directions
 from .program import Program, check_program, owned, strong
 from .record import Event, Every, Moment, Record, Tally, ends_of
@@ -268,8 +268,7 @@ class Run:
                 in_flight.append(self._dispatch(ends(self.step)))
                 if len(in_flight) > 2:
                     jax.block_until_ready(in_flight.popleft())
-                self._clock = agreed.seconds()
-                self.signal = agreed.signal()
+                self._clock, self.signal = agreed()
                 now = self.moment()
                 is_record = self.is_over or self.every.due(now, recorded) or self._ends_record()
                 due = [o for o in self._opened if is_record or o.hook.is_due(now, o.seen)]

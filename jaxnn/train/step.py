@@ -9,11 +9,10 @@ from typing import Any
 import jax
 
 from ..data.check import saturated_batch
-from ..explain.tracebacks import entry
+from ..explain import entry
 from ..random import is_outside
-from ..validation import Accepts, require
-from .metric_checks import check_metrics
-from .metrics import without_collected
+from ..validation import Accepts, check_none
+from .metrics import check_metrics, without_collected
 from .program import Program, check_program, code_of, owned, strong, tree_differences
 
 
@@ -96,7 +95,7 @@ class SingleDevice:
 SINGLE_DEVICE = SingleDevice()
 valid_placement: Accepts = Accepts(
     "a parallel.Placement",
-    lambda one: isinstance(one, SingleDevice) or hasattr(type(one), "put_batch"),
+    lambda one: hasattr(type(one), "put_batch"),
     TypeError,
     "write placement=parallel.Placement(parallel.mesh(data=-1)), or leave it out for one device",
 )
@@ -205,21 +204,22 @@ def check_step(result: Any, before: Any, owner: str) -> None:
         before: The state that was passed to it.
         owner: The name of the program's class.
     """
-    require(
-        isinstance(result, tuple) and len(result) == 2,
-        f"the result of {owner}.step",
-        "the new state and metrics",
-        result,
-        "write return state, {'loss': loss}",
-        TypeError,
-    )
+    _state_and_metrics(result, f"the result of {owner}.step")
     check_metrics(result[1], f"{owner}.step")
-    if lines := tree_differences(before, jax.eval_shape(lambda: result[0]), "the state"):
-        raise ValueError(
-            f"{owner}.step must return a state like the given one, in structure, shapes, and "
-            f"types, but in the new one {'; '.join(lines[:5])}; write new.astype(old.dtype), or "
-            "return from init everything that step returns"
-        )
+    check_none(
+        tree_differences(before, jax.eval_shape(lambda: result[0]), "the state")[:5],
+        f"{owner}.step must return a state like the given one, in structure, shapes, and types",
+        "write new.astype(old.dtype), or return from init everything that step returns",
+    )
+
+
+_state_and_metrics = Accepts(
+    "the new state and metrics",
+    lambda result: isinstance(result, tuple) and len(result) == 2,
+    TypeError,
+    "write return state, {{'loss': loss}}",
+    abstract=True,
+)
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:

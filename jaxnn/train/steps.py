@@ -21,14 +21,13 @@ import numpy as np
 from jax import lax
 
 from ..data.accept import Augmented, as_source, augmented, unaugmented
-from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
-from ..data.source import NoEpochs, Position, Source, epoch_order, whole_batches
+from ..data.source import NoEpochs, Position, Source, epoch_order, prefetched, whole_batches
 from ..data.stream import Stream
 from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
-from .metric_checks import check_metric_names
+from .metrics import check_metric_names
 from .program import Program, code_of
 from .step import placed_step, remembered
 

@@ -46,15 +46,15 @@ import numpy as np
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..fields import is_traced
-from ..validation import Accepts, is_number, require, unwritten
+from ..validation import Accepts, number, one_of, unwritten
 from .examples import WeightedTargets, expand_like, per_target, wide
-from .metric_checks import check_loss, check_metrics
 from .metrics import (
     Collected,
     Derived,
     Direction,
     Ratio,
+    check_loss,
+    check_metrics,
     directed,
     directions_of,
     sum_of,
@@ -211,6 +211,15 @@ loss_function: Accepts = Accepts(
 )
 
 
+_measures = Accepts(
+    "the loss and metrics by name",
+    lambda found: isinstance(found, Mapping) and "loss" in found,
+    TypeError,
+    "write return {{'loss': train.Ratio(sum, count)}}",
+    abstract=True,
+)
+
+
 def measured(task: Loss, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
     """Return the loss and the metrics of a task or a loss function, as metrics of a part.
 
@@ -229,14 +238,7 @@ def measured(task: Loss, outputs: Any, targets: Any, weights: Any = None) -> dic
     found: Any = {}
     if isinstance(task, Task) and own != _BOTH:
         found = task.measure(outputs, targets, weights)
-        require(
-            isinstance(found, Mapping) and "loss" in found,
-            f"the result of {type(task).__name__}.measure",
-            "the loss and metrics by name",
-            found,
-            "write return {'loss': train.Ratio(sum, count)}",
-            TypeError,
-        )
+        _measures(found, f"the result of {type(task).__name__}.measure")
         check_loss(found["loss"], owner)
         found = {"loss": found["loss"]} if "metrics" in own else dict(found)
 
@@ -361,11 +363,8 @@ class MultiTask(Task):
     def __post_init__(self) -> None:
         """Check the names and numbers of the weights."""
         for name, weight in self.weights:
-            if name not in self._named() or not (is_traced(weight) or is_number(weight)):
-                raise ValueError(
-                    f"MultiTask.weights must map names of tasks to numbers, got {weight!r} for "
-                    f"{name!r}; the tasks are {', '.join(self._named())}"
-                )
+            one_of(*self._named())(name, "the name of a task in MultiTask.weights")
+            number()(weight, f"MultiTask.weights[{name!r}]")
 
     @property
     def outputs(self) -> Any:
@@ -416,17 +415,19 @@ class MultiTask(Task):
 
     def _parts(self, tree: Any, what: str) -> dict[str, Any]:
         """Return the outputs, targets, or weights of each task by name."""
-        names = list(self._named())
-        if isinstance(self.tasks, dict):
-            if isinstance(tree, Mapping) and tree.keys() >= set(names):
-                return {name: tree[name] for name in names}
-        elif isinstance(tree, tuple | list) and len(tree) == len(names):
-            return dict(zip(names, tree, strict=True))
-        form = f"{'a dict' if isinstance(self.tasks, dict) else 'a tuple'} of {', '.join(names)}"
+        names, by_name = list(self._named()), isinstance(self.tasks, dict)
         write = {
             "outputs": "return such outputs from the network",
             "targets": "write (inputs, targets) with such targets",
             "weights": "write (inputs, targets, weights) with such weights, or with one array for "
             "all tasks",
         }
-        raise TypeError(f"MultiTask needs {what} as {form}, got {describe(tree)}; {write[what]}")
+
+        def fits(tree: Any) -> bool:
+            if by_name:
+                return isinstance(tree, Mapping) and tree.keys() >= set(names)
+            return isinstance(tree, tuple | list) and len(tree) == len(names)
+
+        form = f"{'a dict' if by_name else 'a tuple'} of {', '.join(names)}"
+        Accepts(form, fits, TypeError, abstract=True)(tree, f"{what} of MultiTask", write[what])
+        return {name: tree[name if by_name else i] for i, name in enumerate(names)}

@@ -29,12 +29,11 @@ import numpy as np
 from ..core import paths
 from ..core.calls import placeholder_key
 from ..core.layer import Layer
-from ..explain import folded_tree
+from ..explain import notebook
+from ..files import replace_file
 from ..files.reading import MEGABYTE, FileError, listed, open_regular, parse_json, printable
-from ..files.writing import replace_file
-from ..installation import required
+from ..installation import __version__, required
 from ..validation import Accepts, integer
-from ..version import __version__
 from .program import Trained, trained_like
 
 # Types by their names in the format. Others have no array type here.
@@ -198,7 +197,7 @@ class Weights:
 
     def _repr_html_(self) -> str:
         """Return a folded tree with shapes, for notebooks."""
-        return folded_tree.page(folded_tree.of_tree(vars(self), "Weights"))
+        return notebook.page(notebook.of_tree(vars(self), "Weights"))
 
 
 def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> None:

@@ -8,11 +8,11 @@ import sys
 import jax
 import pytest
 
-from jaxnn.command.experiment_commands import use_compilation_cache
+from jaxnn.command import use_compilation_cache
 
 USED = """
 import json, jax
-from jaxnn.command.experiment_commands import use_compilation_cache
+from jaxnn.command import use_compilation_cache
 rest = use_compilation_cache({words})
 print(json.dumps([rest, jax.config.jax_compilation_cache_dir]))
 """

@@ -7,8 +7,8 @@ import pytest
 
 from jaxnn.command import main
 from jaxnn.command import sweep as commands
-from jaxnn.command.grammar import GRAMMAR, sweeps_of, swept_paths
-from jaxnn.command.parsing import choose_variants, parse
+from jaxnn.command.grammar import GRAMMAR, swept_paths
+from jaxnn.command.parsing import choose_variants, parse, texts_of
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.run_folder import RunOptions
 from jaxnn.sweep import (
@@ -102,22 +102,25 @@ def test_conditions_and_classes_have_names():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["width"], "'width' is not NAME=VALUES"),
-        (["width=uniform:1"], "uniform takes two or three numbers"),
-        (["rate=normal:1:2:3"], "normal takes two numbers"),
+        (["width"], "what to sweep must be NAME=VALUES, got 'width'"),
+        (["width=uniform:1"], "the arguments of uniform must be two or three numbers, got [1]"),
+        (["rate=normal:1:2:3"], "the arguments of normal must be two numbers, got [1, 2, 3]"),
         (["widht=3"], "Config has no field 'widht', which the space sweeps as 'widht'; did you "
                       "mean 'width'?"),
         (["width=a,b"], "'a' is not a value of width, which is int"),
         (["width=log:a:b"], "'a' is not a number"),
-        (["rate=log:1:2:0.5"], "log takes a step for whole numbers only"),
+        (["rate=log:1:2:0.5"], "the step of log must be None, got 0.5; only whole "
+                              "numbers have one"),
         (["width=__import__('os')"], "\"__import__('os')\" is not a value of width, which is int"),
         (["encoder:encode.activation=a"], "encoder has no class 'encode' with something to sweep; "
                                           "did you mean 'encoder'?"),
         (["width=1", "width=2"], "width is swept twice"),
         (["rate=uniform:1:0"], "Uniform(low=1.0, high=0.0): low must be less than high; write "
                                "Uniform(0.0, 1.0)"),
-        (["sizes=(1,2"], "'(1,2' has unbalanced parentheses or quotes, or an empty option"),
-        (["rate=1,,2"], "'1,,2' has unbalanced parentheses or quotes, or an empty option"),
+        (["sizes=(1,2"], "the values must be options between commas, with balanced "
+                        "parentheses and quotes, got '(1,2'"),
+        (["rate=1,,2"], "the values must be options between commas, with balanced "
+                        "parentheses and quotes, got '1,,2'"),
     ],
 )  # fmt: skip
 def test_what_is_no_dimension_shows_the_grammar(texts, message):
@@ -131,8 +134,9 @@ def test_classes_must_be_swept_around_what_is_inside_of_them():
         swept_paths(Config, ["encoder:encoder.activation=a,b"])
     with pytest.raises(ValueError, match="the classes of teacher are equally likely"):
         swept_paths(Config, ["teacher=None,SGD*2"])
-    with pytest.raises(ValueError, match="--sweep needs what to sweep"):
-        sweeps_of(["--epochs", "3", "--sweep"])
+    texts, _ = texts_of("--sweep", ["--epochs", "3", "--sweep"])
+    with pytest.raises(ValueError, match="what to sweep must be NAME=VALUES, got ''"):
+        swept_paths(Config, texts)
 
 
 def test_every_line_of_the_grammar_is_one():

@@ -22,11 +22,13 @@ from jaxnn.command import main, parsing
 from jaxnn.command.parsing import choose_variants
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.files.writing import Lock, replace_file
+from jaxnn.files import Lock, replace_file
 from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP
 from jaxnn.train.weights import packed
+
+pytestmark = pytest.mark.usefixtures("figures_not_drawn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +72,6 @@ def errors(capsys, *arguments):
     except SystemExit as stopped:
         status = stopped.code
     return status, capsys.readouterr().err
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pictures_without_pixels():
-    """Leave out what takes most of these runs; tests of pictures and of experiments draw them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "png", lambda figure: b"\x89PNG")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +188,8 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "41"], "Config.batch_size must be an int from 1 to 40, got 41"),
-        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
+        (["--batch-size", "41"], "--batch-size must be an int from 1 to 40, got 41"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
         (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
         (["--model.dropout", "1"], "MLP.dropout must be a dropout rate in [0, 1), got 1.0"),
         (["--optimizer.momentum", "-1"], "SGD.momentum must be a number from 0 to 1, got -1.0"),
@@ -232,7 +226,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monk
     monkeypatch.setattr("jaxnn.experiment.run_folder.replace_file", full)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert status == 1
-    assert "No space left on device. The run is not finished: make room and write resume" in text
+    assert "cannot finish the run: No space left on device. Make room and write resume" in text
     assert [f.name for f in tmp_path.iterdir()] == ["run"]
     monkeypatch.undo()
     assert main(EXPERIMENT, ["resume", str(tmp_path / "run")]) == 0
@@ -267,11 +261,11 @@ def broken(*_, **__):
 
 FAILURES = {
     "a picture": (
-        "jaxnn.experiment.pictures.worst_profiles",
+        "jaxnn.experiment.report.worst_profiles",
         "the picture worst_mistakes.png failed",
     ),
     "all pictures": ("jaxnn.html.charts.png", "the picture learning_curves.png failed"),
-    "the report": ("report_of", "report.html failed"),
+    "the report": ("run_report", "report.html failed"),
     "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
     "predicting": ("jaxnn.experiment.prediction.predicted", "predicting the test rows failed"),
     "finish": (None, "the experiment's function finish failed"),

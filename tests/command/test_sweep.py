@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxnn import files as writing
 from jaxnn import train
 from jaxnn.command import main, tool
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
 from jaxnn.experiment.experiment import Configured
-from jaxnn.files import writing
 from jaxnn.installation import install
 from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
@@ -151,6 +151,22 @@ def test_resuming_what_has_ended_changes_nothing(folder, capsys):
     assert digest(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trials", "0"], "--trials must be None or an int >= 1, got 0"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
+        (["--search", "tpee"], "--search must be None or 'random', 'grid'"),
+        (["--workers", "-1"], "--workers must be an int >= 0, got -1"),
+    ],
+)
+def test_changes_that_cannot_be(folder, capsys, nothing_computed, words, message):
+    before = digest(folder)
+    status, _, error = said(capsys, "resume", folder, *words)
+    assert (status, error[: 7 + len(message)]) == (1, f"error: {message}")
+    assert digest(folder) == before
+
+
 def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
     ask, place = Driver._train, tmp_path / "new"
 
@@ -244,7 +260,7 @@ def test_run_from_a_sweep_trains_that_configuration(folder, tmp_path, capsys, na
 
 def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
     place = tmp_path / "run"
-    arguments = "--from", f"{folder}:0", "--epochs", "1", "--folder", place
+    arguments = f"--from={folder}:0", "--epochs", "1", "--folder", place
     assert said(capsys, *arguments)[0] == 0
     config = json.loads((place / "config.json").read_text())["config"]
     assert config["epochs"] == 1
@@ -254,10 +270,10 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}:17", "{} has the trials 0 .. 7, and no 17"),
-        ("{}:-1", "--from is '{}:-1', expected FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}:bets", "--from is '{}:bets', expected FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}", "--from is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}:17", "the trial of {} must be an int from 0 to 7, got 17"),
+        ("{}:-1", "--from must be FOLDER:best, or FOLDER:17 for trial 17, got '{}:-1'"),
+        ("{}:bets", "--from must be FOLDER:best, or FOLDER:17 for trial 17, got '{}:bets'"),
+        ("{}", "--from must be FOLDER:best, or FOLDER:17 for trial 17, got '{}'"),
         ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: check the path, or"),
     ],
 )
@@ -294,8 +310,8 @@ def test_commands_on_a_run_accept_a_kept_trial(folder, tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("predict {}", "the trial is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
-        ("evaluate {}:99", "{} has the trials 0 .. 7, and no 99"),
+        ("predict {}", "the trial must be FOLDER:best, or FOLDER:17 for trial 17, got '{}'"),
+        ("evaluate {}:99", "the trial of {} must be an int from 0 to 7, got 99"),
         ("evaluate {}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it"),
         (
             "export {}:best --output net.txt",
@@ -312,7 +328,7 @@ def test_a_trial_that_no_command_accepts(folder, capsys, words, message):
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
-        "error: --from is '', expected FOLDER:best, or FOLDER:17 for trial 17\n",
+        "error: --from must be FOLDER:best, or FOLDER:17 for trial 17, got ''\n",
     )
 
 
@@ -370,10 +386,11 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "the space has up to 3 groups, each a program to compile, and --max-groups is 2: "
             "static are model.width (3); sweep fewer values of them, or write --max-groups 3",
         ),
-        (["--trials", "0"], "Settings.trials must be an int >= 1, got 0"),
-        (["--seeds", "0"], "Settings.seeds must be an int >= 1, got 0"),
-        (["--max-groups", "0"], "Settings.max_groups must be an int >= 1, got 0"),
-        (["--lanes", "0"], "Settings.lanes must be an int >= 1, got 0"),
+        (["--trials", "0"], "--trials must be an int >= 1, got 0"),
+        (["--search-seed", "-1"], "--search-seed must be an int >= 0, got -1"),
+        (["--seeds", "0"], "--seeds must be an int >= 1, got 0"),
+        (["--max-groups", "0"], "--max-groups must be an int >= 1, got 0"),
+        (["--lanes", "0"], "--lanes must be an int >= 1, got 0"),
         (
             ["--exact", "--by", "vmap"],
             "--exact and --by vmap contradict each other: lanes that train together round "
@@ -381,7 +398,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
         ),
         (
             ["--halving", "successive", "--eta", "1"],
-            "Settings.eta must be an int >= 2, got 1",
+            "--eta must be an int >= 2, got 1",
         ),
         (
             ["--halving", "hyperband", "--least", "5"],
@@ -393,7 +410,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "static (",
         ),
         (["--devices", "-1"], "--devices must be an int from 0 to "),
-        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
         (
             ["--executor", "dsak"],
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
@@ -594,8 +611,8 @@ def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
     assert status == 1
     assert re.fullmatch(
         r"error: the experiment changed since this sweep began, so that its trials would not "
-        r"compare: \S+/quick.py: program changed; data/train/0: recorded float32\[800,64\] 0, now "
-        r"float32\[800,64\] [0-9a-f]{16}; versions/optax: recorded 0\.0\.1, now \S+\. Begin "
+        r"compare:\n  \S+/quick.py: program changed\n  data/train/0: recorded float32\[800,64\] 0, "
+        r"now float32\[800,64\] [0-9a-f]{16}\n  versions/optax: recorded 0\.0\.1, now \S+\nBegin "
         rf"another sweep, or write resume {folder} --force, in Python force=True\n",
         error,
     )
@@ -632,12 +649,13 @@ def test_the_sweep_of_another_experiment(folder, capsys, nothing_computed):
         ledger.set_meta({"experiment": "experiments.joy"})
     assert said(capsys, "resume", folder)[::2] == (
         1,
-        f"error: {folder} is a sweep of experiments.joy: write python -m experiments.joy resume "
-        f"{folder}\n",
+        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick: write "
+        f"python -m experiments.joy resume {folder}\n",
     )
     assert said(capsys, "run", "--from", f"{folder}:best")[::2] == (
         1,
-        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick\n",
+        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick: write "
+        f"python -m experiments.joy resume {folder}\n",
     )
 
 

@@ -315,8 +315,8 @@ def test_parameters_read_before_the_child_is_called(read):
     assert found in (ValueError, AttributeError)
     assert "at 'a', Early(Dense(3))" in message
     assert (
-        "the parameters of 'inner' are read before it is called, so init cannot know their shapes: "
-        "call the child first, or pass child.params to child.layer.apply" in message
+        "parameters are read before their layer is called, so init cannot know their shapes: "
+        "'inner'; call the child first, or pass child.params to child.layer.apply" in message
     )
 
 
@@ -542,7 +542,11 @@ class Holds(nn.Primitive):
         ),
         (bytearray(b"x"), "Holds.item got bytearray(b'x'), which has no hash"),
         (nn.Dense, "Holds.item got the class Dense; write an instance, Dense(...)"),
-        (nn.Dense(3), "Holds.item is a layer, but a Primitive has no children: write a Composite"),
+        (
+            nn.Dense(3),
+            "Holds is a Primitive, which has no children, but a field is a layer: item; write a "
+            "Composite",
+        ),
     ],
     ids=lambda item: "" if isinstance(item, str) else type(item).__name__,
 )
@@ -580,7 +584,7 @@ def test_what_a_field_cannot_hold(item, text):
         ),
         (
             lambda: nn.Sequential(init=nn.Dense(3)),
-            "Sequential has a field or child called 'init', which is reserved; rename it",
+            "Sequential has a field or child of a reserved name: 'init'; rename it",
         ),
     ],
 )
@@ -592,13 +596,13 @@ def test_names_of_children():
     check(
         lambda: nn.Sequential(**{"a/b": NET}),
         ValueError,
-        "Sequential has a child called 'a/b', but a name must be text without a slash",
+        "names in Sequential: 'a/b' must be text without a slash",
     )
     # Two words known to share a CRC-32.
     check(
         lambda: nn.Sequential(plumless=NET, buckeroo=NET),
         ValueError,
-        "Sequential has the children 'plumless' and 'buckeroo', whose names have the same CRC-32",
+        "names in Sequential: 'plumless' and 'buckeroo' have the same CRC-32, so they would draw",
         "rename one of them",
     )
     with pytest.raises(SyntaxError, match="keyword argument repeated: a"):
@@ -614,25 +618,26 @@ def declared_class(base, **members):
     [
         (
             declared_class(nn.Primitive, __annotations__={"init": int}, init=3),
-            "Mine has a field or child called 'init', which is reserved; rename it",
+            "Mine has a field or child of a reserved name: 'init'; rename it",
         ),
         (
             declared_class(nn.Primitive, forward=lambda self, params, x, key: x),
-            "Mine.forward has an input called 'key', which is reserved; rename it, or request key, "
-            "train, or state by keyword: def forward(self, x, *, key, train)",
+            "Mine.forward cannot be used: it has an input called 'key', which is reserved; rename "
+            "it, or request key, train, or state by keyword: def forward(self, x, *, key, train)",
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, method: x),
-            "Mine.forward has an input called 'method', which is reserved",
+            "Mine.forward cannot be used: it has an input called 'method', which is reserved",
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, **others: x),
-            "Mine.forward takes **others, which would hide misspelled inputs; name them",
+            "Mine.forward cannot be used: it takes **others, which would hide misspelled inputs; "
+            "name them",
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, *, state: x),
-            "Mine.forward requests 'state', but a composite keeps no separate state: declare it in "
-            "`variables` of a Primitive",
+            "Mine.forward cannot be used: it requests 'state', but a composite keeps no separate "
+            "state: declare it in `variables` of a Primitive",
         ),
     ],
 )
@@ -662,13 +667,14 @@ def test_a_class_without_forward():
     [
         (
             lambda x: None,
-            "`parameters` must return a dict of nn.Param(shape, init), {} for none, but 'the who",
+            "`parameters` must return a dict of nn.Param(shape, init), {} for none: 'the whole' is "
+            "None",
         ),
         (
             lambda x: {"w": jnp.ones(3)},
-            "a dict of nn.Param(shape, init), {} for none, but 'w' is float32[3]",
+            "a dict of nn.Param(shape, init), {} for none: 'w' is float32[3]",
         ),
-        (lambda x: {"w": (3, 4)}, "{} for none, but 'w/0' is 3"),
+        (lambda x: {"w": (3, 4)}, "{} for none:\n  'w/0' is 3\n  'w/1' is 4"),
         (
             lambda x: {"w": nn.Param([3, 4])},
             "Param.shape got a list, which can change; write a tup",
@@ -851,7 +857,7 @@ def test_a_tied_head_of_another_width():
         lambda: nn.Sequential(t=Tied(nn.Embedding(5, 3), nn.Dense(4))).init(KEY, jnp.array([1])),
         ValueError,
         "at 't/embed', Embedding(5, 3): the input of attend must be "
-        "features (..., 3), got float32[1,4]",
+        "of shape (1, 3), got float32[1,4]",
     )
 
 

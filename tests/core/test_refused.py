@@ -11,10 +11,10 @@ NAMES = ["init", "apply", "spec", "init_state", "forward", "parameters", "variab
 @pytest.mark.parametrize("name", NAMES)
 def test_reserved_fields_and_children(name):
     for base in (nn.Primitive, nn.Composite, nn.Wrapper):
-        with pytest.raises(TypeError, match=f"{name!r}, which is reserved"):
+        with pytest.raises(TypeError, match=f"of a reserved name: {name!r}; rename it"):
             type("Bad", (base,), {"__annotations__": {name: int}, "__module__": __name__})
     for combinator in (nn.Sequential, nn.Parallel):
-        with pytest.raises(TypeError, match=f"{name!r}, which is reserved"):
+        with pytest.raises(TypeError, match=f"of a reserved name: {name!r}; rename it"):
             combinator(**{name: nn.Dense(3)})
 
 

@@ -73,7 +73,7 @@ def test_it_works_in_transforms():
 def test_without_a_key_it_shows_the_call_to_write():
     with pytest.raises(
         ValueError,
-        match=r"the state code/codes, code/more/u starts random, .* state = net.init_state\(x, key",
+        match=r"no key was given:\n  code/codes\n  code/more/u\nWrite state = .*state\(x, key=key",
     ):
         NET.init_state(X)
     with pytest.raises(TypeError, match="key must be a single random key, got int 3"):

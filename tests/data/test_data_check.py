@@ -114,5 +114,5 @@ def test_advice_keeps_what_the_data_mean():
 
 
 def test_traced():
-    with pytest.raises(TypeError, match=r"x is traced.*outside jit"):
+    with pytest.raises(TypeError, match=r"x must be .* not a traced one.*outside jit"):
         jax.jit(lambda x: check(x, Y))(X)

@@ -120,9 +120,9 @@ def test_a_position_of_another_number_of_workers_is_refused(then, now):
     with pytest.raises(ValueError) as error:
         Grain(with_workers(now), steps=5).open(KEY, 2, kept)
     assert str(error.value) == (
-        f"the position in the data is that of a run with workers {then}, not {now}, so its batches "
-        "would differ; continue with the same data, batch_size, key, and workers, or begin a new "
-        "run"
+        "the position in the data is that of another run, whose batches differ: its workers is "
+        f"{then}, not {now}; continue with the same data, batch_size, key, and workers, or begin a "
+        "new run"
     )
 
 
@@ -197,7 +197,7 @@ def test_a_batch_of_another_structure_is_named():
     try:
         assert [next(batches)["label"].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
         with pytest.raises(ValueError, match=r"batch 2 of the Grain pipeline differs from the fir.*"
-                           r"structure: it has no label \(int32\[2\]\). Write"):  # fmt: skip
+                           r"structure: it has no label \(int32\[2\]\); write"):  # fmt: skip
             next(batches)
     finally:
         batches.close()
@@ -220,16 +220,14 @@ def test_errors():
     with pytest.raises(ValueError) as error:
         closed(Grain(pipeline(), steps=5).open(KEY, 4), 1)
     assert str(error.value) == (
-        "batch 0 of the Grain pipeline must have 4 rows, this process's part of batch_size 4, got "
-        "2; write dataset.batch(4, drop_remainder=True)"
+        "batch 0 of the Grain pipeline must be of 4 rows, this process's part of batch_size 4, got "
+        "(float32[2,2], int32[2]); write dataset.batch(4, drop_remainder=True)"
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
     program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
     with pytest.raises(TypeError, match=r"batch of train.Supervised must be \(inputs, targets\)"):
         train.fit(program, single, key=KEY, epochs=1, batch_size=2)
-    with pytest.raises(
-        ValueError, match=r"is that of a run with batch_size None, not 2, workers No"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)its batch_size is None, not 2.*its workers is None"):
         Grain(pipeline()).open(KEY, 2, {"batches": 1, "rows": 10})
 
 

@@ -105,12 +105,12 @@ def test_errors():
     with pytest.raises(ValueError) as error:
         HostArrays(X[:8], Y[:8]).open(KEY, 4, kept)
     assert str(error.value) == (
-        "the position in the data is that of a run with rows 11, not 8, so its batches would "
-        "differ; continue with the same data, batch_size, key, and workers, or begin a new run"
+        "the position in the data is that of another run, whose batches differ: its rows is 11, "
+        "not 8; continue with the same data, batch_size, key, and workers, or begin a new run"
     )
-    with pytest.raises(ValueError, match=r"a run with batch_size 4, not 2"):
+    with pytest.raises(ValueError, match=r"its batch_size is 4, not 2"):
         source.open(KEY, 2, kept)
-    with pytest.raises(ValueError, match=r"a run with key \[0, 3\], not \[0, 4\]"):
+    with pytest.raises(ValueError, match=r"its key is \[0, 3\], not \[0, 4\]"):
         source.open(jax.random.key(4), 4, kept)
     with pytest.raises(ValueError, match=r"number of batches must be an int >= 0, got -1"):
         source.open(KEY, 4, {**kept, "batches": -1})

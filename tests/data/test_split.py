@@ -72,7 +72,9 @@ def test_bad_rows():
         data.split((np.zeros((0, 3)), np.zeros(0)), 0.5)
     with pytest.raises(ValueError, match="got split/x: 3, split/y: 4"):
         data.split((np.zeros(3), np.zeros(4)), 0.5)
-    with pytest.raises(ValueError, match=r"one label for each row, \(4,\), got int64\[4,2\]"):
+    with pytest.raises(
+        ValueError, match=r"one label for each row, must be of shape \(4,\), got int64\[4,2\]"
+    ):
         data.split((np.zeros(4), np.zeros((4, 2), int)), 0.5)
     with pytest.raises(TypeError, match="integer"):
         data.split((np.zeros(4), np.zeros(4)), 0.5, seed=0.5)  # pyright: ignore[reportArgumentType]

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
+from jaxnn.executors import InProcess, Pool, Submitit, create, pools, worker_died
 from jaxnn.executors import processes as processes_
-from jaxnn.executors.clusters import minutes
+from jaxnn.executors.pools import minutes
 from jaxnn.executors.processes import Processes, _Loader, divided, pickled_call
 from jaxnn.installation import install
 
@@ -117,7 +117,10 @@ def test_ctrl_c_goes_through_local():
         (("dask:",), r"no executor is named 'dask:'; did you mean 'dask'"),
         (("dask", 0), r"workers must be None or an int >= 1, got 0"),
         (("dask", 1.5), r"workers must be None or an int >= 1, got 1\.5"),
-        (("dask:tcp://here:1", 2), r"has its own number of workers; leave out workers=2"),
+        (
+            ("dask:tcp://here:1", 2),
+            r"workers must be None, got 2; dask:tcp://here:1 has its own number of workers",
+        ),
     ],
 )
 def test_unknown_names(arguments, text):
@@ -174,7 +177,8 @@ def test_time_limits(text, wanted):
 
 def test_what_is_no_time_limit():
     with pytest.raises(
-        ValueError, match=r"SBATCH_TIMELIMIT='4h' is not a time limit; write minutes"
+        ValueError,
+        match=r"SBATCH_TIMELIMIT must be a time limit in minutes, or as H:M:S or D-H:M:S, got '4h'",
     ):
         minutes("4h")
 
@@ -224,7 +228,7 @@ def test_the_names_are_those_of_the_packages():
 @pytest.mark.slow
 def test_the_names_are_those_of_ray():
     exceptions = pytest.importorskip("ray.exceptions")
-    for name in base.DEATHS["ray"] | base.RAISED["ray"]:
+    for name in pools.DEATHS["ray"] | pools.RAISED["ray"]:
         assert issubclass(getattr(exceptions, name), exceptions.RayError)
 
 

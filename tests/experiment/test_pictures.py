@@ -10,7 +10,8 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.data import Dataset, Examples
-from jaxnn.experiment import Experiment, pictures
+from jaxnn.experiment import Experiment
+from jaxnn.experiment import report as pictures
 from jaxnn.experiment.experiment import configured
 from jaxnn.experiment.prediction import bits_of
 from jaxnn.html import charts

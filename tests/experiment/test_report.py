@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.pictures import confusion_counts, residuals, worst_profiles
 from jaxnn.experiment.prediction import Interval
-from jaxnn.experiment.report import run_report
+from jaxnn.experiment.report import (
+    confusion_counts,
+    residuals,
+    run_report,
+    worst_profiles,
+)
 from jaxnn.html.charts import png
 
 RECORDS = [

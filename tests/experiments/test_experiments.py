@@ -15,7 +15,7 @@ import pytest
 
 from jaxnn.command import main
 from jaxnn.data import Standardizer
-from jaxnn.experiment import pictures
+from jaxnn.experiment import training_run
 from jaxnn.experiment.configuration import from_plain
 from jaxnn.experiment.experiment import configured
 from jaxnn.experiment.prediction import scores_of
@@ -89,7 +89,7 @@ def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path,
 def test_digits_are_predicted_from_images_and_rejected_in_other_gray_levels(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(pictures, "drawings", lambda *_: {})
+    monkeypatch.setattr(training_run, "drawings", lambda *_: {})
     made, folder = experiment_of("mnist_mlp"), str(tmp_path / "run")
     assert main(made, ["--epochs", "1", "--shift", "1", "--folder", folder]) == 0
     images = rows_of("mnist_mlp")[1].x[:3].reshape(-1, 28, 28)

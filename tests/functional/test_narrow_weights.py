@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.functional.linear import linear, product
-from jaxnn.functional.narrow_weights import SIZE, Int8Weight, fused_product, is_fused
+from jaxnn.functional.linear import SIZE, Int8Weight, fused_product, is_fused, linear, product
 from tests.near import assert_near
 
 N, M = 256, SIZE // 256

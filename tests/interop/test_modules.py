@@ -1,6 +1,7 @@
 """Modules of flax as layers and networks as modules of flax: the same numbers, trained too."""
 
 import functools
+import pickle
 from typing import Any, cast
 
 import chex
@@ -128,6 +129,7 @@ def test_a_network_as_a_linen_module():
     plain = interop.to_linen(nn.Dense(2))
     assert set(plain.init(KEY, X)) == {"params"}
     assert interop.to_linen(net) == interop.to_linen(net)
+    assert pickle.loads(pickle.dumps(own)) == own
 
 
 def test_there_and_back():
@@ -172,7 +174,9 @@ def test_state_that_starts_random():
     y, after = net.apply(params, X, state=state, key=KEY, train=True)
     assert after["0"]["book"]["count"] == 1
     assert_near(y, Codebook().apply({"params": params[0], **state["0"]}, X))
-    with pytest.raises(ValueError, match=r"the state 0/book/codes starts random, but no key was"):
+    with pytest.raises(
+        ValueError, match=r"starts random, but no key was given: 0/book/codes; write"
+    ):
         net.init_state(X)
     back = interop.to_linen(net).init(KEY, X)
     assert back["batch_stats"]["net"]["0"]["book"]["codes"].std() > 0.5

@@ -203,7 +203,7 @@ def test_later_positions(case: Case):
     params, (x,) = case.init(), case.arrays()
     time = 1 if x.dtype == np.int32 else x.ndim - 2
     short = without_last(x, time)
-    y = case.run(params, case.layer.init_state(short), KEY, (short,), False)[0]
+    y = case.run(params, case.layer.init_state(short, key=KEY), KEY, (short,), False)[0]
     for number in (np.nan, np.inf):
         other = (-1 if np.isnan(number) else 99) if x.dtype == np.int32 else number
         last = np.arange(x.shape[time]) == x.shape[time] - 1

@@ -24,7 +24,7 @@ def test_abstract_is_concrete(case: Case):
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(declared, params)
     assert jax.tree.structure(params) == jax.tree.structure(declared)
-    state = jax.eval_shape(lambda: case.layer.init_state(*case.inputs))
+    state = jax.eval_shape(lambda: case.layer.init_state(*case.inputs, key=KEY))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, case.state)
 
 

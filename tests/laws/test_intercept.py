@@ -139,7 +139,7 @@ def test_a_change_is_made_in_every_wrapper(name):
     features = x.shape[-1]
     plain, wanted = (WRAPPED[name](kind(features)) for kind in (nn.Dense, DoubledDense))
     net = nn.intercept(plain, doubled)
-    params, state = plain.init(KEY, x), plain.init_state(x)
+    params, state = plain.init(KEY, x), plain.init_state(x, key=KEY)
 
     def loss(net: nn.Layer) -> Any:
         def one(params: Any, x: Any) -> Any:
@@ -224,7 +224,7 @@ def test_a_function_sees_what_a_call_is_made_with():
         return next(call)
 
     net = nn.Sequential(norm=nn.BatchNorm(), drop=nn.Dropout(0.5), act=jnp.sin)
-    params, state = net.init(KEY, X), net.init_state(X)
+    params, state = net.init(KEY, X), net.init_state(X, key=KEY)
     nn.intercept(net, look).apply(params, X, state=state, key=KEY, train=True)
     assert calls["norm"].params["scale"] is params["norm"]["scale"]
     assert calls["norm"].state.keys() == state["norm"].keys()

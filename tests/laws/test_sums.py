@@ -82,7 +82,7 @@ def test_the_gradient_of_many_copies_is_float32s(case: Case, half: str):
     inputs = jax.tree.map(lambda a: np.stack([a] * COPIES), host(one))
     if not mapped:
         inputs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), inputs)
-    state = case.state if mapped else case.layer.init_state(*inputs)
+    state = case.state if mapped else case.layer.init_state(*inputs, key=KEY)
     shapes = jax.eval_shape(lambda *a: case.eager(a[0], case.state, KEY, a[1])[0], params, one)
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda a: rng.uniform(0.01, 0.03, a.shape).astype(np.float32), shapes)

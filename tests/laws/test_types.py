@@ -63,7 +63,7 @@ def test_an_empty_batch_gives_an_empty_one(case: Case):
     inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((0, *x.shape[1:]), x.dtype), case.inputs)
 
     def run(key):
-        params, state = case.layer.init(key, *inputs), case.layer.init_state(*inputs)
+        params, state = case.layer.init(key, *inputs), case.layer.init_state(*inputs, key=KEY)
         given = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
         return [case.eager(params, state, key, given, train)[0] for train in case.modes]
 
@@ -89,7 +89,7 @@ def test_float64(case: Case):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         inputs = case.arrays(np.float64)
         params = jax.eval_shape(case.layer.init, KEY, *inputs)
-        state = case.layer.init_state(*inputs)
+        state = case.layer.init_state(*inputs, key=KEY)
         y, new = jax.eval_shape(
             functools.partial(case.eager, train=case.modes[-1]), params, state, KEY, inputs
         )
@@ -106,7 +106,7 @@ def test_gradients_are_finite_differences(case: Case):
         params = jax.tree.map(
             lambda a: a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, float32
         )
-        state = case.layer.init_state(*inputs)
+        state = case.layer.init_state(*inputs, key=KEY)
         tokens = not floating(inputs)
         if "Precision" in repr(case.layer):
             return  # computes in float32, where such differences are rounding alone

@@ -10,10 +10,11 @@ import numpy
 import pytest
 
 import jaxnn as nn
+import tests
 from tests.cases import CASES, KEY, Case, every
 
 # What a reader of a printed network has imported.
-NAMES = {**vars(nn), "jax": jax, "functools": functools, "numpy": numpy}
+NAMES = {**vars(nn), "jax": jax, "functools": functools, "numpy": numpy, "tests": tests}
 
 
 @every

@@ -45,7 +45,7 @@ def test_wrappers_that_change_nothing(case: Case):
 def test_member_of_an_ensemble_is_the_network_at_its_key(case: Case, impl: str):
     key = jax.random.key(5, impl=impl)
     net = nn.Ensemble(case.layer, 2)
-    params, state = net.init(key, *case.inputs), net.init_state(*case.inputs)
+    params, state = net.init(key, *case.inputs), net.init_state(*case.inputs, key=KEY)
     inputs = case.arrays()
     found = Case("", net, case.inputs).run(params, state, key, inputs)
     members = host((params, state, found))
@@ -53,7 +53,8 @@ def test_member_of_an_ensemble_is_the_network_at_its_key(case: Case, impl: str):
         mine = jax.tree.map(lambda a, i=i: a[i], members)
         below = nn.fold_in(key, i)
         chex.assert_trees_all_equal(mine[0], case.init(below))
-        chex.assert_trees_all_equal(mine[1], case.state)
+        drawn = case.layer.init_state(*case.inputs, key=nn.fold_in(KEY, i))
+        chex.assert_trees_all_equal(mine[1], drawn)
         assert_near(mine[2], case.run(mine[0], mine[1], below, inputs))
 
 
@@ -71,7 +72,7 @@ def test_repeat_is_a_row(case: Case, impl: str):
     row, repeat = nn.Sequential(*[case.layer] * 2), nn.Repeat(case.layer, 2)
     params, many = row.init(key, *inputs), repeat.init(key, *inputs)
     chex.assert_trees_all_equal(many, stacked(params))
-    state = row.init_state(*inputs)
+    state = row.init_state(*inputs, key=KEY)
 
     def both(layer, params, state):
         def loss(params, inputs):
@@ -81,7 +82,7 @@ def test_repeat_is_a_row(case: Case, impl: str):
         return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
 
     (one, dx), (y, new) = both(row, params, state)
-    (all_, dx_), (y_, new_) = both(repeat, many, repeat.init_state(*inputs))
+    (all_, dx_), (y_, new_) = both(repeat, many, repeat.init_state(*inputs, key=KEY))
     assert_near((y_, dx_), (y, dx))
     assert_near(all_, stacked(one))
     if new:

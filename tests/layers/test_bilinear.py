@@ -36,6 +36,6 @@ def test_the_variance_is_one_over_both_inputs():
 
 
 def test_inputs_of_other_axes():
-    text = "with equal leading axes, got (float32[2,5,3], float32[5,4]); use jnp.bro"
+    text = "first one float32[2,5,3], must be of shape (2, 5, 4), got float32[5,4]; use jnp.bro"
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.Bilinear(6).init(KEY, X, Z[0])

@@ -491,14 +491,22 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
             IMAGE,
             "float32[2,4,4,6], 6, must be a multiple of 4",
         ),
-        (nn.Conv(4, (5, 1), padding="valid"), IMAGE, "the window spans 5 elements (kernel 5, "),
-        (nn.Conv(4, 2, dilation=4, padding="valid"), IMAGE, "but axis 2 of float32[2,4,4,6] has 4"),
+        (nn.Conv(4, (5, 1), padding="valid"), IMAGE, "a window that spans 5 elements (kernel 5, "),
+        (
+            nn.Conv(4, 2, dilation=4, padding="valid"),
+            IMAGE,
+            "does not fit axis 2 of an array (2, 4, 4, 6)",
+        ),
         (
             nn.Conv(4, (3, 3)),
             jnp.ones((4, 4)),
             "expected an input of shape (..., height, width, chan",
         ),
-        (nn.Conv(4, 3, padding=1), jnp.ones((2, 0, 3)), "has 0, padded by 1 before and 1 after"),
+        (
+            nn.Conv(4, 3, padding=1),
+            jnp.ones((2, 0, 3)),
+            "axis 1 of an array (2, 0, 3) padded by 1 before",
+        ),
         (
             nn.Conv(4, 9, padding="reflect"),
             jnp.ones((4, 1)),

@@ -7,7 +7,7 @@ import numpy as np
 
 import jaxnn as nn
 from jaxnn import interop
-from jaxnn.layers.mamba import chunked_scan
+from jaxnn.layers.state_space import chunked_scan
 from tests.fixtures.layers import stored
 from tests.layers.agreement import normals
 from tests.near import assert_near

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.layers.shape import pixel_shuffle
 from tests.layers.agreement import KEY, normals
 
 IMAGE = jnp.ones((2, 4, 4, 6))
@@ -39,7 +38,7 @@ def test_an_empty_batch():
 def test_the_order_of_channels_is_not_that_of_blocks():
     """`c` counts slowest: other libraries put the block first."""
     x = jnp.arange(8.0).reshape(1, 1, 8)
-    assert pixel_shuffle(x, (2, 2))[0, 0].tolist() == [0.0, 4.0]
+    assert nn.PixelShuffle((2, 2)).apply({}, x)[0, 0].tolist() == [0.0, 4.0]
 
 
 @pytest.mark.parametrize("factor", [2, (2, 0), (), (2,) * 4])

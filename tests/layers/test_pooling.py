@@ -223,8 +223,8 @@ REFUSED = [
     (lambda: nn.AvgPool(2).apply({}, jnp.ones((0, 1))), "does not fit axis -2 of an array"),
     (
         lambda: nn.Sequential(pool=nn.AvgPool(3, padding=3)).apply({"pool": {}}, X[0, 0]),
-        "would lie wholly in the padding of axis -2 of an array (6, 3) padded by 3 before, 3 "
-        "after; write padding=1 or less",
+        "the padding of axis -2 of an array (6, 3) must be below 3, which a window spans, got 3; "
+        "write padding=1 or less",
     ),
     (
         lambda: nn.MaxPool((2, 2)).apply({}, X[0, 0]),

@@ -43,7 +43,7 @@ def test_cubic_is_the_kernel_of_keys():
         (lambda: nn.Upsample((2,), method="area"), "must be 'nearest', 'nearest_floor', 'linear',"),  # type: ignore
         (
             lambda: nn.Upsample((2,), align_corners=True),
-            "align_corners must be False for method='nearest', got True; write method='linear'",
+            "method with align_corners=True must be 'linear' or 'bicubic', got 'nearest'",
         ),
     ],
 )

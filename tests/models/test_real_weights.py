@@ -158,7 +158,7 @@ def unit(x: jax.Array) -> jax.Array:
 def test_voices_are_embedded_as_by_resemblyzer(carrier: Callable[[str], Path]):
     torch = pytest.importorskip("torch")
     file = carrier("resemblyzer==0.1.4") / "resemblyzer" / "pretrained.pt"
-    state_dict = torch.load(file, weights_only=False, map_location="cpu")["model_state"]
+    state_dict = torch.load(file, weights_only=True, map_location="cpu")["model_state"]
     lstm, linear = torch.nn.LSTM(40, 256, 3, batch_first=True), torch.nn.Linear(256, 256)
     for module, prefix in ((lstm, "lstm."), (linear, "linear.")):
         module.load_state_dict(

@@ -127,6 +127,35 @@ def test_t5_against_transformers(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_deep_networks_are_as_close_to_float64_as_transformers(tmp_path: Path, monkeypatch: Any):
+    """Rounding the embeddings to float32 changes the outputs of some deep networks by 1e-4, so that
+    two correct programs differ by more than 1e-5; the errors of both are compared instead."""
+    torch = pytest.importorskip("torch")
+    norm = pytest.importorskip("transformers.models.t5.modeling_t5").T5LayerNorm
+    errors = []
+    for seed in range(6):
+        theirs = published.build("t5_v1_1", seed=seed, num_layers=8, num_decoder_layers=8)
+        theirs.save_pretrained(tmp_path / str(seed))
+        expected = published.expected_targets(theirs)
+        _, net, params, _ = T5.from_pretrained(tmp_path / str(seed), dropout=0.0)
+        source, target, mask = (expected[name] for name in ("source", "target", "mask"))
+        y = jax.jit(net.apply)(params, source, target, segment_ids=mask)
+        with monkeypatch.context() as patch:  # it computes norms and probabilities in float32
+            patch.setattr(
+                norm,
+                "forward",
+                lambda n, x: (
+                    n.weight * x / x.square().mean(-1, True).add(n.variance_epsilon).sqrt()
+                ),
+            )
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+            exact = published.expected_targets(theirs.double())["outputs"]
+        errors.append([np.abs(found - exact).max() for found in (y, expected["outputs"])])
+    ours, other = np.exp(np.log(errors).mean(0))
+    assert ours < 1.5 * other and ours < 1e-5, errors
+
+
+@pytest.mark.slow
 def test_original_t5_v1_1_has_another_output_layer(tmp_path: Path):
     """In config.json of T5 v1.1 the table is not tied, and its checkpoints have both."""
     torch, transformers = map(pytest.importorskip, ("torch", "transformers"))

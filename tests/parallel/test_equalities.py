@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxnn import parallel
-from jaxnn.parallel.gathering import Gathering, gathered
+from jaxnn.parallel.placement import Gathering, gathered
 from jaxnn.parallel.rules import flatten_with_paths
 from tests.parallel import on_eight
 from tests.parallel.on_eight import MESHES, NETWORKS, program_of

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
-from jaxnn.parallel.gathering import Gathering
+from jaxnn.parallel.placement import Gathering
 from jaxnn.parallel.rules import flatten_with_paths
 from tests.parallel import on_programs
 from tests.parallel.test_equalities import MATRICES, METRICS, VECTORS
@@ -441,8 +441,8 @@ def test_batches_that_the_devices_do_not_divide():
     with pytest.raises(ValueError) as error:
         jax.eval_shape(placement.pinned_batch, {"x": jnp.zeros((3, 2))})
     assert str(error.value) == (
-        "x is float32[3,2], whose rows cannot be split into the 2 equal parts that data=2 of the "
-        "mesh needs; write a batch_size that is a multiple of 2"
+        "batch/x must be an array whose rows can be split into 2 equal parts, got float32[3,2]; "
+        "data=2 of the mesh needs them: write a batch_size that is a multiple of 2"
     )
 
 

@@ -103,7 +103,10 @@ def test_a_plan_of_two_networks():
 
 def test_what_a_plan_rejects():
     x, y = jax.ShapeDtypeStruct((15, 64), "float32"), jax.ShapeDtypeStruct((15,), "int32")
-    with pytest.raises(ValueError, match=r"0 is float32\[15,64\], whose rows .* a multiple of 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch/0 must be .* into 2 equal parts, got float32\[15,64\]; .* a multiple of 2",
+    ):
         planned(supervised(), parallel.FSDP, (x, y))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from jaxnn import parallel, train
 from jaxnn.parallel.mesh import from_environment
-from jaxnn.train.interruption import is_peer_lost
+from jaxnn.train.hooks.stopping import is_peer_lost
 from tests.parallel import on_two
 from tests.parallel.on_two import PROGRAM, SHAPES, STEPS
 

@@ -90,10 +90,10 @@ def test_rows_that_the_devices_do_not_divide():
     with pytest.raises(ValueError) as error:
         parallel.shard_batch((jnp.ones((16, 2)), jnp.ones(12)), mesh)
     assert str(error.value) == (
-        "1 is float32[12], whose rows cannot be split into the 8 equal parts that data=8 of the "
-        "mesh needs; write a batch_size that is a multiple of 8"
+        "batch/1 must be an array whose rows can be split into 8 equal parts, got float32[12]; "
+        "data=8 of the mesh needs them: write a batch_size that is a multiple of 8"
     )
-    with pytest.raises(ValueError, match=r"the batch is float32\[\]"):
+    with pytest.raises(ValueError, match=r"batch must be an array whose rows .*, got float32\[\]"):
         parallel.shard_batch(jnp.ones(()), ONE.mesh)
 
 

@@ -110,7 +110,7 @@ def test_a_repeat_within_an_ensemble_stays():
 def test_refused():
     net = nn.Repeat(nn.Dense(4), 2)
     params = net.init(KEY, X)
-    with pytest.raises(Mismatch, match=r"3 copies must have a leading axis of 3, got float32\[2"):
+    with pytest.raises(Mismatch, match=r"3 copies must have a leading axis of 3:\n  float32\[2"):
         nn.unstack_layers(nn.Repeat(nn.Dense(4), 3), params)
     with pytest.raises(
         TypeError, match=r"unstack_layers.net must be a layer, got 3; write nn.unstack_layers\("

@@ -176,28 +176,33 @@ def test_a_space_comes_back_from_its_rows_and_its_trials_from_a_ledger(tmp_path)
     [
         (
             lambda: Space(Config, {"dropout": When("dept", 2, Uniform(0, 1)), "depth": Int(1, 4)}),
+            "the conditions in the space of Config cannot hold: "
             "dropout is swept when 'dept' has some value, but the space has no 'dept'; did you "
             "mean 'depth'?",
         ),
         (
             lambda: Space(Config, {"dropout": When("depth", 7, Uniform(0, 1)), "depth": Int(1, 4)}),
+            "the conditions in the space of Config cannot hold: "
             "dropout is swept when depth is 7, which is not a value of it: it is 1 .. 4, whole "
             "numbers",
         ),
         (
             lambda: Space(Config, {"dropout": When("depth", Int(5, 9), Uniform(0, 1)),
                                    "depth": Int(1, 4)}),
+            "the conditions in the space of Config cannot hold: "
             "dropout is swept when depth is 5 .. 9, whole numbers, which it never is: it is 1 .. "
             "4, whole numbers",
         ),
         (
             lambda: Space(Config, {"depth": When("width", 16, Int(1, 2)),
                                    "width": When("depth", 1, Choice(16, 32))}),
-            "the conditions of depth, width depend on each other",
+            "the conditions in the space of Config cannot hold: "
+            "those of depth, width depend on each other",
         ),
         (
             lambda: Space(Config, {"depth": Int(1, 4), "width": When("depth", Int(1, 2), When(
                 "depth", Int(2, 3), Int(1, 2)))}),
+            "the conditions in the space of Config cannot hold: "
             "width has two conditions on depth; write one: it is 1 .. 4, whole numbers",
         ),
         (

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnn import files as writing
 from jaxnn.executors import create
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.files import writing
 from jaxnn.sweep import Choice, Grid, Space, cohort
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger, LedgerError
@@ -412,7 +412,11 @@ def test_each_seed_is_a_lane_and_a_trial_is_judged_by_their_mean(tmp_path):
     (best,) = [number for number, status in enumerate(statuses) if status == "done"]
     assert told[-1].top[0].number == best
     assert [*told[-1].top[0].metrics.values()] == [pytest.approx(means[best][4], rel=1e-15)]
-    assert (told[-1].asked, told[-1].trials, told[-1].lanes) == (4, 4, 3 * (4 + 2 + 1))
+    assert (
+        told[-1].statuses["done"] + told[-1].statuses["stopped"],
+        told[-1].trials,
+        told[-1].lanes,
+    ) == (4, 4, 3 * (4 + 2 + 1))
     assert all(len(one.lanes) % 3 == 0 for one in cohorts)  # a trial's seeds go together
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnn.files import writing
+from jaxnn import files as writing
 from jaxnn.installation import upgrade
 from jaxnn.sweep.ledger import Change, Cohort, EpochResult, Group, Ledger, LedgerError
 from jaxnn.sweep.storage import SCHEMA

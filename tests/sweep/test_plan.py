@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from concurrent.futures import BrokenExecutor
 
 import hypothesis
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxnn.command.sweep import plan_text
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space
-from jaxnn.sweep import probe as probes
-from jaxnn.sweep.cohort import Way, Work
+from jaxnn.sweep import plan as probes
+from jaxnn.sweep.cohort import Work
+from jaxnn.sweep.compiled import Way
 from jaxnn.sweep.halving import Bracket
-from jaxnn.sweep.plan import AIM, Planner, make_plan
-from jaxnn.sweep.probe import MAPPED, SHARE, Probe, Timing, probe
+from jaxnn.sweep.plan import AIM, MAPPED, SHARE, Planner, Probe, Timing, probe
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure
 from tests.sweep import driven, quick
@@ -298,7 +300,7 @@ def test_rounds_and_rungs():
 def test_a_plan_reads():
     planned = planner(trials=20, seeds=2)
     trials = quick.sampled(20)
-    text = str(make_plan(planned, trials, measured(Way("vmap", 8), 0.01)))
+    text = plan_text(planned, trials, measured(Way("vmap", 8), 0.01))
     wide = sum(trial["model.width"] == 32 for trial in trials)
     lanes = 8 * round(AIM / (4 * 0.01 * 8))
     told = text.split("\n")
@@ -322,7 +324,7 @@ def test_a_plan_reads():
 def test_a_plan_under_halving_counts_the_epochs_that_are_trained():
     found = dict.fromkeys(quick.SPACE.dimensions, TRACED)
     planned = planner(trials=16, found=found, halving="successive")
-    text = str(make_plan(planned, quick.sampled(16), measured(Way("map", 4), 0.1)))
+    text = plan_text(planned, quick.sampled(16), measured(Way("map", 4), 0.1))
     assert "rungs at epochs 1, 4." in text
     # 16 lanes of an epoch, and 4 of three more, of 0.1 s each
     assert text.endswith("then about 2.8 s of training on one worker.")
@@ -332,12 +334,10 @@ def test_trials_that_have_no_program_are_counted():
     space = Space(quick.Config, {RATE: LogUniform(1e-3, 0.3), "model.width": Choice(0, 16)})
     found = {RATE: TRACED, "model.width": "it gives a shape"}
     trials = [{RATE: 0.1, "model.width": width} for width in (16, 0, 0)]
-    plan = make_plan(planner(space, found, trials=3), trials, measured(Way("loop", 1), 0.01))
-    assert dict(plan.failed) == {"ValueError: MLP.width must be an int >= 1, got 0": 2}
-    assert "  no program for 2 trials: ValueError: MLP.width must be an int >= 1, got 0" in str(
-        plan
-    ).split("\n")
-    assert [count for _, count in plan.groups] == [1]
+    plan = plan_text(planner(space, found, trials=3), trials, measured(Way("loop", 1), 0.01))
+    lines = plan.split("\n")
+    assert "  no program for 2 trials: ValueError: MLP.width must be an int >= 1, got 0" in lines
+    assert sum("lanes at a time" in line for line in lines) == 1
 
 
 def test_a_group_whose_program_raises_says_so():
@@ -350,8 +350,8 @@ def test_a_group_whose_program_raises_says_so():
         return ask
 
     trial = [{**quick.sampled(1)[0], "model.width": 32}]
-    plan = make_plan(planner(), trial, raising(ValueError("no such batch\nand more")))
-    assert plan.groups[0][0].way == Way("loop", 1)
-    assert "    cannot run: ValueError: no such batch" in str(plan).split("\n")
+    plan = plan_text(planner(), trial, raising(ValueError("no such batch\nand more")))
+    assert re.search(r"model.width=32: 1 trial, loop, \d+ lanes at a time", plan)
+    assert "    cannot run: ValueError: no such batch" in plan.split("\n")
     with pytest.raises(BrokenExecutor):
-        make_plan(planner(), trial, raising(BrokenExecutor()))
+        plan_text(planner(), trial, raising(BrokenExecutor()))

@@ -464,7 +464,8 @@ def test_a_sweep_needs_a_space_and_a_function_a_configuration(tmp_path):
     with pytest.raises(TypeError) as raised:
         sweep.run(program, space=SPACE, folder=tmp_path / "sweep")
     assert str(raised.value) == (
-        "a sweep of a function needs a configuration: write sweep.run(program, config=Config, "
+        "the configuration of a function must be a dataclass or an instance of it, got None; "
+        "write sweep.run(program, config=Config, "
         "space=...)"
     )
     with pytest.raises(TypeError, match="the experiment must be a function, got 3; write an Exp"):
@@ -493,14 +494,16 @@ def test_a_folder_with_a_sweep_that_differs(whole, changes, difference):
     message = str(raised.value)
     assert message.startswith(f"{whole.folder} contains another sweep: {difference}")
     assert message.endswith(
-        ". The trials that it has were chosen, trained, and compared by these, which cannot "
+        "; the trials that it has were chosen, trained, and compared by these, which cannot "
         "change: write another folder, or leave out these arguments to continue that sweep"
     )
     assert digest(whole.folder) == before
 
 
 def test_a_folder_of_another_experiment_or_of_something_else(whole, tmp_path):
-    with pytest.raises(ValueError, match=r"whole is a sweep of tests.sweep.test_python: write pyt"):
+    with pytest.raises(
+        ValueError, match=r"whole is a sweep of tests.sweep.test_python, not of tes"
+    ):
         sweep.run(quick.EXPERIMENT, folder=whole.folder)
     with pytest.raises(ValueError, match=r"is a sweep of tests.sweep.test_python, not of tests.sw"):
         sweep.open(whole.folder, quick.EXPERIMENT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxnn.sweep.remaining import PlannedRung, Segment, remaining, steps_left, time_used
+from jaxnn.sweep.reporter import PlannedRung, Segment, remaining, steps_left, time_used
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.tables import Cohort, Group, Trial
 

@@ -457,8 +457,8 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         ({"epochs": Branch(A={})}, "epochs is int, but Branch names 'A'; there are none"),
         (
             {"bare": Branch(Bare={})},
-            "Bare, a class of bare, starts from its defaults, and 'rate' has none; "
-            "write one in the class",
+            "Branch cannot choose between the classes of bare: Bare starts from its defaults, and "
+            "'rate' has none: write one",
         ),
         (
             {"optimizer": OPTIMIZER, "optimizer.learning_rate": LogUniform(0.1, 1)},
@@ -508,8 +508,8 @@ def test_classes_whose_names_are_one_in_a_dimension_are_refused():
     with pytest.raises(ValueError) as error:
         Space(Two, {"optimizer": Branch(SGD={}, Sgd={"rate": Uniform(0, 1)})})
     assert str(error.value) == (
-        "two classes of optimizer (SGD | Sgd) are optimizer:sgd in the names of dimensions; rename "
-        "one of the classes"
+        "Branch cannot choose between the classes of optimizer: two of SGD | Sgd are optimizer:sgd "
+        "in the names of dimensions: rename one"
     )
 
 

@@ -90,7 +90,7 @@ def test_targets_may_be_a_tree():
     [
         (
             5,
-            r"accumulate=5 must be a multiple of 5, got float32\[12,4\]; write ",
+            r"into 5 equal parts, got float32\[12,4\]; accumulate=5 needs them: write ",
         ),
         (0, r"Minimize.accumulate must be an int >= 1, got 0"),
         (True, r"Minimize.accumulate must be an int >= 1, got True"),
@@ -99,3 +99,29 @@ def test_targets_may_be_a_tree():
 def test_the_error_says_what_is_wrong(accumulate, text):
     with pytest.raises(ValueError, match=text):
         run(nn.Dense(3), accumulate)
+
+
+class Reported(nn.Composite):
+    """Metrics of integers and booleans."""
+
+    def forward(self, batch):
+        large, narrow = batch.max() > 3, jnp.uint8(200)
+        metrics = {
+            "narrow": narrow,
+            "whole": batch.max().astype(jnp.int32),
+            "large": large,
+            "several": train.Ratio(large, True),
+            "ratio": train.Ratio(narrow, narrow),
+        }
+        return batch.astype(jnp.float32).mean(), metrics
+
+
+def test_metrics_of_integers_and_booleans_do_not_overflow():
+    """Means and sums over four micro-batches, computed by hand."""
+    program = train.Minimize(Reported(), optax.sgd(0.1), accumulate=4)
+    batch = jnp.arange(8)  # the largest of the micro-batches are 4, 5, 6, and 7
+    batch = batch.at[4].set(0)  # 0 and 0, 5, 6, and 7
+    _, metrics = jax.jit(program.step)(program.init(KEY, batch), batch)
+    found = {name: float(metric) for name, metric in metrics.items()}
+    expected = {"narrow": 200, "whole": 4.5, "large": 0.75, "several": 0.75, "ratio": 1}
+    assert found == {"loss": 3.0, **expected}

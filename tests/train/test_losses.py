@@ -197,8 +197,13 @@ def test_a_step_takes_pairs_and_labels(targets):
     [
         (train.Dice(3), np.zeros((2, 4, 2)), np.zeros((2, 4), int), r"write train.Dice\(n\)|Dense"),
         (train.CTC(3), np.zeros((2, 4, 2)), np.zeros((2, 2), int), r"nn.Dense\(3\)"),
-        (train.Triplet(), np.zeros((2, 4)), None, "needs outputs .anchors, positives, negatives"),
-        (train.InfoNCE(), np.zeros((2, 4)), None, r"needs outputs .queries, keys., 2 arrays"),
+        (
+            train.Triplet(),
+            np.zeros((2, 4)),
+            None,
+            "outputs for Triplet.* must be .anchors, positives, negatives",
+        ),
+        (train.InfoNCE(), np.zeros((2, 4)), None, r"must be .queries, keys., 2 arrays"),
         (
             train.MarginRanking(),
             (np.zeros(2), np.zeros(2)),

@@ -422,14 +422,14 @@ class Ranked(train.Classification):
             train.Classification(4),
             np.ones((ROWS, 4)),
             ValueError,
-            r"weights must be an array of one number per row, \(6,\), got .*\[6,4\] for "
-            r"Classification\(4\); write np.asarray\(weights\)",
+            r"weights for Classification\(4\) must be an array of one real number per row, "
+            r"\(6,\), got .*\[6,4\]; write np.asarray\(weights\)",
         ),
         (
             lambda outputs, targets: outputs.mean(),
             np.ones((ROWS, 4)),
             ValueError,
-            r"weights must be an array of one number per row, \(6,\), got .* for <lambda>; write",
+            r"weights for <lambda> must be an array of one real number per row, \(6,\), got .*; w",
         ),
         (
             Ranked(4),

@@ -88,8 +88,31 @@ def test_arithmetic_of_ratios():
 def test_parts_have_the_same_metrics():
     with pytest.raises(ValueError, match=r"all parts must have the same metrics, got a and b"):
         combine([({"a": 1.0}, 1), ({"b": 1.0}, 1)])
-    with pytest.raises(ValueError, match=r"metrics of at least one part are needed, .* got none"):
+    with pytest.raises(
+        ValueError, match=r"metrics must be those of at least one part, .* got \[\]"
+    ):
         combine([])
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "text"),
+    [
+        (3, TypeError, r"the parts of train\.combine must be pairs \(metrics, rows\), got 3"),
+        (
+            {"loss": 1},
+            TypeError,
+            r"parts\[0\] of train\.combine must be a pair .*, got 'loss'; write",
+        ),
+        ([({"loss": 1.0},)], TypeError, r"parts\[0\] of train\.combine must be a pair"),
+        ([({"loss": 1.0}, -1)], TypeError, r"a number of rows >= 0, got"),
+        ([({"loss": 1.0}, 1), (2.0, 1)], TypeError, r"parts\[1\] of train\.combine must be a pair"),
+        ([({"loss": 1j}, 1)], ValueError, r"'loss' of parts\[0\] .* must be a real scalar, got 1j"),
+        ([({"loss": np.ones(2)}, 1)], ValueError, r"must be a real scalar, got float64\[2\]"),
+    ],
+)
+def test_combine_rejects_what_is_not_a_part(parts, error, text):
+    with pytest.raises(error, match=text):
+        combine(parts)
 
 
 class Masked(nn.Composite):

@@ -140,11 +140,11 @@ PARAMS = jnp.ones(2)
             lambda: train.apply_if_finite(
                 train.with_ema(train.dynamic_loss_scale(optax.sgd(1)))
             ).init(PARAMS),
-            r"skips steps has another one inside, .*dynamic_loss_scale around the whole ",
+            r"skip steps inside of another one must be 0, got 1; .*loss_scale around the whole ",
         ),
         (
             lambda: train.make_step(program_of(TWICE))(begun(TWICE), (X, Y)),
-            r"scales the loss 2 times; put one train.dynamic_loss_scale around the whole optimizer",
+            r"loss scales of the optimizer must be 0 or 1, got 2; write train.dynamic_loss_scale",
         ),
         (
             lambda: train.dynamic_loss_scale(optax.sgd(1), 0.5),

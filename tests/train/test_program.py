@@ -174,7 +174,7 @@ NOT_PROGRAMS: dict[str, Any] = {
                 KEY, (X, Y)
             ),
             ValueError,
-            r"initial has 'nets', which the objective does not have; did you mean 'net'\?",
+            r"parameters that the objective does not have: 'nets'; did you mean 'net'\?",
         ),
     ],
 )
@@ -233,7 +233,7 @@ def test_weights_of_rows_hide_what_they_exclude():
     right = np.average(logits.argmax(1) == Y, weights=weights)
     np.testing.assert_allclose(metrics["accuracy"].value, right, rtol=1e-6)
     with pytest.raises(
-        ValueError, match=r"one number per row, \(8,\), got float32\[8,4\] for Classification\("
+        ValueError, match=r"weights for Classification.* per row, \(8,\), got float32\[8,4\]; write"
     ):
         program.step(state, (X, Y, X))
 

@@ -43,8 +43,12 @@ def fit(data=(X, Y), **given):
     ("name", "function", "text"),
     [
         (3, jnp.mean, "the name of a metric of Reporting must be a str .*, got 3"),
-        ("loss", jnp.mean, "Reporting reports a metric 'loss', but that is the name of another"),
-        ("skipped", jnp.mean, "Reporting reports a metric 'skipped'"),
+        (
+            "loss",
+            jnp.mean,
+            "Reporting reports a metric under the name of another .*: 'loss'; return",
+        ),
+        ("skipped", jnp.mean, "another number in the records of a run: 'skipped'"),
         ("m", lambda out: None, "the metric 'm' of Reporting must be a real scalar, got None"),
         ("m", lambda out: {"a": out.mean()}, r"must be a real scalar, got {a: float32\[\]}"),
         ("m", lambda out: 1j * out.mean(), r"must be a real scalar, got complex64\[\]"),

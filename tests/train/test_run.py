@@ -306,7 +306,7 @@ def step_program(function, state=0.0):
         (
             lambda s: ({"new": s}, {}),
             ValueError,
-            r"Given.step must return .* one the state is missing instead of float32\[\]; new",
+            r"(?s)Given.step must return .* the state is missing instead of float32\[\].* new",
         ),
         (
             lambda s: (s.astype(jnp.bfloat16), {}),

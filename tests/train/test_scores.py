@@ -181,16 +181,16 @@ def test_top_k_accuracy_with_ties():
     def top(logits, y, weights):
         ones = jnp.ones_like(weights)
         return {
-            (k, weighted): train.top_k_accuracy(logits, y, weights if weighted else ones, k=k)
+            f"{name}/{k}": train.top_k_accuracy(logits, y, given, k=k)
             for k in (1, 2, 3)
-            for weighted in (False, True)
+            for name, given in (("plain", ones), ("weighted", weights))
         }
 
     found, _ = whole(top, (15, 15), logits, y, weights)
-    for (k, weighted), value in found.items():
-        chosen = weights if weighted else None
-        expected = reference(y, logits, k=k, labels=range(4), sample_weight=chosen)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for k in (1, 2, 3):
+        for name, chosen in (("plain", None), ("weighted", weights)):
+            expected = reference(y, logits, k=k, labels=range(4), sample_weight=chosen)
+            np.testing.assert_allclose(found[f"{name}/{k}"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cut", [(6,), (2, 2, 2)])
@@ -352,7 +352,7 @@ LOGITS, TARGETS = np.zeros((4, 3), np.float32), np.zeros(4, int)
         (
             lambda: train.recall(LOGITS, TARGETS.astype(np.float32)),
             TypeError,
-            r"train.recall needs integer class labels, got float32\[4\]; write targets.astype\(",
+            r"train.recall must be integer class labels, got float32\[4\]; write targets.astype\(",
         ),
         (
             lambda: train.auc(LOGITS, TARGETS),
@@ -382,14 +382,14 @@ LOGITS, TARGETS = np.zeros((4, 3), np.float32), np.zeros(4, int)
         (
             lambda: train.r2(LOGITS, LOGITS, LOGITS[:2, 0]),
             ValueError,
-            r"weights must be an array of one number per row, \(4,\), or per position, \(4, 3\), "
-            r"got float32\[2\] for train.r2; write np.asarray",
+            r"weights for train.r2 must be an array of one real number per row, \(4,\), or per "
+            r"position, \(4, 3\), got float32\[2\]; write np.asarray",
         ),
         (
             lambda: train.accuracy(LOGITS, TARGETS, LOGITS[:, :1]),
             ValueError,
-            r"weights must be an array of one number per row, \(4,\), got float32\[4,1\] for "
-            r"train.accuracy; write np.asarray\(weights\).reshape",
+            r"weights for train.accuracy must be an array of one real number per row, \(4,\), got "
+            r"float32\[4,1\]; write np.asarray\(weights\).reshape",
         ),
     ],
 )

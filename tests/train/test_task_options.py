@@ -294,7 +294,7 @@ def test_tasks_are_values(task):
                 LOGITS[:, :1], SEVERAL[:, 0], [1.0, 0.0, 1.0, 1.0]
             ),
             ValueError,
-            r"must be an array of one number per row, \(4,\), got \[1.0, .* write np.asarray\(wei",
+            r"must be an array of one real number per row, \(4,\), got \[1.0, .* write np.asarray",
         ),
         (
             lambda: train.MultiTask({}),
@@ -305,19 +305,18 @@ def test_tasks_are_values(task):
         (
             lambda: train.MultiTask({"a": train.Regression()}, weights={"b": 1.0}),
             ValueError,
-            r"MultiTask.weights must map names of tasks to numbers, got 1.0 for 'b'; the "
-            r"tasks are a",
+            r"the name of a task in MultiTask.weights must be 'a', got 'b'",
         ),
         (
             lambda: train.MultiTask({"a": train.Regression()})(LOGITS, {"a": LABELS}),
             TypeError,
-            r"MultiTask needs outputs as a dict of a, got float32\[4,3\]; return such outputs from "
-            r"the network$",
+            r"outputs of MultiTask must be a dict of a, got float32\[4,3\]; return such outputs "
+            r"from the network$",
         ),
         (
             lambda: train.MultiTask((train.Regression(),))((LOGITS[:, :1],), LABELS),
             TypeError,
-            r"MultiTask needs targets as a tuple of 0, got int64\[4\]; write \(inputs, targets\) "
+            r"targets of MultiTask must be a tuple of 0, got int64\[4\]; write \(inputs, targets\) "
             r"with such targets$",
         ),
         (
@@ -325,7 +324,7 @@ def test_tasks_are_values(task):
                 {"a": LOGITS[:, :1]}, {"a": LABELS}, {"b": LABELS}
             ),
             TypeError,
-            r"MultiTask needs weights as a dict of a, got .*; write \(inputs, targets, weights\) "
+            r"weights of MultiTask must be a dict of a, got .*; write \(inputs, targets, weights\) "
             r"with such weights, or with one array for all tasks$",
         ),
     ],

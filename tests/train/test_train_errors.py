@@ -62,20 +62,20 @@ def nan_at(row):
             (
                 lambda name=name: fit(task=Reporting(3, name=name)),
                 ValueError,
-                rf"a metric '{name}', but that is the name of another number in the records of a "
-                "run; return it under another name",
+                "a metric under the name of another number in the records of a "
+                rf"run: '{name}'; return it under another name",
             )
             for name in ("step", "epoch")
         ),
         (
             lambda: fit(task=Reporting(3, name="validation_loss"), validation=(X, Y)),
             ValueError,
-            "the record has validation_loss already; give the second hook another name",
+            "the record already has a number of this name: validation_loss; give the second hook",
         ),
         (
             lambda: fit(task=Reporting(3, name="seconds"), hooks=[train.Throughput()]),
             ValueError,
-            "the record has seconds already",
+            "already has a number of this name: seconds",
         ),
         (
             lambda: fit(state={"w": X}),
@@ -130,7 +130,7 @@ def nan_at(row):
         (
             lambda: train.Classification(3)(jnp.zeros((2, 3)), jnp.zeros(2)),
             TypeError,
-            r"needs integer class labels, got float32\[2\]",
+            r"must be integer class labels, got float32\[2\]",
         ),
         (
             lambda: train.predict(

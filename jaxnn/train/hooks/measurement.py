@@ -1,84 +1,24 @@
-"""Hooks that add numbers to records: Evaluate and LearningRate."""
+"""Hooks that measure a run: LearningRate, Throughput, and Profile, a trace of the device."""
 
+import contextlib
 import dataclasses
+import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
 import optax
 
-from ...data.accept import as_source, fingerprint_of
-from ...data.rows import check_like
-from ...validation import instance, positive
-from ..evaluation import SIZE, evaluated, evaluation_spec, piece_spec, prepare_data, require_metrics
-from ..metrics import directions
+from ...core.values import Value
+from ...inspect.summary import flops
+from ...validation import natural, positive
 from ..optimizer import Optimizer, states_of
 from ..program import Program
-from ..record import Event, prefixed
-from .hook import Hook
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluate(Hook):
-    """Evaluate the program's state at each record, and add the metrics to it.
-
-    The metrics are those of `program.evaluate`, combined over all rows, with the same key at every
-    record. Hooks that read these metrics, such as `EarlyStopping`, must come after this hook.
-
-    Args:
-        data: As for `train.evaluate`. Default: None, for a program without data.
-        name: The prefix of the metrics: "validation" gives `validation_loss`. Default:
-            "validation".
-        batch_size: Maximum number of rows that are evaluated at once. Default: 1024.
-        program: The program that evaluates the state. Default: None, the run's program.
-
-    >>> import numpy as np
-    >>> Evaluate((np.ones((3, 2)), np.zeros(3)), name="test").name
-    'test'
-    """
-
-    data: Any = None
-    name: Annotated[str, instance(str, "a str, the prefix of the metrics")] = "validation"
-    batch_size: Annotated[int, positive] = SIZE
-    program: Any = None
-
-    @contextmanager
-    def open(self, run: Any) -> Iterator[Self]:
-        """Check the data, and put arrays on the device once."""
-        program = run.program if self.program is None else self.program
-        data = prepare_data(program, self.data, f"{self.name} data", run.placement)
-        yield dataclasses.replace(self, data=data, program=program)
-
-    def check(self, run: Any) -> None:
-        """Add the names and directions of the metrics, by abstract evaluation."""
-        program, size = self.program, self.batch_size
-        try:
-            metrics = evaluation_spec(program, run.state, self.data, size, run.placement)
-        except Exception as error:
-            spec = run.loader.spec()
-            if self.data is not None and spec is not None and program is run.program:
-                given = piece_spec(self.data, size)
-                try:
-                    check_like(given, spec, f"{self.name} data", "the training data")
-                except ValueError as difference:  # which is what the program failed at
-                    raise difference from error
-            raise
-        require_metrics(metrics, type(program).__name__)
-        run.names |= prefixed(self.name, metrics).keys()
-        run.directions |= prefixed(self.name, directions(metrics))
-
-    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
-        """Add the metrics to the record."""
-        placement, size = event.run.placement, self.batch_size
-        metrics = evaluated(self.program, event.state, self.data, size, placement)
-        event.add(prefixed(self.name, metrics))
-        return memory, None
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return the checksums of the data."""
-        return {} if self.data is None else {self.name: fingerprint_of(as_source(self.data))}
+from ..record import Event, Moment
+from . import FOLDER, Hook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,3 +97,193 @@ def _rate_at(optimizer: Optimizer, step: int) -> float | None:
     parts = jax.tree.leaves(optimizer.parts, is_leaf=lambda one: isinstance(one, Optimizer))
     inside = (_rate_at(one, step) for one in parts if isinstance(one, Optimizer))
     return next((found for found in inside if found is not None), None)
+
+
+TIMINGS = (
+    "seconds",
+    "examples_per_second",
+    "steps_per_second",
+    "flops_per_second",
+    "mfu",
+    "device_bytes",
+)
+"""The names of the metrics of `Throughput`, whose values differ between equal runs."""
+
+# Peak operations per second of one device in dense bfloat16, by prefix of `device_kind`. Sources:
+# the data sheets of the manufacturers.
+PEAKS = {
+    "NVIDIA B200": 2.25e15,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+    "Tesla V100": 125e12,
+    "Tesla T4": 65e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 197e12,
+    "TPU v4": 275e12,
+    "TPU v3": 123e12,
+    "TPU v2": 46e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput(Hook):
+    """Add the speed of the steps since the last record to each record.
+
+    The time of other hooks, such as an evaluation, is not counted, so this hook must be the first
+    one. The first record includes the time of compilation. `train.TIMINGS` lists the names:
+
+    - `seconds`: the duration of the run in seconds, including the time before it was resumed.
+    - `examples_per_second`, or `steps_per_second` for a program without data.
+    - `flops_per_second`: from the floating-point operations in the jaxpr of a step.
+    - `mfu`: the utilization of the peak performance of the devices in bfloat16, if it is known.
+    - `device_bytes`: the peak memory use of the first device, if it is known.
+
+    >>> Throughput()
+    Throughput()
+    """
+
+    leads: ClassVar[bool] = True
+
+    def open(self, run: Any) -> contextlib.AbstractContextManager[Any]:
+        """Return the meter of this run."""
+        return contextlib.nullcontext(_Meter(run))
+
+
+class _Meter(Hook):
+    """The opened `Throughput` of a run."""
+
+    leads = True
+
+    def __init__(self, run: Any) -> None:
+        self._run, self._step, self._rows = run, run.step, run.rows
+        self._flops, self._devices, self._peak = 0, jax.local_devices()[:1], None
+
+    def check(self, run: Any) -> None:
+        """Count the operations of a step."""
+        leaves = [leaf for leaf in jax.tree.leaves(run.state) if isinstance(leaf, jax.Array)]
+        if leaves:
+            self._devices = sorted(leaves[0].devices(), key=lambda device: device.id)
+        self._peak = peak_flops(self._devices[0].device_kind)
+        self._flops = flops(run.program.step, run.state, run.loader.spec())
+        run.names |= self._numbers(1, 1, 1.0).keys()
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Wait for the steps, and add the numbers to the record."""
+        if event.is_record:
+            event.metrics.plain()  # it waits for the steps
+            seconds = max(time.perf_counter() - self._run.recorded_at, 1e-9)
+            rows = event.run.rows - self._rows
+            event.add(self._numbers(event.step - self._step, rows, seconds))
+            self._step, self._rows = event.step, event.run.rows
+        return memory, None
+
+    def _numbers(self, steps: int, rows: int, seconds: float) -> dict[str, float]:
+        run, rate = self._run, steps / seconds
+        found = {"seconds": run.seconds()}
+        if run.data is None:
+            found["steps_per_second"] = rate
+        else:
+            found["examples_per_second"] = rows / seconds
+        if self._flops:
+            found["flops_per_second"] = rate * self._flops
+            if self._peak is not None:
+                found["mfu"] = rate * self._flops / (self._peak * len(self._devices))
+        local = next((one for one in self._devices if one in jax.local_devices()), None)
+        memory = local and local.memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            found["device_bytes"] = memory["peak_bytes_in_use"]
+        return found
+
+
+def peak_flops(kind: str) -> float | None:
+    """Return the peak operations per second of a device in bfloat16; None if unknown.
+
+    Args:
+        kind: Its `device_kind`.
+
+    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
+    (989000000000000.0, None)
+    """
+    return next((peak for name, peak in PEAKS.items() if kind.startswith(name)), None)
+
+
+class Profile(Value, Hook):
+    """Write a profiler trace of `steps` steps, after the first `first` steps, into `folder`.
+
+    View the trace with TensorBoard's profiler or Perfetto. Skip the first steps of a run, which
+    include compilation.
+
+    Args:
+        folder: The folder for the trace, which is created if it does not exist.
+        first: Number of steps before the trace. Default: 10.
+        steps: Number of steps in the trace. Default: 3.
+
+    Raises:
+        ValueError: A number of steps is out of range.
+        OSError: Before the first step: the folder cannot be created.
+
+    >>> Profile("runs/a/trace", first=10, steps=3).ends
+    (10, 13)
+    """
+
+    folder: Annotated[str | os.PathLike[str], FOLDER]
+    first: Annotated[int, natural] = 10
+    steps: Annotated[int, positive] = 3
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The steps after which the trace begins and ends."""
+        return self.first, self.first + self.steps
+
+    @contextlib.contextmanager
+    def open(self, run: Any) -> Iterator[Hook]:
+        """Make the folder, and end the trace with the run."""
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        tracing = _Tracing(self, run.step)
+        try:
+            yield tracing
+        finally:
+            tracing.end()
+
+
+class _Tracing(Hook):
+    """The opened `Profile` of a run."""
+
+    def __init__(self, profile: Profile, step: int) -> None:
+        self._profile, self._step, self._on = profile, step, False
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """As `Profile.ends`."""
+        return self._profile.ends
+
+    def begin(self, state: Any) -> None:
+        """Begin the trace if its first step is that of the run."""
+        self._begin_at(self._step)
+
+    def is_due(self, now: Moment, since: Moment) -> bool:
+        """Return whether the trace begins or ends here."""
+        return now.step in self.ends
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Begin or end the trace."""
+        if event.step == self.ends[1]:
+            jax.block_until_ready(event.state)
+            self.end()
+        self._begin_at(event.step)
+        return memory, None
+
+    def end(self) -> None:
+        """End the trace, if there is one."""
+        if self._on:
+            self._on = False
+            jax.profiler.stop_trace()
+
+    def _begin_at(self, step: int) -> None:
+        if step == self._profile.first and not self._on:
+            jax.profiler.start_trace(self._profile.folder)
+            self._on = True

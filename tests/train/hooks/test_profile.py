@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxnn import train
-from jaxnn.train.hooks import profiling as profiles
+from jaxnn.train.hooks import measurement as profiles
 
 
 class Halve(train.Program):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxnn import train
-from jaxnn.train.hooks import progress
+from jaxnn.train.hooks import reporting
 from jaxnn.train.record import Record
 
 KEY = jax.random.key(0)
@@ -132,10 +132,10 @@ def test_many_quick_records_are_drawn_at_once(monkeypatch):
     def display():
         return lambda total, step: contextlib.nullcontext(lambda *given: shown.append(given))
 
-    monkeypatch.setattr(progress, "_display", display)
+    monkeypatch.setattr(reporting, "_display", display)
     began = time.perf_counter()
     fit(steps=300, every=1)
-    assert len(shown) <= 3 + (time.perf_counter() - began) / progress.SECONDS
+    assert len(shown) <= 3 + (time.perf_counter() - began) / reporting.SECONDS
     assert [line.split("  ")[0] for _, lines in shown for line in lines] == [
         f"step {step}/300" for step in range(1, 301)
     ]
@@ -153,7 +153,7 @@ def test_output_that_fails_does_not_stop_the_run(monkeypatch):
 
 def test_metrics_are_not_read_between_records(monkeypatch):
     """Only the bar moves there: reading would wait for the device."""
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(reporting, "SECONDS", 0.0)
     fetched = []
     plain = Record.plain
     monkeypatch.setattr(Record, "plain", lambda self: fetched.append(1) or plain(self))
@@ -162,7 +162,7 @@ def test_metrics_are_not_read_between_records(monkeypatch):
     def display():
         return lambda total, step: contextlib.nullcontext(lambda *given: shown.append(given))
 
-    monkeypatch.setattr(progress, "_display", display)
+    monkeypatch.setattr(reporting, "_display", display)
     list(train.run(Halve(), key=KEY, steps=2500, hooks=[train.Progress()]))
     assert [step for step, _ in shown] == [1000, 2000, 2500, 2500]
     assert [len(lines) for _, lines in shown] == [0, 0, 1, 0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnn import train
-from jaxnn.train.hooks import profiling as throughput
+from jaxnn.train.hooks import measurement as throughput
 
 KEY = jax.random.key(0)
 

@@ -1,26 +1,207 @@
-"""Executors by name: jobs of Slurm by submitit, and the workers of Dask and Ray."""
+"""Executors that know their number of workers: this process, jobs of Slurm, Dask, and Ray.
 
+A call is repeated if its worker dies. `processes` has the workers on this machine.
+"""
+
+import abc
 import concurrent.futures
 import contextlib
 import os
 import re
-import shutil
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..explain.text import suggestion
-from ..installation import check_installed
-from ..validation import positive
-from .base import TRIES, InProcess, Pool, call, retried
-from .processes import Processes
+from ..validation import Accepts
+
+TRIES = 3
+"""Number of attempts of a call whose worker dies."""
+
+# Names of exceptions by package, because only a process that uses the package has the classes.
+DEATHS = {
+    "distributed": {"KilledWorker", "CommClosedError"},
+    "ray": {
+        "LocalRayletDiedError",
+        "NodeDiedError",
+        "ObjectLostError",
+        "OutOfMemoryError",
+        "WorkerCrashedError",
+    },
+    "submitit": {"UncompletedJobError"},
+}
+RAISED = {"ray": {"RayTaskError"}, "submitit": {"FailedJobError"}}
 
 
-class Submitit(Pool):
+def worker_died(error: BaseException) -> bool:
+    """Return whether an error means that a worker died, rather than that the call raised it.
+
+    The call may then be repeated, but after a `BrokenExecutor` of the standard library's process
+    pool only on a new executor.
+
+    Args:
+        error: The exception of a future.
+
+    >>> worker_died(concurrent.futures.BrokenExecutor()), worker_died(ValueError("of the call"))
+    (True, False)
+    """
+
+    def is_one_of(names: dict[str, set[str]]) -> bool:
+        return any(
+            cls.__name__ in names.get(cls.__module__.partition(".")[0], ())
+            for cls in type(error).__mro__
+        )
+
+    if is_one_of(RAISED):
+        return False
+    broken = concurrent.futures.BrokenExecutor, concurrent.futures.CancelledError
+    return isinstance(error, broken) or is_one_of(DEATHS)
+
+
+def retried(
+    call: Callable[[], Any], tries: int = TRIES + 1, given_up: Callable[[], bool] = lambda: False
+) -> Any:
+    """Return the result of a call, which is repeated if its worker dies.
+
+    Args:
+        call: Makes the call and waits for it.
+        tries: Maximum number of calls. Default: 4.
+        given_up: Returns True if the call must not be repeated again.
+    """
+    while True:
+        tries -= 1
+        try:
+            return call()
+        except Exception as error:
+            if tries <= 0 or not worker_died(error) or given_up():
+                raise
+
+
+def result_of(executor: Executor, function: Callable[[Any], Any], argument: Any) -> Any:
+    """Return the result of a call on a worker, which is repeated if the worker dies.
+
+    Args:
+        executor: Any executor.
+        function: A function of a module.
+        argument: Its argument, plain data.
+
+    >>> result_of(InProcess(), abs, -3)
+    3
+    """
+    return retried(lambda: executor.submit(function, argument).result())
+
+
+class Pool(Executor, abc.ABC):
+    """Base of executors that know how many calls run at a time, and stop their workers."""
+
+    def __init__(self) -> None:
+        self.closed: bool = False
+        self.resources: contextlib.ExitStack[bool | None] = (
+            contextlib.ExitStack()
+        )  # what `shutdown` closes
+        self._unfinished: set[Future[Any]] = set()
+
+    @property
+    def workers(self) -> int:
+        """The number of calls that run at the same time."""
+        return 1
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Send a call to a worker."""
+        if self.closed:
+            raise RuntimeError("this executor is shut down and accepts no more calls")
+        future = self.send(fn, args, kwargs)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
+
+    @abc.abstractmethod
+    def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """Return the future of a call that is sent to a worker."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, wait for the submitted ones or cancel them, and stop the workers.
+
+        Args:
+            wait: Whether to wait for the submitted calls. Default: True.
+            cancel_futures: Whether to cancel those that have not ended. Default: False.
+        """
+        self.closed = True
+        if not wait or cancel_futures:
+            for future in list(self._unfinished):
+                future.cancel()
+        concurrent.futures.wait(list(self._unfinished))
+        self.resources.close()
+
+
+class InProcess(Pool):
+    """Runs each call immediately, in the process and thread that submits it.
+
+    >>> InProcess().submit(divmod, 7, 2).done()
+    True
+    """
+
+    def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """Run the call, and return a future with its result or exception."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # Ctrl-C is raised here
+            future.set_exception(error)
+        return future
+
+
+def call(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function, whose keyword arguments may have the names of an executor's options."""
+    return fn(*args, **kwargs)
+
+
+class Threaded(Pool):
+    """Base of pools in which a thread waits for each call, which is repeated if its worker dies.
+
+    Args:
+        workers: Number of calls at the same time.
+        name: Name of the threads.
+    """
+
+    def __init__(self, workers: int, name: str) -> None:
+        super().__init__()
+        self._workers = workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._given_up = threading.Event()
+
+    @property
+    def workers(self) -> int:
+        """The number of calls that run at the same time."""
+        return self._workers
+
+    def wait_for(self, run: Callable[[], Any]) -> Future[Any]:
+        """Return the future of a function that makes a call and waits for it."""
+        return self._threads.submit(retried, run, TRIES, self._given_up.is_set)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, and wait for the submitted ones or give them up.
+
+        Args:
+            wait: Whether to wait for the submitted calls; otherwise running ones are ended.
+                Default: True.
+            cancel_futures: Whether to cancel those that have not begun. Default: False.
+        """
+        if not wait:
+            self._given_up.set()
+            self.give_up()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._threads.shutdown()
+
+    def give_up(self) -> None:
+        """End what runs, if it does not end by itself."""
+
+
+class Submitit(Threaded):
     """A submitit executor with the interface of `concurrent.futures`: each call is a separate job.
 
     A job that dies is submitted again, at most three times. The files of a job that succeeds are
@@ -33,10 +214,8 @@ class Submitit(Pool):
     """
 
     def __init__(self, executor: Any, workers: int, poll: float = 1.0) -> None:
-        super().__init__()
-        self._workers, self._executor, self._poll = workers, executor, poll
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="submitit")
-        self._given_up = threading.Event()
+        super().__init__(workers, "submitit")
+        self._executor, self._poll = executor, poll
         self._one_at_a_time = threading.Lock()  # submitit does not claim to be thread-safe
 
     @classmethod
@@ -55,27 +234,9 @@ class Submitit(Pool):
         executor.update_parameters(timeout_min=minutes(limit), name="jaxnn")
         return cls(executor, workers or os.cpu_count() or 1)
 
-    @property
-    def workers(self) -> int:
-        """The number of jobs that run at the same time."""
-        return self._workers
-
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         """Return the future of a call that is submitted when fewer than `workers` jobs run."""
-        run = lambda: self._run(fn, args, kwargs)  # noqa: E731
-        return self._threads.submit(retried, run, TRIES, self._given_up.is_set)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls, and wait for the submitted ones or cancel their jobs.
-
-        Args:
-            wait: Whether to wait for the submitted calls. Default: True.
-            cancel_futures: Whether to cancel those that have not begun. Default: False.
-        """
-        if not wait:
-            self._given_up.set()
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._threads.shutdown()
+        return self.wait_for(lambda: self._run(fn, args, kwargs))
 
     def _run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         with self._one_at_a_time:
@@ -95,6 +256,14 @@ class Submitit(Pool):
         return result
 
 
+TIME_LIMIT = r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?"
+a_time_limit: Accepts = Accepts(
+    "a time limit in minutes, or as H:M:S or D-H:M:S",
+    lambda text: re.fullmatch(TIME_LIMIT, text) is not None,
+    hint="write SBATCH_TIMELIMIT=4:00:00 for four hours",
+)
+
+
 def minutes(text: str) -> int:
     """Return a time limit of Slurm (M, M:S, H:M:S, D-H, D-H:M, or D-H:M:S) in minutes.
 
@@ -106,13 +275,8 @@ def minutes(text: str) -> int:
     >>> minutes("1-12:30")
     2190
     """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if not found:
-        raise ValueError(
-            f"SBATCH_TIMELIMIT={text!r} is not a time limit; write minutes, H:M:S, or D-H:M:S, "
-            "for example SBATCH_TIMELIMIT=4:00:00"
-        )
-    days, *parts = found.groups()
+    a_time_limit(text, "SBATCH_TIMELIMIT")
+    days, *parts = re.fullmatch(TIME_LIMIT, text).groups()  # type: ignore[union-attr]
     a, b, c = (int(part or 0) for part in parts)
     if days is None and parts[2] is None:
         a, b, c = 0, a, b
@@ -224,87 +388,3 @@ class Ray(Pool):
             lambda done: self._ray.cancel(reference, force=True) if done.cancelled() else None
         )
         return future
-
-
-NAMES = ("local", "processes", "dask", "ray", "slurm", "submitit:local")
-PACKAGES = {"dask": "distributed", "ray": "ray", "slurm": "submitit", "submitit": "submitit"}
-
-
-def create(text: str, workers: int | None = None, folder: str | Path | None = None) -> Pool:
-    """Start an executor by name.
-
-    Options of Slurm come from its environment variables, such as SBATCH_PARTITION and
-    SBATCH_TIMELIMIT (default: 24 hours). For other options, create the executor yourself:
-    `Submitit(submitit.AutoExecutor(...), workers=8)`.
-
-    Args:
-        text: "local", "processes", "dask", "ray", "slurm", or "submitit:local"; "dask:ADDRESS" and
-            "ray:ADDRESS" for a running cluster.
-        workers: Number of calls that run at the same time. Default: one per core, or the number of
-            workers of the cluster. "local" runs one in this process, and starts processes for more.
-        folder: Folder for the files of Slurm's jobs, on a disk that all machines share. Default:
-            `runs/submitit` in the current folder.
-
-    Returns:
-        An executor that knows its `workers`. Its `shutdown` waits for the submitted calls, or
-        cancels them with `wait=False`, and stops what was started here.
-
-    Raises:
-        ValueError: The name is unknown, or the number of workers is invalid.
-        ImportError: A package is not installed.
-        FileNotFoundError: Slurm is not installed on this machine.
-        ConnectionError: No cluster answers at the address.
-
-    >>> with create("local") as executor:
-    ...     executor.submit(pow, 2, 5).result()
-    32
-    """
-    name, address = check_name(text, workers)
-    if name == "dask":
-        return Dask(address, workers)
-    if name == "ray":
-        return Ray(address, workers)
-    if name == "processes" or ((workers or 1) > 1 and name == "local"):
-        return Processes(workers)
-    if name == "local":
-        return InProcess()
-    return Submitit.on(address or "slurm", workers, Path(folder or Path("runs", "submitit")))
-
-
-def check_name(text: str, workers: int | None) -> tuple[str, str]:
-    """Return the name and the address of an executor, without starting or importing anything.
-
-    Args:
-        text: As for `create`.
-        workers: As for `create`.
-
-    Raises:
-        ValueError, ImportError, FileNotFoundError: As for `create`.
-
-    >>> check_name("local", None)
-    ('local', '')
-    """
-    name, _, address = text.partition(":")
-    (None | positive)(workers, "workers")
-    problem = ""
-    known = text in NAMES or (name in ("dask", "ray") and address)
-    if not known:
-        problem = (
-            f"no executor is named {text!r}; {suggestion(text, NAMES)} (Python also accepts any "
-            "concurrent.futures.Executor)"
-        )
-    elif workers is not None and address and name != "submitit":
-        problem = f"{text} has its own number of workers; leave out workers={workers}"
-    elif name == "slurm" and workers is None:
-        problem = "slurm needs the number of jobs to run at a time; write --workers 8"
-    if known and name in PACKAGES:
-        package, extra = PACKAGES[name], name.replace("submitit", "slurm")
-        check_installed(package, f"the executor {text} needs", package, extra)
-    if problem:
-        raise ValueError(problem)
-    if name == "slurm" and shutil.which("srun") is None:
-        raise FileNotFoundError(
-            "this machine has no Slurm (no srun); run the sweep on a machine that submits jobs, "
-            "or try submitit:local"
-        )
-    return name, address

@@ -1,19 +1,21 @@
-"""What notebooks show: networks and states as folded trees of plain HTML, in the notebook's colors.
+"""What notebooks and terminals show of values: folded trees, and tables with numbers in units.
 
 A `TreeNode` is a line of text with the nodes below it. `page` folds the nodes that would make the
-tree longer than a screen; a click opens them. It needs no script, so it works in static pages too.
+tree longer than a screen; a click opens them. It needs no script, so it works in static pages too,
+and has the notebook's colors. A `Table` is text in a terminal and HTML in a notebook.
 """
 
 import dataclasses
 import html
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from ..fields import code, describe, is_array, is_traced, is_value
+from ..core import paths
+from ..fields import code, describe, is_array, is_layer, is_traced, is_value
 
 LINES = 24  # that are visible at first
 STYLE = (
@@ -112,7 +114,8 @@ def short(layer: Any) -> str:
     settings = [
         f"{field.name}={code(item)}"
         for field in dataclasses.fields(layer)
-        if not _holds_layer(item := getattr(layer, field.name))
+        for item in [getattr(layer, field.name)]
+        if not any(is_layer(leaf) for _, leaf in paths.walk(item))
         and item != ()
         and (is_traced(item) or item != field.default)
     ]
@@ -120,13 +123,6 @@ def short(layer: Any) -> str:
         settings = [short(children), *settings]
     name = type(layer).__qualname__.rpartition(".")[2]
     return f"{name}({', '.join(settings)})" if settings else name
-
-
-def _holds_layer(item: Any) -> bool:
-    """Return whether a field contains a layer, itself or in tuples and dicts."""
-    if isinstance(item, dict | tuple):
-        return any(map(_holds_layer, item.values() if isinstance(item, dict) else item))
-    return hasattr(type(item), "_children")
 
 
 def of_tree(tree: Any, name: str = "", remarks: str = "") -> TreeNode:
@@ -161,3 +157,139 @@ def _array(array: Any) -> str:
     if isinstance(array, jax.Array) and (array.is_deleted() or not array.is_fully_addressable):
         return text
     return text if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key) else f"{text} = {array!s}"
+
+
+# ---- tables ----
+
+Line = tuple[str, ...]
+
+WIDTH = 100
+LEFT = 3  # the first columns are text, the others numbers
+_SHRINK = ((1, 16), (2, 12), (0, 12), (1, 6), (2, 6))  # column, to which width; in this order
+
+
+class Table:
+    """Base of a value that is shown as a table, as text on a terminal and as HTML in a notebook."""
+
+    if TYPE_CHECKING:
+
+        def _table(self) -> tuple[list[Line], list[Line]]:
+            """Return the lines, from the head to the total, and the notes below the table."""
+            ...
+
+    def __str__(self) -> str:
+        return _text_table(*self._table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return _html_table(*self._table())
+
+
+def _text_table(lines: Sequence[Line], notes: Sequence[Line]) -> str:
+    """Return aligned columns between rules, the last line set apart as the total, and notes below.
+
+    Texts are shortened if lines would be longer than `WIDTH`.
+
+    Args:
+        lines: Cells of each line: the head, the rows, the total.
+        notes: (name, text) of each note.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for column, least in _SHRINK:
+        excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+        widths[column] -= max(0, min(excess, widths[column] - least))
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    head, *rows, total = [_aligned(line, widths) for line in lines]
+    blocks = [head, rule, *rows, *([rule] if rows else []), total, rule]
+    pad = max(len(name) for name, _ in notes)
+    blocks += [_cut(f"{name:<{pad}}  {note}", WIDTH) for name, note in notes]
+    return "\n".join(line.rstrip() for line in blocks)
+
+
+def _aligned(line: Line, widths: Sequence[int]) -> str:
+    cells = []
+    for column, (cell, width) in enumerate(zip(line, widths, strict=True)):
+        cell = _cut(cell, width, keep_end=column == 0)
+        cells.append(cell.ljust(width) if column < LEFT else cell.rjust(width))
+    return "  ".join(cells)
+
+
+def _cut(cell: str, width: int, keep_end: bool = False) -> str:
+    if len(cell) <= width:
+        return cell
+    return "…" + cell[len(cell) - width + 1 :] if keep_end else cell[: width - 1] + "…"
+
+
+def _html_table(lines: Sequence[Line], notes: Sequence[Line]) -> str:
+    """Return the same content as an HTML table, not shortened; all text is escaped.
+
+    Args:
+        lines: Cells of each line: the head, the rows, the total.
+        notes: (name, text) of each note.
+    """
+    head, *rows, total = lines
+    body = "".join(_html_row(row, "td") for row in rows)
+    below = "".join(f"<div>{_plain(name)}: {_plain(note)}</div>" for name, note in notes)
+    return (
+        f"<table><thead>{_html_row(head, 'th')}</thead><tbody>{body}</tbody>"
+        f"<tfoot>{_html_row(total, 'th')}</tfoot></table>{below}"
+    )
+
+
+def _html_row(line: Line, tag: str) -> str:
+    sides = ["left" if column < LEFT else "right" for column in range(len(line))]
+    cells = [
+        f'<{tag} style="text-align:{side};white-space:nowrap">{_plain(cell)}</{tag}>'
+        for side, cell in zip(sides, line, strict=True)
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _plain(cell: str) -> str:
+    return html.escape(cell.strip())
+
+
+def shape(description: str) -> str:
+    """Return shapes with types abbreviated as in a jaxpr.
+
+    Args:
+        description: Types and shapes, as text.
+
+    >>> shape("(bfloat16[8,16], int32[8])")
+    '(bf16[8,16], i32[8])'
+    """
+    return re.sub(r"\b(bf|f|u|i|c)(?:loat|int|nt|omplex)(\d+)(?=\[)", r"\1\2", description)
+
+
+def binary(size: int) -> str:
+    """Return a size in powers of 1024, with a padded unit, so that numbers align to the right.
+
+    Args:
+        size: Bytes.
+
+    >>> binary(407080), binary(0)
+    ('397.5 KiB', '0 B  ')
+    """
+    return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+
+
+def decimal(count: int) -> str:
+    """Return a count in powers of 1000.
+
+    Args:
+        count: The count.
+
+    >>> decimal(6513152), decimal(0), decimal(999_950)
+    ('6.5 M', '0  ', '1.0 M')
+    """
+    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P", "E"))
+
+
+def _scaled(count: int, base: int, units: Sequence[str]) -> str:
+    number, power = float(count), 0
+    while power + 1 < len(units) and round(number, 1) >= 1000:
+        number, power = number / base, power + 1
+    digits = f"{number:.1f}" if power else str(count)
+    return f"{digits} {units[power]:<{len(units[1])}}"

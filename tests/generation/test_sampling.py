@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.functional.sampling import check_sampling, top_k, top_p, with_temperature
+from jaxnn.generation import check_sampling, top_k, top_p, with_temperature
 
 LOGITS: Any = np.random.default_rng(0).normal(0, 2, (5, 7)).astype(np.float32)
 

@@ -18,13 +18,13 @@ from jaxnn.executors import create
 from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
-from jaxnn.sweep.display import lines
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.report import write_report
 from jaxnn.sweep.reporter import SweepProgress
+from jaxnn.sweep.running import lines
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 

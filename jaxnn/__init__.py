@@ -17,11 +17,11 @@ attributes of `jaxnn`, imported when they are first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .combine import Parallel, Residual, Sequential, layer
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision, quantize
 from .combine.recurrent import Bidirectional, Recurrent
 from .combine.reparametrization import LoRA, SpectralNorm, WeightNorm
-from .combine.sequential import Parallel, Residual, Sequential, layer
 from .combine.transforms import Ensemble, Inference, Remat, Repeat, Tap, capture
 from .core.composite import Composite, Wrapper
 from .core.declarations import Param, Variable

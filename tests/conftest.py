@@ -5,6 +5,7 @@
   `XLA_FLAGS= pytest` compiles as users do, as `.ci/run` does for the tests of bitwise equality.
 - All processes of a run share a folder of compiled programs, so that a program that several
   processes build is compiled once, unless writing and reading it takes longer than compiling it.
+  A process of pytest also keeps the last ones in memory: tests of one file compile equal programs.
 - Compiled programs do not contain the lines of code that made them, and are lowered in one MLIR
   context per thread, which takes 2 ms to make: a fifth of the time of a program of one operation.
 - Parameters are drawn by a smaller program, because the usual one takes 2 ms with optimizations and
@@ -23,10 +24,13 @@ import itertools
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+from jax._src import compiler
 from jax._src.interpreters import mlir
 from jaxlib import version
 from jaxlib.mlir import ir
@@ -34,6 +38,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from jaxnn import random
+from jaxnn.html import charts
 
 QUICK = [
     "--xla_backend_optimization_level=0",
@@ -44,7 +49,7 @@ if version.__version_info__ < (0, 11):  # later versions have only the fusion em
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
-gc.set_threshold(20_000, 50, 50)
+gc.set_threshold(100_000, 20, 100)
 
 # Child processes find the folder in the environment; this process removes it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -57,6 +62,44 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     }.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
+
+KEPT = 300  # programs in memory
+WRITTEN = 0.5  # seconds that a program must have taken to be written to the folder
+_kept: dict[str, Any] = {}
+
+
+def keep_programs() -> None:
+    """Keep the last compiled programs in memory, by their keys in JAX's cache of compiled programs.
+
+    Programs with host callbacks are compiled each time, as JAX does.
+    """
+    read, write = compiler._cache_read, compiler._cache_write
+
+    # JAX 0.10 passes host callbacks to `write`, and JAX 0.12 to `read`.
+    def found(name: str, key: str, options: Any, backend: Any, devices: Any, *more: Any) -> Any:
+        if key in _kept and not any(more):
+            return _kept[key], 0
+        return read(name, key, options, backend, devices, *more)
+
+    def keep(key: str, seconds: float, name: str, backend: Any, program: Any, *more: Any) -> None:
+        if not any(more):
+            _kept[key] = program
+            if len(_kept) > KEPT:
+                _kept.pop(next(iter(_kept)), None)
+        if seconds > WRITTEN:
+            write(key, seconds, name, backend, program, *more)
+
+    compiler._cache_read, compiler._cache_write = found, keep
+
+
+keep_programs()
+
+
+@pytest.fixture
+def programs_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave it to JAX and jaxnn which programs live."""
+    _kept.clear()
+    monkeypatch.setitem(globals(), "KEPT", 0)
 
 
 def one_context_per_thread() -> None:
@@ -91,25 +134,37 @@ def rows_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "ROWS", USERS_ROWS[1])
 
 
+@pytest.fixture(scope="module")
+def figures_not_drawn() -> Iterator[None]:
+    """Leave out what takes most of a small run; tests of pictures and of reports draw figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "png", lambda figure: b"\x89PNG")
+        patch.setattr(charts, "svg", lambda figure, key, label: "<svg></svg>")
+        yield
+
+
 # Files of at least 7 CPU seconds, the longest first.
 LONGEST = (
-    "command/test_run.py",
-    "train/test_checkpoint.py",
+    "gallery/test_gallery.py",
     "sweep/test_driver.py",
-    "sweep/test_programs.py",
     "sweep/test_cohort.py",
+    "train/test_checkpoint.py",
     "combine/test_recurrent.py",
     "parallel/test_fit.py",
-    "gallery/test_gallery.py",
+    "generation/test_generate.py",
+    "experiments/test_experiments.py",
+    "train/test_blocks.py",
     "train/test_frozen.py",
+    "train/test_run.py",
     "train/test_optax_contract.py",
     "parallel/test_placement.py",
+    "sweep/test_programs.py",
+    "command/test_run.py",
+    "data/test_augment.py",
     "layers/test_recurrence.py",
-    "train/test_blocks.py",
-    "train/test_run.py",
-    "parallel/test_equalities.py",
-    "command/test_sweep.py",
     "core/test_drawing.py",
+    "command/test_sweep.py",
+    "parallel/test_equalities.py",
     "parallel/test_processes.py",
 )
 
@@ -176,6 +231,7 @@ def pytest_runtest_teardown() -> None:
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPPED:
         jax.clear_caches()
+        _kept.clear()
         gc.unfreeze()
     gc.collect()
     gc.freeze()

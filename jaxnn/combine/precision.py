@@ -25,8 +25,8 @@ from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense, Einsum
 from ..tree import check_found, check_layer, edit_children, inside, layers
 from ..validation import Accepts, instance
+from . import Residual
 from .reparametrization import each_of_stack
-from .sequential import Residual
 from .transforms import Ensemble, Inference, Remat, Repeat, capture
 
 

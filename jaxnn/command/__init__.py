@@ -55,6 +55,7 @@ from .parsing import (
     parse,
     read_options,
     refuse,
+    texts_of,
 )
 
 __all__ = ["main"]
@@ -101,16 +102,11 @@ def _leave(status: int) -> None:
 def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Train, and write a run folder."""
     start = None
-    names = [word.partition("=")[0] for word in arguments]
-    if "--from" in names:
+    trials, arguments = texts_of("--from", arguments)
+    for trial in trials[-1:]:
         from .sweep import trial_of
 
-        at = names.index("--from")
-        _, equals, trial = arguments[at].partition("=")
-        if not equals:
-            trial = next(iter(arguments[at + 1 :]), "")
         start = trial_of(experiment, trial).config
-        arguments = arguments[:at] + arguments[at + (1 if equals else 2) :]
     others = {"predict --help": "predict from a finished run",
               "evaluate --help": "score a finished run",
               "export --help": "write the network of a finished run as one file",

@@ -71,26 +71,6 @@ def swept_paths(config: type, texts: Sequence[str]) -> dict[str, Any]:
     return paths_of(config, named)
 
 
-def sweeps_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the texts that follow `--sweep`, and the other arguments.
-
-    Args:
-        arguments: The command line. A last word `--sweep` has the text "".
-
-    >>> sweeps_of(["--epochs", "3", "--sweep", "width=32,64", "--sweep=depth=1,2"])
-    (['width=32,64', 'depth=1,2'], ['--epochs', '3'])
-    """
-    texts, rest, words = [], [], iter(arguments)
-    for word in words:
-        if word == "--sweep":
-            texts.append(next(words, ""))
-        elif word.startswith("--sweep="):
-            texts.append(word.removeprefix("--sweep="))
-        else:
-            rest.append(word)
-    return texts, rest
-
-
 def _swept(config: type, text: str) -> tuple[str, Any]:
     """Return the name and the dimension of `NAME=VALUES [if NAME=VALUES]`."""
     first, *conditions = re.split(r"\s+if\s+", text.strip())

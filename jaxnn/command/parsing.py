@@ -16,7 +16,7 @@ import signal
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -220,6 +220,27 @@ def _without(config: Any, swept: Collection[str]) -> Any:
         return made.StructConstructorSpec(constructed, shown)
 
     return registry
+
+
+def texts_of(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the texts that follow an option, and the other arguments.
+
+    Args:
+        option: The option.
+        arguments: The command line; an option that is its last word has the text "".
+
+    >>> texts_of("--sweep", ["--epochs", "3", "--sweep", "width=32,64", "--sweep=depth=1,2"])
+    (['width=32,64', 'depth=1,2'], ['--epochs', '3'])
+    """
+    texts, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word == option:
+            texts.append(next(words, ""))
+        elif word.startswith(f"{option}="):
+            texts.append(word.removeprefix(f"{option}="))
+        else:
+            rest.append(word)
+    return texts, rest
 
 
 def one_option(name: str, metavar: str, help: str, default: str) -> type[Any]:

@@ -22,13 +22,12 @@ from ..files.reading import printable
 from ..html import count
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
-from ..sweep.display import best_trials
 from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import LANES, Planner, by_structure, last_line
 from ..sweep.report import best_command
-from ..sweep.results import TrialResult
+from ..sweep.results import TrialResult, best_trials
 from ..sweep.search import Observation, new_trials
 from ..sweep.settings import Budget, Settings, a_search
 from ..sweep.snapshot import described
@@ -36,8 +35,8 @@ from ..sweep.space import Values
 from ..sweep.storage import command_to_resume as resume_text
 from ..sweep.structure import TRACED, space_of, with_recorded_space
 from ..validation import Accepts, check_fields, integer, natural, positive
-from .grammar import GRAMMAR, sweeps_of, swept_paths
-from .parsing import folder_option, import_tyro, parse, read_options, refuse
+from .grammar import GRAMMAR, swept_paths
+from .parsing import folder_option, import_tyro, parse, read_options, refuse, texts_of
 
 TERMS = """\
 Terms used in the options below:
@@ -264,7 +263,7 @@ def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
 ) -> tuple[Experiment[Any], Any, Settings, Path | None, Any, Resources]:
     """Return what the arguments of `plan` and `sweep` request; `--sweep` replaces the space."""
-    texts, arguments = sweeps_of(arguments)
+    texts, arguments = texts_of("--sweep", arguments)
     if texts:
         where = getattr(experiment.space, "where", ())
         space = Space(experiment.config, swept_paths(experiment.config, texts), where)

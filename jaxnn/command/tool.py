@@ -32,10 +32,10 @@ from ..files import fresh
 from ..files.reading import LONGEST, printable, quoted
 from ..html import count
 from ..installation import DISTRIBUTION, __version__, checkout, install
-from ..sweep.display import CAUSES, best_trials
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
 from ..sweep.report import write_report
+from ..sweep.results import CAUSES, best_trials
 from ..sweep.snapshot import described, read
 from ..sweep.storage import check_undamaged, command_to_resume, is_driven
 from ..sweep.tables import BROKEN, OPEN

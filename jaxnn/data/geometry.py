@@ -88,8 +88,7 @@ def random_perspective(
     """Change the perspective of some images, and fill with zeros.
 
     Each corner of the image moves inward, by distances along both axes that are uniform from 0 to
-    distortion / 2 of the height or the width. Pixels are interpolated linearly. This is the map of
-    torchvision's RandomPerspective.
+    distortion / 2 of the height or the width. Pixels are interpolated linearly.
 
     Args:
         key: A JAX key; equal keys give equal maps.
@@ -111,10 +110,11 @@ def random_perspective(
     fraction(probability, "random_perspective.probability")
     moved, chosen = jax.random.split(key)
     (n, height, width), dtype = images.shape[:3], images.dtype
-    sides = jnp.array([height - 1, width - 1], dtype)
-    corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype) * sides[None]
-    inward = jnp.where(corners == 0, 1, -1)[None] * jnp.asarray(distortion / 2, dtype)
-    shifts = jax.random.uniform(moved, (n, 4, 2), dtype) * inward * sides[None, None]
+    sides = jnp.array([[height, width]], dtype)
+    unit = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype)
+    corners = unit * sides - 0.5
+    inward = jnp.where(unit == 0, sides, -sides) * jnp.asarray(distortion / 2, dtype)
+    shifts = jax.random.uniform(moved, (n, 4, 2), dtype) * inward[None]
     some = jax.random.bernoulli(chosen, probability, (n, 1, 1))
     ends = corners[None] + jnp.where(some, shifts, 0)
     return jax.vmap(_projected, (0, None, 0))(images, corners, ends)
@@ -398,18 +398,21 @@ def _sampled(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
 
 def _projected(image: jax.Array, corners: jax.Array, ends: jax.Array) -> jax.Array:
     """Return an image whose `corners` (4, 2) are moved to `ends`, by a projective map."""
-    one, zero = jnp.ones((4, 1), image.dtype), jnp.zeros((4, 3), image.dtype)
+    height, width = image.shape[:2]
+    # Places are divided by the size, because products of large ones lose digits.
+    size = max(height, width)
+    old, end = corners / size, ends / size
+    new = jnp.concatenate([end, jnp.ones((4, 1), image.dtype)], 1)
     # From places of the new image to those of the old one, both (row, column):
     # old * (1 + new @ v) = M @ new + c is linear in M, c, and v.
-    new = jnp.concatenate([ends, one], 1)
-    below = -corners[:, :1] * ends, -corners[:, 1:] * ends
-    equations = jnp.block([[new, zero, below[0]], [zero, new, below[1]]])
-    a = jnp.linalg.solve(equations, corners.T.reshape(8))
-    height, width = image.shape[:2]
-    y, x = _places(height, width, image.dtype)
+    equations = jnp.block(
+        [[new, 0 * new, -old[:, :1] * end], [0 * new, new, -old[:, 1:] * end]],
+    )
+    a = jnp.linalg.solve(equations, old.T.reshape(8))
+    y, x = (place / size for place in _places(height, width, image.dtype))
     rows, columns = (a[i] * y + a[i + 1] * x + a[i + 2] for i in (0, 3))
-    depth = a[6] * y + a[7] * x + 1
-    return _sampled(image, rows / depth, columns / depth)
+    below = (a[6] * y + a[7] * x + 1) / size
+    return _sampled(image, rows / below, columns / below)
 
 
 def _boxes(

@@ -266,18 +266,22 @@ def aug_mix(
     changes = [change for name, change in OPERATIONS.items() if name not in left_out]
     (n, height, width), dtype = images.shape[:3], images.dtype
     limits = Limits(down=height / 3, right=width / 3)
-    mixed, weighed, *keys = jax.random.split(key, 2 + chains)
+    mixed, weighed, counted, chosen = jax.random.split(key, 4)
     weights = jax.random.dirichlet(mixed, jnp.full(chains, alpha, dtype), (n,), dtype)
-    total = jnp.zeros_like(images)
-    for own, weight in zip(keys, weights.T, strict=True):
-        lengths, *steps = jax.random.split(own, 4)
-        length, chain = jax.random.randint(lengths, (n, 1, 1, 1), 1, 4), images
-        for i, step in enumerate(steps):
-            chosen, sized = jax.random.split(step)
-            strengths = jax.random.uniform(sized, (n,), dtype, 0.01, severity / 10)
-            changed = _one_of(chosen, chain, changes, strengths, limits)
-            chain = jnp.where(i < length, changed, chain)
-        total += weight.reshape(-1, 1, 1, 1) * chain
+    lengths = jax.random.randint(counted, (chains, n, 1, 1, 1), 1, 4)
+
+    def changed(images: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        (own, sized), some = jax.random.split(given[0]), given[1]
+        strengths = jax.random.uniform(sized, (n,), dtype, 0.01, severity / 10)
+        return jnp.where(some, _one_of(own, images, changes, strengths, limits), images), None
+
+    def added(total: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        own, length, weight = given
+        steps = jax.random.split(own, 3), jnp.arange(3)[:, None, None, None, None] < length[None]
+        return total + weight.reshape(-1, 1, 1, 1) * jax.lax.scan(changed, images, steps)[0], None
+
+    each = jax.random.split(chosen, chains), lengths, weights.T
+    total, _ = jax.lax.scan(added, jnp.zeros_like(images), each)
     own = jax.random.beta(weighed, alpha, alpha, (n, 1, 1, 1), dtype)
     return own * images + (1 - own) * total
 

@@ -52,6 +52,7 @@ _ARRAYS = Accepts(
     lambda data: not isinstance(data, Source | Augmented),
     TypeError,
     "return the arrays themselves, which all trials of a sweep share",
+    abstract=True,
 )
 _program = instance(
     train.Program, "a train.Program", "write return train.Supervised(net, task, optimizer)"

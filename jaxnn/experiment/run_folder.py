@@ -24,14 +24,13 @@ its final state. `config.json` identifies the run, so that only the same run res
 }
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ import jax.numpy as jnp
 
 from .. import train
 from ..explain.text import suggestion
-from ..files import fresh, replace_file
+from ..files import explain_errors, fresh, replace_file
 from ..files.reading import FileError, listed, quoted, read_json
 from ..fingerprint import fingerprint_differences
 from ..train.weights import packed
@@ -148,12 +147,8 @@ def write_run_file(folder: Path, name: str, contents: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    try:
+    with explain_errors("finish the run", f"Make room and write resume {quoted(folder)}"):
         replace_file(folder / name, contents)
-    except OSError as error:
-        raise OSError(
-            f"{error}. The run is not finished: make room and write resume {quoted(folder)}"
-        ) from error
 
 
 def to_json(content: Any) -> bytes:
@@ -168,19 +163,10 @@ def weights_of(one: Configured, state: Any) -> bytes | None:
     return packed(one.network[0], train.Weights(train.evaluation_params(state), state.state))
 
 
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path) -> AbstractContextManager[None]:
     """Add the run folder and what to do to an OSError."""
-    try:
-        yield
-    except OSError as error:
-        cause = error.strerror or str(error)
-        if isinstance(error, FileExistsError | NotADirectoryError) and error.errno:
-            cause = f"{folder.parent} is not a folder"
-        raise OSError(
-            f"cannot write the run folder {folder}: {cause}. Nothing was written; make room or "
-            "write --folder with another place"
-        ) from error
+    then = "Nothing was written; make room or write --folder with another place"
+    return explain_errors(f"write the run folder {folder}", then)
 
 
 # Resuming.

@@ -335,15 +335,15 @@ def check_structure(children: Any, params: Any) -> None:
     """Raise Mismatch unless parameters have the names, or the number, of the children."""
     if not isinstance(children, dict | tuple):
         return
-    by_name, names = isinstance(children, dict), isinstance(params, dict)
-    if by_name:
-        same = names and params.keys() == children.keys()
+    by_name = isinstance(children, dict)
+    if isinstance(children, dict):
+        same = isinstance(params, dict) and params.keys() == children.keys()
     else:
         same = isinstance(params, tuple) and len(params) == len(children)
     if not same:
         has = f"{len(children)} children by position, with a tuple of parameters"
         has = f"the children {sorted(children)}" if by_name else has
-        got = sorted(params) if by_name and names else brief(params)
+        got = sorted(params) if by_name and isinstance(params, dict) else brief(params)
         raise Mismatch(f"has {has}, but the parameters are {got}")
     for name in children if isinstance(children, dict) else range(len(children)):
         check_structure(children[name], params[name])

@@ -14,6 +14,32 @@ from types import TracebackType
 from typing import Self
 
 
+@contextlib.contextmanager
+def explain_errors(what: str, then: str) -> Iterator[None]:
+    """Add to an error of the system in a context what cannot be done, and what to do.
+
+    Args:
+        what: What the context does, as in "write metrics to a.jsonl".
+        then: What remains, and what to do, as sentences.
+
+    Raises:
+        FileExistsError: The error was one.
+        OSError: Any other error of the system, or of SQLite.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, Locked):
+            raise
+        cause, place = getattr(error, "strerror", None) or error, getattr(error, "filename", None)
+        if isinstance(error, FileExistsError) and place:
+            cause = f"{place} is not a folder"
+        elif isinstance(error, NotADirectoryError) and place:
+            cause = f"a parent of {place} is not a folder"
+        kind = FileExistsError if isinstance(error, FileExistsError) else OSError
+        raise kind(f"cannot {what}: {cause}. {then}") from error
+
+
 def replace_file(file: Path, contents: bytes) -> Path:
     """Replace the contents of a file by one rename.
 
@@ -28,17 +54,16 @@ def replace_file(file: Path, contents: bytes) -> Path:
         OSError: It cannot be written; the contents before are kept.
     """
     hidden = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    try:
-        with open(hidden, "xb") as opened:
-            opened.write(contents)
-            opened.flush()
-            os.fsync(opened.fileno())  # a full disk may be reported only now
-        hidden.replace(file)
-    except OSError as error:
-        hidden.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {file}: {error.strerror or error}; the contents before are unchanged"
-        ) from error
+    with explain_errors(f"write {file}", "The contents before are unchanged"):
+        try:
+            with open(hidden, "xb") as opened:
+                opened.write(contents)
+                opened.flush()
+                os.fsync(opened.fileno())  # a full disk may be reported only now
+            hidden.replace(file)
+        except OSError:
+            hidden.unlink(missing_ok=True)
+            raise
     return file
 
 

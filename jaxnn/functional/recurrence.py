@@ -132,11 +132,11 @@ def marks(segment_ids: jax.Array, last: jax.Array, *, reverse: bool = False) -> 
     return (Marks(*(jnp.flip(m, -1) for m in both)) if reverse else both), count.segment
 
 
-def select(mask: jax.Array, one: Any, other: Any) -> Any:
+def select_rows(mask: jax.Array, one: Any, other: Any) -> Any:
     """Select `one` if the mask (batch...) is true, else `other`, in each leaf (batch..., ...).
 
     >>> import jax.numpy as jnp
-    >>> select(jnp.array([True, False]), jnp.ones((2, 1)), jnp.zeros((2, 1))).tolist()
+    >>> select_rows(jnp.array([True, False]), jnp.ones((2, 1)), jnp.zeros((2, 1))).tolist()
     [[1.0], [0.0]]
     """
     return jax.tree.map(
@@ -163,10 +163,10 @@ def scan(
         if here is None:
             new, y, extra = step(carry, x)
             return new, (y, extra)
-        carry = select(here.begins, start, carry)
+        carry = select_rows(here.begins, start, carry)
         new, y, extra = step(carry, x)
         nothing = jax.tree.map(jnp.zeros_like, y)
-        return select(here.real, new, carry), (select(here.real, y, nothing), extra)
+        return select_rows(here.real, new, carry), (select_rows(here.real, y, nothing), extra)
 
     with looped():
         carry, (y, extra) = lax.scan(body, carry, (xs, marks), reverse=reverse)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from ..combine.sequential import declare_drawn
+from ..combine import declare_drawn
 from ..core import paths
 from ..core.calls import State
 from ..core.declarations import Param, Variable, placeholder

@@ -13,7 +13,7 @@ from ..core.layer import Primitive
 from ..functional.gradients import shared_product, shared_sum
 from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.normalization import rms_norm
-from ..functional.recurrence import decay, linear_recurrence, marks, select
+from ..functional.recurrence import decay, linear_recurrence, marks, select_rows
 from ..functional.segments import check_segments
 from ..initializers import (
     InitFn,
@@ -127,7 +127,7 @@ class LinearRecurrence(Primitive):
         kept = {"re": hs[-1].real, "im": hs[-1].imag, "segment": last} if self.cache else {}
         y = self._outputs(params, jnp.moveaxis(hs, 0, -2), wide)
         if found is not None:
-            y = select(found.real, y, jnp.zeros_like(y))
+            y = select_rows(found.real, y, jnp.zeros_like(y))
         return y.astype(floating_type(x)), kept
 
     def _terms(self, params: Any, x: jax.Array, found: Any) -> tuple[jax.Array, jax.Array]:
@@ -142,7 +142,7 @@ class LinearRecurrence(Primitive):
         # a = 0 resets the state at the start of a sequence; a = 1 keeps it at padding.
         real, begins = (jnp.moveaxis(mark, -1, 0) for mark in found)
         a = jnp.broadcast_to(a, b.shape)
-        return select(real, select(begins, jnp.zeros_like(a), a), jnp.ones_like(a)), b
+        return select_rows(real, select_rows(begins, jnp.zeros_like(a), a), jnp.ones_like(a)), b
 
     def _outputs(self, params: Any, hs: jax.Array, x: jax.Array) -> jax.Array:
         """Return Re(h @ w_out) + d * x."""
@@ -303,7 +303,7 @@ class Mamba2(Primitive):
         normed = rms_norm(split, eps=self.eps).reshape(gated.shape).astype(z.dtype)
         y = linear(shared_product(normed, params["norm"]["scale"]), **params["output"])
         if found is not None:
-            y = select(found.real, y, jnp.zeros_like(y))
+            y = select_rows(found.real, y, jnp.zeros_like(y))
         return y, {"conv": kept, "h": h, "segment": last} if self.cache else {}
 
     def _states(
@@ -328,7 +328,7 @@ class Mamba2(Primitive):
         dt = jax.nn.softplus(shared_sum(dt.astype(wide), bias))
         sequence = None
         if found is not None:
-            dt = select(found.real, dt, jnp.zeros_like(dt))
+            dt = select_rows(found.real, dt, jnp.zeros_like(dt))
             begins = found.begins.reshape(rows, length)
             sequence = jnp.cumsum(begins.astype(jnp.int32), -1)
         dt = dt.reshape(rows, length, heads)

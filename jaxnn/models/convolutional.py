@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from ..combine.sequential import Residual, Sequential
+from ..combine import Residual, Sequential
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..explain.text import describe

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ..arrays import widened
+from ..combine import Sequential
 from ..combine.recurrent import Recurrent
-from ..combine.sequential import Sequential
 from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer

@@ -24,8 +24,8 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..combine import Residual
 from ..combine.precision import Precision
-from ..combine.sequential import Residual
 from ..combine.transforms import Inference, Remat, Repeat, capture
 from ..core import paths
 from ..core.calls import (

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..combine.sequential import Sequential
+from ..combine import Sequential
 from ..combine.transforms import Inference, Remat, Repeat, check_stacked
 from ..core import paths
 from ..core.calls import placeholder_key

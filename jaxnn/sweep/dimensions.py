@@ -19,6 +19,7 @@ from .ranges import Checked, Int, LogNormal, LogUniform, Normal, Uniform, plain
 from .tables import Scalar, frozen
 
 Option = Any  # a Scalar, or a tuple of options
+EDGE = 0.05  # within this fraction of the range from its end, a value is at the edge
 
 
 class _Options(Checked):
@@ -207,3 +208,23 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and a == b
+
+
+def at_edge(dimension: Dimension, value: Any) -> str | None:
+    """Return the edge of its range that a value is at, "lower" or "upper"; None if at no edge.
+
+    Options and priors have no edges.
+
+    >>> from jaxnn.sweep import LogUniform
+    >>> at_edge(LogUniform(1e-4, 1e-1), 0.09), at_edge(LogUniform(1e-4, 1e-1), 0.01)
+    ('upper', None)
+    """
+    if isinstance(dimension, Choice | Normal | LogNormal):
+        return None
+    if isinstance(dimension, Grid):
+        last = len(dimension.options) - 1
+        return {0: "lower", last: "upper"}.get(dimension.index(value)) if last else None
+    if isinstance(dimension, Int):
+        return {dimension.low: "lower", dimension.last: "upper"}.get(value)
+    share = dimension.unit(value)
+    return "lower" if share < EDGE else "upper" if share > 1 - EDGE else None

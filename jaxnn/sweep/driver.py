@@ -108,7 +108,10 @@ class Driver:
             match decide(history, self.settings):
                 case Ask() as step:
                     if not self._ask(step):
-                        reason = self._exhausted()
+                        size, search = size_of(self.planner.space), self.settings.search
+                        reason = f"the search {search} has no further trials"
+                        if search != "none" and len(self.ledger.trials()) >= size:
+                            reason = f"all {size} configurations of the space were tried"
                 case Regroup() as step:
                     self._regroup(step)
                 case Train() as step:
@@ -122,13 +125,6 @@ class Driver:
             self.ledger.set_meta({"ended": reason})
         self.reporter.doing = ""
         self.reporter.report(self.planner.epochs, now=True)
-
-    def _exhausted(self) -> str:
-        """Return why the search has no further trials, as a sentence."""
-        size = size_of(self.planner.space)
-        if self.settings.search != "none" and len(self.ledger.trials()) >= size:
-            return f"all {size} configurations of the space were tried"
-        return f"the search {self.settings.search} has no further trials"
 
     def history(self) -> SweepHistory:
         """Return the history that is committed now.
@@ -283,7 +279,8 @@ class Driver:
         running: dict[Future[WorkResult], tuple[Part, Work, int]] = {}
         try:
             while True:
-                free = 0 if self._used_up() else self.workers - len(running)
+                limited = self.settings.budget and used_up(self.history(), self.settings)
+                free = 0 if limited else self.workers - len(running)
                 for part, sent in itertools.islice(queue, free):
                     at, lanes = names.index(part.group) + 1, len(part.lanes)
                     self.reporter.doing = (
@@ -304,10 +301,6 @@ class Driver:
         finally:
             for future in running:
                 future.cancel()
-
-    def _used_up(self) -> bool:
-        """Return whether the budget is used, so that no further cohort begins."""
-        return bool(self.settings.budget) and bool(used_up(self.history(), self.settings))
 
     def _work(self, step: Train, part: Part, history: SweepHistory) -> Work:
         """Return the `Work` to send to a worker for these lanes."""

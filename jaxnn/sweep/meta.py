@@ -2,12 +2,14 @@
 
 A resumed sweep must have the same code, data, and settings that determine its trials. Other
 settings, such as the number of trials, the search, and the budget, may change; the ledger records
-them in one transaction.
+them in one transaction. A function of a configuration is swept as an experiment.
 """
 
 import dataclasses
+import functools
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,12 +18,13 @@ import jax
 
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain, to_record
-from ..experiment.experiment import Experiment, loaded
+from ..experiment.experiment import Experiment, Loaded, loaded
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html import count
+from ..train import Program
 from ..train.checkpoint import versions
-from ..validation import Accepts, check_none, integer
+from ..validation import Accepts, check_none, function, integer, require
 from .known import Known, default_try, resolved, tries_of, warm_start
 from .ledger import Ledger
 from .plan import Planner
@@ -29,8 +32,7 @@ from .search import distinct, trial_key
 from .settings import BLIND, CHANGEABLE, OBJECT, Settings
 from .snapshot import read
 from .space import Values
-from .storage import command_to_resume
-from .structure import space_of
+from .structure import check_experiment, space_of
 from .tables import OPEN, to_text
 
 tried_alone: Accepts = Accepts(
@@ -207,21 +209,6 @@ def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
     }
 
 
-def check_experiment(folder: Path, recorded: str, experiment: Experiment[Any]) -> None:
-    """Raise ValueError unless a folder has a sweep of an experiment.
-
-    Args:
-        folder: The folder of the sweep.
-        recorded: The module of its experiment.
-        experiment: The experiment.
-    """
-    if recorded != (name := sources.module_of(experiment)):
-        raise ValueError(
-            f"{folder} is a sweep of {recorded}, not of {name}: write "
-            f"{command_to_resume(folder, recorded)}"
-        )
-
-
 def _check_resumable(
     experiment: Experiment[Any],
     ledger: Ledger,
@@ -285,3 +272,67 @@ def _check_resumable(
 def _by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of a space by the names of its dimensions, as JSON has them."""
     return {row["name"]: row for row in json.loads(to_text(rows))}
+
+
+# The experiment of a function
+
+some_config: Accepts = Accepts(
+    "a dataclass or an instance of it", lambda config: config is not None, TypeError
+)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class _WithoutData:
+    """A function of a configuration as `Experiment.program`, a function of (config, data)."""
+
+    program: Callable[[Any], Program]
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.program)
+
+    def __call__(self, config: Any, data: Any) -> Program:
+        return self.program(config)
+
+
+class _GivenData:
+    """Data as `Experiment.data`, a function of the configuration; equal if the data are."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._identity = data, Loaded(data).identity
+
+    def __call__(self, config: Any) -> Any:
+        return self._data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _GivenData) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(repr(self._identity[0]))
+
+
+def as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
+    """Return the experiment with this space and data, and the configuration if one is given."""
+    base = None if config is None or isinstance(config, type) else config
+    kind: Any = config if base is None else type(base)
+    if not isinstance(given, Experiment):
+        function(given, "the experiment", "write an Experiment, or a function of a configuration")
+        name = getattr(given, "__name__", type(given).__name__).strip("<>")
+        hint = f"write sweep.run({name}, config=Config, space=...)"
+        some_config(config, "the configuration of a function", hint)
+        given = Experiment(name, kind, program=given if _takes_data(given) else _WithoutData(given))
+    elif config is not None:
+        what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
+        require(kind is given.config, "config", what, config, error=TypeError)
+    changes: dict[str, Any] = {} if space is None else {"space": space}
+    if data is not None:
+        changes["data"] = data if callable(data) else _GivenData(data)
+    return dataclasses.replace(given, **changes) if changes else given, base
+
+
+def _takes_data(program: Callable[..., Any]) -> bool:
+    """Return whether a function can be called with a configuration and data."""
+    try:
+        inspect.signature(program).bind(None, None)
+    except TypeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""The progress of a sweep, which the driver reports after each cohort for `display` to show.
+"""The progress of a sweep, which the driver reports after each cohort, and `running` shows.
 
 The remaining time is estimated by pure functions of what the ledger records and of the plan.
 """
@@ -27,6 +27,9 @@ PATIENCE = 1.0
 SHARE = 20
 """Ratio of the pause between two reports to the time of a report, which counts all trials."""
 
+
+TOP = 3
+"""Number of best trials that are reported."""
 
 LAST = 3
 """Number of last rounds from whose pauses those of later rounds are estimated."""
@@ -171,13 +174,13 @@ class Reporter:
             doing=self.doing,
         )
 
-    def _top(self, trials: Sequence[Trial], count: int = 3) -> list[TopTrial]:
-        """Return the best trials that ran to their end."""
+    def _top(self, trials: Sequence[Trial]) -> list[TopTrial]:
+        """Return the best three trials that ran to their end."""
         planner, rule = self.planner, self.planner.settings.score
         metric, larger = planner.metric, planner.maximize
         if len(planner.objectives) > 1 or planner.constraints:
             sweep = read(self.ledger)
-            done = [trial for trial in sweep.ranking if trial.status == "done"][:count]
+            done = [trial for trial in sweep.ranking if trial.status == "done"][:TOP]
             return [top_trial(sweep, trial) for trial in done]
         ends: dict[int, dict[int, list[float]]]
         ends = {trial.number: {} for trial in trials if trial.status == "done"}
@@ -189,7 +192,7 @@ class Reporter:
             for number, each in ends.items()
             if each
         }
-        ranked = heapq.nsmallest(count, [(badness(m, larger), n) for n, m in means.items()])
+        ranked = heapq.nsmallest(TOP, [(badness(m, larger), n) for n, m in means.items()])
         return [
             TopTrial(n, {metric: means[n]}, trials[n].values) for w, n in ranked if w < math.inf
         ]

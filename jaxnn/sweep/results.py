@@ -1,34 +1,46 @@
-"""The result of a sweep in Python: its trials, with their configurations, metrics, and states."""
+"""The result of a sweep in Python: its trials, with their configurations, metrics, and states.
+
+It is shown as text, as a table of HTML, and as a figure.
+"""
 
 import dataclasses
 import functools
+import html
 import importlib.util
 import math
+import shutil
+import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..data.rows import row_count
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
-from ..experiment.prediction import scores_of
+from ..files.reading import LONGEST, printable
+from ..html import aligned_columns, charts, count, format_number, label, shorts
+from ..train.fit import table_html
 from ..train.program import with_keys, without_keys
 from ..validation import integer
 from .cohort import unpack
-from .display import best_trials, best_trials_html, score_figure
 from .export import trial_rows
 from .ledger import Ledger
-from .meta import check_experiment
 from .report import write_report
-from .score import CONFIGURED
+from .report.scores import known_best, score_axis
+from .reporter import TopTrial, top_trial
+from .score import CONFIGURED, seed_mean
 from .settings import Settings
 from .snapshot import Sweep, mean, read
-from .structure import TRACED, space_of, traced_value, with_recorded_space
+from .structure import TRACED, check_experiment, space_of, traced_value, with_recorded_space
 from .tables import Trial
 from .training import Training, folded
+
+LISTED = 5  # trials in the table at the end
+NAMED = 5  # trials that are named for a cause of failures
+CAUSES = 10  # causes of failures that are shown
 
 
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
@@ -144,33 +156,6 @@ class Result:
         return f"Sweep in {self.folder}\n{best_trials(self.sweep)}"
 
 
-def with_test_scores(result: Result, ledger: Ledger) -> Result:
-    """Record the test scores of the best trial, and return the result with them.
-
-    They are computed only if the data have test rows, the trial was kept, and no scores are
-    recorded yet.
-
-    Args:
-        result: The result of a sweep at its end.
-        ledger: Its ledger, open for writing.
-    """
-    sweep = result.sweep
-    if sweep.best is None or sweep.best.number not in ledger.kept():
-        return result
-    best = result.best
-    runs = [best.configured(seed) for seed in range(sweep.seeds)]
-    dataset = runs[0].data.dataset
-    if dataset is None or sweep.facts.get("test", {}).get("trial") == best.number:
-        return result
-    rows = (*dataset.test,)
-    each = [scores_of(one, best.load(seed).state, rows) for seed, one in enumerate(runs)]
-    scores = {name: [float(one[name]) for one in each] for name in each[0]}
-    test = {"trial": best.number, "rows": row_count(rows), "scores": scores}
-    ledger.set_meta({"test": test})
-    facts = {**sweep.facts, "test": test}
-    return Result(dataclasses.replace(sweep, facts=facts), result.experiment)
-
-
 class TrialResult:
     """A trial of a `Result`.
 
@@ -239,8 +224,23 @@ class TrialResult:
                 different state.
             LedgerError: The file with its states is missing or damaged.
         """
-        one = self.configured(seed)
-        return TrainedRun(one.config, one.data.data, one.program, self._states(one, seed))
+        one, folder, number = self.configured(seed), self._sweep.folder, self.number
+        with Ledger.open(folder) as ledger:
+            kept = ledger.kept()
+            if number not in kept:
+                some = f"those of {', '.join(map(str, sorted(kept)))} were" if kept else "none were"
+                more = f"sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
+                more += "to keep more, or write trial.train() to train it again"
+                if self.status != "done":
+                    more = f"it is {self.status}, and only those of completed trials are kept"
+                raise ValueError(
+                    f"the weights of trial {number} of {folder} were not kept, {some}: {more}"
+                )
+            packed = ledger.kept_states(number)
+        spec = jax.eval_shape(lambda: Training(one).begin(0))
+        states = unpack(packed, jax.eval_shape(without_keys, spec))
+        state = with_keys(jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), states), spec)
+        return TrainedRun(one.config, one.data.data, one.program, state)
 
     @functools.cached_property
     def state(self) -> Any:
@@ -283,25 +283,6 @@ class TrialResult:
         plain = self._sweep.facts.get("settings", {})
         return from_plain(Settings, plain, f"{self._sweep.folder}: settings")
 
-    def _states(self, one: Configured, seed: int) -> Any:
-        """Return the kept state of a seed."""
-        folder, number = self._sweep.folder, self.number
-        with Ledger.open(folder) as ledger:
-            kept = ledger.kept()
-            if number not in kept:
-                some = f"those of {', '.join(map(str, sorted(kept)))} were" if kept else "none were"
-                more = f"sweep with keep={len(self._sweep.trials)}, on the command line --keep, "
-                more += "to keep more, or write trial.train() to train it again"
-                if self.status != "done":
-                    more = f"it is {self.status}, and only those of completed trials are kept"
-                raise ValueError(
-                    f"the weights of trial {number} of {folder} were not kept, {some}: {more}"
-                )
-            packed = ledger.kept_states(number)
-        spec = jax.eval_shape(lambda: Training(one).begin(0))
-        states = unpack(packed, jax.eval_shape(without_keys, spec))
-        return with_keys(jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), states), spec)
-
     def _known(self) -> Experiment[Any]:
         """Return the experiment; raise ValueError if it is unknown."""
         if self._experiment is None:
@@ -316,3 +297,129 @@ class TrialResult:
         values = ", ".join(f"{name}={value!r}" for name, value in self.values.items())
         score = "" if self.score is None else f", {self._sweep.metric} {self.score:.6g}"
         return f"<trial {self.number}: {self.status}{score}; {values}>"
+
+
+# Results as text, in the width of the terminal, or in 80 columns if there is none
+
+
+def width() -> int:
+    """Return the number of columns of the terminal; 80 if there is none."""
+    return max(shutil.get_terminal_size((80, 24)).columns, 40)
+
+
+def facts_text(top: TopTrial, first: str = "") -> str:
+    """Return the metrics of a trial, of which the first may be a text, and what it violates."""
+    texts = {name: format_number(value) for name, value in top.metrics.items()}
+    texts |= {next(iter(texts)): first} if first else {}
+    facts = [f"{printable(name, 40)} {text}" for name, text in texts.items()]
+    facts += [f"violates {' and '.join(top.violated)}"] if top.violated else []
+    return ", ".join(facts)
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return the values of a trial with short names."""
+    return ", ".join(
+        f"{short} {format_number(values[name])}" for name, short in shorts(values).items()
+    )
+
+
+def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
+    """Return the best trials as text, and how the others ended, within the width of a terminal.
+
+    The trials are a table with short names if it fits, and otherwise a block for each.
+
+    Args:
+        sweep: the sweep.
+        listed: the number of trials. Default: `LISTED`.
+    """
+    trials, columns = sweep.ranking[:listed], width()
+    heads, rows = _table(sweep, trials)
+    blocks = []
+    for trial in trials:
+        first = str(seed_mean(sweep.scores[trial.number].each))
+        text = f"trial {trial.number}: {facts_text(top_trial(sweep, trial), first)}"
+        blocks += textwrap.wrap(text, columns, subsequent_indent="    ")
+        blocks += _wrapped(values_text(trial.values), columns)
+    table = aligned_columns([heads, *rows]) if trials else []
+    ends = Counter(trial.status for trial in sweep.trials)
+    ended = ", ".join(f"{many:,} {status}" for status, many in ends.items()) or "none begun"
+    head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
+    shown = [head, *(table if all(len(row) <= columns for row in table) else blocks)]
+    for status, cause, numbers in sweep.causes[:CAUSES]:
+        some = ", ".join(map(str, numbers[:NAMED])) + (", ..." if len(numbers) > NAMED else "")
+        many = f"{count(len(numbers), 'trial')} {status} ({some}):"
+        shown += [many, *_wrapped(printable(cause, 300), columns)]
+    if len(sweep.causes) > CAUSES:
+        shown.append(f"and {len(sweep.causes) - CAUSES:,} other causes of failures")
+    notes = [f"It ended: {why}" for why in [sweep.facts.get("ended")] if why] + sweep.forced
+    if len(sweep.objectives) > 1:
+        named = " and ".join(printable(one.metric, 40) for one in sweep.objectives)
+        notes.append(f"On the Pareto front of {named}: {count(len(sweep.front), 'trial')}")
+    if test := sweep.facts.get("test"):
+        means = ", ".join(f"{name} {seed_mean(each)}" for name, each in test["scores"].items())
+        notes.append(f"Trial {test['trial']} on {count(test['rows'], 'test row')}: {means}")
+    return "\n".join([*shown, *(printable(one, LONGEST) for one in notes)])
+
+
+def best_trials_html(sweep: Sweep) -> str:
+    """Return the best trials as a table of HTML that needs no style sheet."""
+    heads, rows = _table(sweep, sweep.ranking[:LISTED])
+    causes = sum(len(numbers) for _, _, numbers in sweep.causes)
+    failed = f", {causes:,} failed or diverged" if causes else ""
+    head = html.escape(f"{sweep.name}: {count(len(sweep.trials), 'trial')}{failed}")
+    return f"<div>{head}</div>{table_html(heads, [[str(one) for one in row] for row in rows])}"
+
+
+def _table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
+    """Return the titles and rows of a table of trials: all metrics, and the values.
+
+    The metrics are those that trials are compared and bounded by. If a trial violates a constraint,
+    there is a column that says which.
+    """
+    tops = [top_trial(sweep, trial) for trial in trials]
+    bounded = any(top.violated for top in tops)
+    others = [*dict.fromkeys(name for top in tops for name in top.metrics if name != sweep.metric)]
+    names = [name for name in sweep.ordered if any(name in trial.values for trial in trials)]
+    heads = ["trial", *(printable(name, 60) for name in (sweep.metric, *others))]
+    rows = []
+    for top in tops:
+        row = [top.number, seed_mean(sweep.scores[top.number].each)]
+        row += [format_number(top.metrics[n]) if n in top.metrics else "-" for n in others]
+        row += [" and ".join(top.violated) or "-"] if bounded else []
+        rows.append(
+            [*row, *(format_number(top.values[n]) if n in top.values else "-" for n in names)]
+        )
+    return [*heads, *(["violates"] if bounded else []), *shorts(names).values()], rows
+
+
+@charts.styled
+def score_figure(sweep: Sweep) -> Any:
+    """Return a figure of the scores that are compared, and of the best so far: by trials and by
+    seconds of computing."""
+    figure = charts.figure(charts.WIDTH, 2.9)
+    left, right = figure.subplots(1, 2, sharey=True)
+    finalists = sorted(trial.number for trial in sweep.finalists)
+    means = [sweep.scores[number].mean for number in finalists]
+    best = [means[0]]
+    for score in means[1:]:
+        best.append(score if sweep.better(score, best[-1]) else best[-1])
+    left.plot(finalists, means, ".", color=charts.CURVE, label="a trial")
+    left.step(finalists, best, where="post", color=charts.BEST, label="the best so far")
+    seconds, scores, _ = zip(*known_best(sweep), strict=True)
+    right.step(seconds, scores, where="post", marker=".", color=charts.BEST)
+    axis = score_axis(sweep)
+    if axis.log:
+        left.set_yscale("log")
+    room = 0 if axis.log else 0.05 * (axis.high - axis.low)
+    left.set_ylim(axis.low - room, axis.high + room)
+    better = "more" if sweep.maximize else "less"
+    left.set_title(f"{label(sweep.metric)} ({better} is better)")
+    left.set_xlabel("trial")
+    right.set_xlabel("seconds of computing, including compiling")
+    left.legend()
+    return figure
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Return an indented text in lines of this width."""
+    return textwrap.wrap(text, columns, initial_indent="    ", subsequent_indent="    ")

@@ -15,7 +15,8 @@ The first argument is an `Experiment`, or a function that returns the program of
 
 import contextlib
 import dataclasses
-import functools
+import html
+import importlib.util
 import inspect
 import signal
 import sys
@@ -25,20 +26,23 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from ..data.rows import row_count
 from ..executors import check_name, create, worker_died
 from ..experiment import sources
-from ..experiment.experiment import Experiment, Loaded
+from ..experiment.experiment import Experiment
+from ..experiment.prediction import scores_of
 from ..explain import entry
 from ..explain.text import check_known
+from ..files.reading import encodable, printable
+from ..html import duration, format_number
 from ..train import Interrupted, Program
+from ..train.hooks.reporting import in_notebook
 from ..train.hooks.stopping import Asked
-from ..validation import Accepts, function, require
-from .display import watched
 from .driver import Driver
 from .ledger import Ledger
-from .meta import meta_of, planned, resumed
-from .reporter import SweepProgress
-from .results import Result, with_test_scores
+from .meta import as_experiment, meta_of, planned, resumed
+from .reporter import SweepProgress, Watch
+from .results import Result, facts_text, values_text, width
 from .settings import OBJECT, Settings
 from .snapshot import read
 from .storage import FILE, command_to_resume
@@ -180,7 +184,7 @@ def run(
     ...     result.best.config, float(result.best.state)
     (Config(rate=0.5, steps=2), 0.0)
     """
-    made, base = _as_experiment(experiment, config, space, data)
+    made, base = as_experiment(experiment, config, space, data)
     known_names = {*SETTINGS, *inspect.signature(run).parameters} - {"settings"}
     for name in settings:
         unknown = f"sweep.run has no argument {name!r}"
@@ -275,65 +279,120 @@ def _signals() -> Iterator[Asked]:
             signal.signal(number, handler)
 
 
-# The experiment of a function
+def with_test_scores(result: Result, ledger: Ledger) -> Result:
+    """Record the test scores of the best trial, and return the result with them.
 
-some_config: Accepts = Accepts(
-    "a dataclass or an instance of it", lambda config: config is not None, TypeError
-)
+    They are computed only if the data have test rows, the trial was kept, and no scores are
+    recorded yet.
 
-
-@dataclasses.dataclass(unsafe_hash=True)
-class _WithoutData:
-    """A function of a configuration as `Experiment.program`, a function of (config, data)."""
-
-    program: Callable[[Any], Program]
-
-    def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.program)
-
-    def __call__(self, config: Any, data: Any) -> Program:
-        return self.program(config)
-
-
-class _GivenData:
-    """Data as `Experiment.data`, a function of the configuration; equal if the data are."""
-
-    def __init__(self, data: Any) -> None:
-        self._data, self._identity = data, Loaded(data).identity
-
-    def __call__(self, config: Any) -> Any:
-        return self._data
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _GivenData) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(repr(self._identity[0]))
+    Args:
+        result: The result of a sweep at its end.
+        ledger: Its ledger, open for writing.
+    """
+    sweep = result.sweep
+    if sweep.best is None or sweep.best.number not in ledger.kept():
+        return result
+    best = result.best
+    runs = [best.configured(seed) for seed in range(sweep.seeds)]
+    dataset = runs[0].data.dataset
+    if dataset is None or sweep.facts.get("test", {}).get("trial") == best.number:
+        return result
+    rows = (*dataset.test,)
+    each = [scores_of(one, best.load(seed).state, rows) for seed, one in enumerate(runs)]
+    scores = {name: [float(one[name]) for one in each] for name in each[0]}
+    test = {"trial": best.number, "rows": row_count(rows), "scores": scores}
+    ledger.set_meta({"test": test})
+    facts = {**sweep.facts, "test": test}
+    return Result(dataclasses.replace(sweep, facts=facts), result.experiment)
 
 
-def _as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
-    """Return the experiment with this space and data, and the configuration if one is given."""
-    base = None if config is None or isinstance(config, type) else config
-    kind = config if base is None else type(base)
-    if not isinstance(given, Experiment):
-        function(given, "the experiment", "write an Experiment, or a function of a configuration")
-        name = getattr(given, "__name__", type(given).__name__).strip("<>")
-        hint = f"write sweep.run({name}, config=Config, space=...)"
-        some_config(config, "the configuration of a function", hint)
-        given = Experiment(name, kind, program=given if _takes_data(given) else _WithoutData(given))
-    elif config is not None:
-        what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
-        require(kind is given.config, "config", what, config, error=TypeError)
-    changes: dict[str, Any] = {} if space is None else {"space": space}
-    if data is not None:
-        changes["data"] = data if callable(data) else _GivenData(data)
-    return dataclasses.replace(given, **changes) if changes else given, base
+# The display of the progress, in the width of the terminal
 
 
-def _takes_data(program: Callable[..., Any]) -> bool:
-    """Return whether a function can be called with a configuration and data."""
-    try:
-        inspect.signature(program).bind(None, None)
-    except TypeError:
-        return False
-    return True
+@contextlib.contextmanager
+def watched(ledger: Ledger) -> Iterator[Watch]:
+    """Yield a function that shows the progress of a sweep."""
+    seeds = ledger.meta["seeds"]
+    if in_notebook():
+        from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
+
+        shown: Any = display(HTML("<pre>starting</pre>"), display_id=True)
+
+        def update(progress: SweepProgress) -> None:
+            rows = lines(progress, seeds, 100)
+            shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
+
+        yield update
+        return
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+
+        def plain(progress: SweepProgress) -> None:
+            print(encodable("; ".join(lines(progress, seeds, 999)[:2])), flush=True)
+
+        yield plain
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    now: list[SweepProgress] = []
+    began = time.perf_counter()
+
+    def drawn() -> Text:
+        """Return the display at this moment; it is also drawn while a program compiles."""
+        waited = time.perf_counter() - began
+        if not now:
+            return Text(f"starting, {duration(waited)}")
+        rows = lines(now[0], seeds, width(), waited)
+        return Text(encodable("\n".join(rows)), no_wrap=True, overflow="ellipsis")
+
+    def show(progress: SweepProgress) -> None:
+        nonlocal began
+        if not now or progress.doing != now[0].doing:
+            began = time.perf_counter()
+        now[:] = [progress]
+        live.refresh()
+
+    with Live(get_renderable=drawn, refresh_per_second=4) as live:
+        yield show
+
+
+def lines(progress: SweepProgress, seeds: int, columns: int, waited: float = 0.0) -> list[str]:
+    """Return the progress of a sweep: two lines, and a line for each of the best three trials.
+
+    Args:
+        progress: of the sweep.
+        seeds: per trial.
+        columns: the width of a line.
+        waited: seconds since what runs now began. Default: 0.
+
+    >>> from jaxnn.sweep.reporter import TopTrial
+    >>> statuses = {"done": 5, "failed": 1, "running": 2}
+    >>> doing = "compiling group 2 of 12"
+    >>> top = [TopTrial(3, {"loss": 0.5, "parameters": 9.0}, {"rate": 0.1}, ["parameters <= 8"])]
+    >>> seen = SweepProgress(64, statuses, 4, 9, 20, 80, 10, 30.0, top, doing)
+    >>> print("\\n".join(lines(seen, 1, 80)))
+    6 of 64 trials: 5 done, 1 failed · 25 % · 30.0 s left · 0.9 trials per second
+    epoch 4 · compiling group 2 of 12
+    trial 3: loss 0.5, parameters 9, violates parameters <= 8, rate 0.1
+    """
+    many = progress.statuses.get
+    share = progress.epochs / progress.whole if progress.whole else 1.0
+    ended = ("done", "stopped", "diverged", "failed")
+    counts = [f"{many(status, 0):,} {status}" for status in ended if many(status, 0)]
+    over = sum(many(status, 0) for status in ended)
+    facts = [
+        f"{over:,} of {progress.trials:,} trials" + (f": {', '.join(counts)}" if counts else "")
+    ]
+    facts.append(f"{100 * min(share, 1.0):.0f} %")
+    if progress.left is not None and share < 1:
+        facts.append(f"{duration(progress.left)} left")
+    if progress.lanes and progress.seconds > 0:
+        rate = format_number(progress.lanes / seeds / progress.seconds, 3)
+        facts.append(f"{rate} trials per second")
+    second = [f"epoch {progress.rung}"] if progress.rung else []
+    second += [printable(progress.doing)] if progress.doing else []
+    second += [duration(waited)] if waited >= 1 else []
+    rows = [" · ".join(facts), " · ".join(second)]
+    for top in progress.top:
+        rows.append(f"trial {top.number}: {facts_text(top)}, {values_text(top.values)}")
+    return [printable(row, columns) for row in rows]

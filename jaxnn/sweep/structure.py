@@ -21,12 +21,14 @@ import numpy as np
 
 from .. import core, validation
 from ..experiment import experiment as experiment_module
+from ..experiment import sources
 from ..experiment.experiment import Experiment, Loaded
 from ..fields import is_traced
 from . import training as training_module
 from .dimensions import Dimension
 from .ranges import Int
 from .space import Space, Values
+from .storage import command_to_resume
 from .training import Training, array, as_written, dependent, scalar, training_of
 
 # A reason does not point into the code of jax, numpy, and the core of jaxnn, nor into these files.
@@ -115,6 +117,21 @@ def with_recorded_space(
 
 
 _spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
+
+
+def check_experiment(folder: Path, recorded: str, experiment: Experiment[Any]) -> None:
+    """Raise ValueError unless a folder has a sweep of an experiment.
+
+    Args:
+        folder: The folder of the sweep.
+        recorded: The module of its experiment.
+        experiment: The experiment.
+    """
+    if recorded != (name := sources.module_of(experiment)):
+        raise ValueError(
+            f"{folder} is a sweep of {recorded}, not of {name}: write "
+            f"{command_to_resume(folder, recorded)}"
+        )
 
 
 def structure_of(

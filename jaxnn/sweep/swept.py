@@ -165,9 +165,13 @@ def swept_fields(owner: type, paths: Mapping[str, Any]) -> list[SweptField]:
     """
     found = {swept.name: swept for swept in _inside(owner, paths)}
     what = f"the conditions in the space of {owner.__name__} cannot hold"
-    pairs = [(swept, *condition) for swept in found.values() for condition in swept.when]
-    problems = [(swept.name, _condition_problem(swept, *one, found)) for swept, *one in pairs]
-    check_none(dict.fromkeys(f"{name} {problem}" for name, problem in problems if problem), what)
+    problems = [
+        f"{swept.name} {problem}"
+        for swept in found.values()
+        for name, among in swept.when
+        if (problem := _condition_problem(swept, name, among, found))
+    ]
+    check_none(dict.fromkeys(problems), what)
     ordered: dict[str, SweptField] = {}
     while rest := [swept for name, swept in found.items() if name not in ordered]:
         ready = [one for one in rest if all(name in ordered for name, _ in one.when)]

@@ -23,9 +23,9 @@ from .metrics import (
     Ratio,
     Sum,
     check_metric_names,
-    merged,
     terms_of,
     value_of,
+    with_part,
     without_collected,
 )
 from .optimizer import (
@@ -362,7 +362,7 @@ def accumulated(
         below = jax.random.fold_in(key, number)
         grads, metrics, state = gradients(params, state, batch, below)
         added = jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums[0], grads)
-        parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
+        parts = {name: with_part(total, metrics[name]) for name, total in sums[1].items()}
         return (state, (added, parts)), None
 
     start = jax.tree.map(zeros, (shapes, metrics))

@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-from ..files import replace_file
+from ..files import explain_errors, replace_file
 from ..files.reading import MEGABYTE, FileError, parse_json, quoted, read_bytes
 from ..installation import missing
 
@@ -94,7 +94,9 @@ class JsonLines:
             OSError: The file cannot be written, or the disk is full; earlier lines stay complete.
         """
         file = Path(self.file)
-        with _explained(file):
+        rest = "The lines before are complete: make room there, or write to another file"
+        explain = functools.partial(explain_errors, f"write metrics to {file}", rest)
+        with explain():
             if step is not None:
                 _resume(file, step, history)
             elif file.exists() and file.stat().st_size:
@@ -104,13 +106,13 @@ class JsonLines:
 
             def log(record: Mapping[str, Any]) -> None:
                 line, size = _line(record), opened.tell()
-                with _explained(file):
+                with explain():
                     if opened.write(line) != len(line):
                         opened.truncate(size)
                         raise OSError("the disk is full")
 
             yield log
-            with _explained(file):
+            with explain():
                 os.fsync(opened.fileno())  # a full disk may be noticed only now
 
     def records(self) -> list[Numbers]:
@@ -182,19 +184,6 @@ def _record(line: bytes, file: str | os.PathLike[str]) -> Numbers:
         name: UNFINITE.get(item, item) if isinstance(item, str) else item
         for name, item in record.items()
     }
-
-
-@contextlib.contextmanager
-def _explained(file: Path) -> Iterator[None]:
-    """Add to an error of the system which file it is, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        kind = FileExistsError if isinstance(error, FileExistsError) else OSError
-        raise kind(
-            f"cannot write metrics to {file}: {error.strerror or error}. The lines before are "
-            "complete: make room there, or write to another file"
-        ) from error
 
 
 PATIENCE = 30.0  # seconds that the end of a run waits for a logger

@@ -344,7 +344,7 @@ def without_collected(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in metrics.items() if not isinstance(one, Collected)}
 
 
-def merged(total: Any, new: Any) -> Any:
+def with_part(total: Any, new: Any) -> Any:
     """Return the metric `total` with another part, in the types and functions of `total`."""
     # Two traces create different functions, so the tree structures may differ.
     leaves, structure = jax.tree.flatten(total)

@@ -7,8 +7,8 @@ import pytest
 
 from jaxnn.command import main
 from jaxnn.command import sweep as commands
-from jaxnn.command.grammar import GRAMMAR, sweeps_of, swept_paths
-from jaxnn.command.parsing import choose_variants, parse
+from jaxnn.command.grammar import GRAMMAR, swept_paths
+from jaxnn.command.parsing import choose_variants, parse, texts_of
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.run_folder import RunOptions
 from jaxnn.sweep import (
@@ -134,7 +134,7 @@ def test_classes_must_be_swept_around_what_is_inside_of_them():
         swept_paths(Config, ["encoder:encoder.activation=a,b"])
     with pytest.raises(ValueError, match="the classes of teacher are equally likely"):
         swept_paths(Config, ["teacher=None,SGD*2"])
-    texts, _ = sweeps_of(["--epochs", "3", "--sweep"])
+    texts, _ = texts_of("--sweep", ["--epochs", "3", "--sweep"])
     with pytest.raises(ValueError, match="what to sweep must be NAME=VALUES, got ''"):
         swept_paths(Config, texts)
 

@@ -28,6 +28,8 @@ from jaxnn.installation import install
 from jaxnn.models import MLP
 from jaxnn.train.weights import packed
 
+pytestmark = pytest.mark.usefixtures("figures_not_drawn")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -70,14 +72,6 @@ def errors(capsys, *arguments):
     except SystemExit as stopped:
         status = stopped.code
     return status, capsys.readouterr().err
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pictures_without_pixels():
-    """Leave out what takes most of these runs; tests of pictures and of experiments draw them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "png", lambda figure: b"\x89PNG")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +226,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monk
     monkeypatch.setattr("jaxnn.experiment.run_folder.replace_file", full)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert status == 1
-    assert "No space left on device. The run is not finished: make room and write resume" in text
+    assert "cannot finish the run: No space left on device. Make room and write resume" in text
     assert [f.name for f in tmp_path.iterdir()] == ["run"]
     monkeypatch.undo()
     assert main(EXPERIMENT, ["resume", str(tmp_path / "run")]) == 0

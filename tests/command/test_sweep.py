@@ -151,6 +151,22 @@ def test_resuming_what_has_ended_changes_nothing(folder, capsys):
     assert digest(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trials", "0"], "--trials must be None or an int >= 1, got 0"),
+        (["--epochs", "0"], "--epochs must be None or an int >= 1, got 0"),
+        (["--search", "tpee"], "--search must be None or 'random', 'grid'"),
+        (["--workers", "-1"], "--workers must be an int >= 0, got -1"),
+    ],
+)
+def test_changes_that_cannot_be(folder, capsys, nothing_computed, words, message):
+    before = digest(folder)
+    status, _, error = said(capsys, "resume", folder, *words)
+    assert (status, error[: 7 + len(message)]) == (1, f"error: {message}")
+    assert digest(folder) == before
+
+
 def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
     ask, place = Driver._train, tmp_path / "new"
 
@@ -244,7 +260,7 @@ def test_run_from_a_sweep_trains_that_configuration(folder, tmp_path, capsys, na
 
 def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
     place = tmp_path / "run"
-    arguments = "--from", f"{folder}:0", "--epochs", "1", "--folder", place
+    arguments = f"--from={folder}:0", "--epochs", "1", "--folder", place
     assert said(capsys, *arguments)[0] == 0
     config = json.loads((place / "config.json").read_text())["config"]
     assert config["epochs"] == 1
@@ -371,6 +387,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "static are model.width (3); sweep fewer values of them, or write --max-groups 3",
         ),
         (["--trials", "0"], "--trials must be an int >= 1, got 0"),
+        (["--search-seed", "-1"], "--search-seed must be an int >= 0, got -1"),
         (["--seeds", "0"], "--seeds must be an int >= 1, got 0"),
         (["--max-groups", "0"], "--max-groups must be an int >= 1, got 0"),
         (["--lanes", "0"], "--lanes must be an int >= 1, got 0"),

@@ -156,6 +156,11 @@ def test_help_and_misspellings(capsys):
     )
 
 
+def test_a_number_of_trials_that_cannot_be(folder, capsys):
+    assert main(["sweep", "show", str(folder), "--trials", "-1"]) == 1
+    assert capsys.readouterr().err == "error: --trials must be an int >= 0, got -1\n"
+
+
 def test_a_folder_without_a_sweep(tmp_path, capsys):
     assert main(["sweep", "show", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.startswith("error: ")

@@ -18,6 +18,8 @@ from jaxnn.experiment.experiment import Loaded, configured
 from jaxnn.train.program import without_keys
 from tests.sweep.programs import dqn, gan, supervised
 
+pytestmark = pytest.mark.usefixtures("figures_not_drawn")
+
 
 def changed(made, **changes):
     return dataclasses.replace(made, **changes)

@@ -99,7 +99,7 @@ def test_a_file_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match=r"on device.* The run is not finished: make room"):
+        with pytest.raises(OSError, match=r"cannot finish the run: .* on device.* Make room"):
             write_run_file(tmp_path / "one", "result.json", b"{}")
     assert [f.name for f in (tmp_path / "one").iterdir()] == ["config.json"]
     write_run_file(tmp_path / "one", "result.json", b"{}")

@@ -11,6 +11,8 @@ from jaxnn.command import main
 from jaxnn.experiment import sources
 from jaxnn.sweep.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("figures_not_drawn")
+
 PROJECT = {
     "__init__.py": "",
     "network.py": '''
@@ -211,7 +213,7 @@ def test_a_sweep_is_resumed_after_a_comment_and_refused_after_a_change(
     edit(project, *CHANGED["forward"][:3])
     status, error = said(capsys, experiment, "resume", folder)
     assert status == 1
-    assert f"{project / 'network.py'}: Net.forward changed. Begin another sweep" in error
+    assert f"{project / 'network.py'}: Net.forward changed; begin another sweep" in error
     assert said(capsys, experiment, "resume", folder, "--force") == (0, "")
     with Ledger.open(folder) as ledger:
         (forced,) = ledger.meta["forced"]

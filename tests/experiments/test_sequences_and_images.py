@@ -26,10 +26,8 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["mnist_cnn", *[pytest.param(name, marks=pytest.mark.slow) for name in SMALL][1:]],
-)
+@pytest.mark.slow  # the experiments of test_experiments.py train and predict for every change
+@pytest.mark.parametrize("name", SMALL)
 def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path, capsys):
     made, folder = experiment_of(name), str(tmp_path / "run")
     assert main(made, ["--epochs", "1", *SMALL[name], "--folder", folder]) == 0
@@ -67,7 +65,11 @@ def writes_on(made, folder, tmp_path, capsys):
     assert "not tokens, expected whole numbers in 0 .. 95" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    # Tracing the convolutions takes longest.
+    [pytest.param("mnist_cnn", marks=pytest.mark.slow), "mnist_rnn", "python_gpt"],
+)
 def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
     made = experiment_of(name)
     config = made.config(batch_size=4)

@@ -20,10 +20,10 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import read_inputs
 from jaxnn.experiment.run_folder import RunOptions, load_config, load_unfinished, unfinished
 from jaxnn.files.reading import FileError
-from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.export import export_sweep
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.report import sweep_report
+from jaxnn.sweep.results import best_trials
 from jaxnn.sweep.snapshot import read
 from jaxnn.train import JsonLines
 from jaxnn.train.weights import packed

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 import jaxnn as nn
 from jaxnn.functional.gradients import shared_product, shared_rows, shared_sum
 from jaxnn.models import ViT
+from tests.derivatives import check_derivatives
 
 KEY = jax.random.key(0)
 NARROW = ["bfloat16", "float16"]
@@ -37,10 +37,9 @@ def test_in_float32_it_is_the_plain_operation(name):
     operations = [e.primitive.name for e in jax.make_jaxpr(shared)(y, parameter).eqns]
     assert operations == ["broadcast_in_dim", {"sum": "add", "product": "mul"}[name]]
     np.testing.assert_array_equal(jax.jit(shared)(y, parameter), jax.jit(plain)(y, parameter))
-    check_grads(jax.jit(shared), (y, parameter), order=2, modes=("fwd", "rev"))
+    check_derivatives(shared, y, parameter, order=2)
     indices: Any = np.array([0, 2, 2])
-    rows = jax.jit(lambda table: shared_rows(table, indices))
-    check_grads(rows, (y,), order=2, modes=("fwd", "rev"))
+    check_derivatives(lambda table: shared_rows(table, indices), y, order=2)
 
 
 @pytest.mark.parametrize("dtype", NARROW)

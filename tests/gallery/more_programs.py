@@ -69,7 +69,7 @@ SMALL = {
 EAGER = ("ppo", "vae")
 
 # Programs that are mapped over seeds, of different kinds of state and updates; others at night.
-MAPPED = ("distillation", "dqn", "federated", "maml", "pinn_lbfgs")
+MAPPED = ("distillation", "dqn", "federated", "maml")
 
 # What each prints lies between these.
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {

@@ -11,7 +11,7 @@ import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.models import GPT
 from tests.cases import KEY
-from tests.layers.agreement import normals
+from tests.layers.agreement import applied, normals
 from tests.near import assert_near
 
 
@@ -26,7 +26,7 @@ def stored(tmp_path, data):
 
 
 def assert_same(program, net, trained, *inputs, **named):
-    expected, _ = net.apply(trained.params, *inputs, state=trained.state, **named)
+    expected, _ = applied(net, trained.params, *inputs, state=trained.state, **named)
     assert_near(program.call(*inputs, **named), expected)
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 import jaxnn as nn
 from jaxnn.functional.recurrence import decay, linear_recurrence
+from tests.derivatives import check_derivatives
 from tests.layers.agreement import KEY, normals
 from tests.near import assert_near
 
@@ -93,7 +93,7 @@ def test_gradients():
         def run(params, x):
             return net.apply(params, x, segment_ids=segment_ids)
 
-        check_grads(jax.jit(run), (params, x), order=1, modes=("fwd", "rev"))
+        check_derivatives(run, params, x)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -150,8 +150,8 @@ def test_past_the_table():
         net.apply(params, x, segment_ids=np.ones(4, int))
     y = np.asarray(run(np.ones(4, int)))
     assert np.isfinite(y[:3]).all() and np.isnan(y[3]).all()
-    cached = nn.with_cache(net)
-    _, state = cached.apply(params, x[:3], state=cached.init_state(x[:3]))
+    cached, x = nn.with_cache(net), np.asarray(x)
+    _, state = jax.jit(cached.apply)(params, x[:3], state=cached.init_state(x[:3]))
     with pytest.raises(ValueError, match="reaches position 3"):
         cached.apply(params, x[:1], state=state)
 

@@ -23,10 +23,11 @@ import optax
 import jaxnn as nn
 from jaxnn import models, parallel, train
 
-TOKENS = jax.random.randint(jax.random.key(1), (8, 9), 0, 64)
-IMAGES = jax.random.normal(jax.random.key(2), (16, 8, 8, 3))
-ROWS = jax.random.normal(jax.random.key(3), (16, 16))
-LABELS = jax.random.randint(jax.random.key(4), (16,), 0, 8)
+RANDOM = np.random.default_rng(1)
+TOKENS = RANDOM.integers(0, 64, (8, 9), np.int32)
+IMAGES = RANDOM.normal(size=(16, 8, 8, 3)).astype(np.float32)
+ROWS = RANDOM.normal(size=(16, 16)).astype(np.float32)
+LABELS = RANDOM.integers(0, 8, 16, np.int32)
 STEPS = 3
 
 LANGUAGE = train.NextToken(64), (TOKENS[:, :-1], TOKENS[:, 1:])

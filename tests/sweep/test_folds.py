@@ -185,6 +185,6 @@ def test_the_best_trial_is_evaluated_once_on_the_test_rows(tmp_path, monkeypatch
     text = f"Trial {result.best.number} on 8 test rows: error {result.test['error']:.4g}"
     assert text in repr(result)
     with monkeypatch.context() as patched:  # it is recorded, and not computed again
-        patched.setattr("jaxnn.sweep.results.scores_of", None)
+        patched.setattr("jaxnn.sweep.running.scores_of", None)
         assert sweep.run(made, **few).test == sweep.open(tmp_path / "a").test == result.test
     assert sweep.run(made, **few | {"keep": 0, "folder": tmp_path / "b"}).test == {}

@@ -1,5 +1,6 @@
 """Known configurations, earlier sweeps, budgets, and changes of a sweep."""
 
+import contextlib
 import dataclasses
 import shutil
 
@@ -248,6 +249,8 @@ def test_a_sweep_starts_from_earlier_ones(tmp_path):
     wide = {"optimizer.learning_rate": LogUniform(0.01, 2.0), "kind": Choice("plain", "other")}
     earlier = run(tmp_path / "old", dataclasses.replace(EXPERIMENT, space=wide), trials=12)
     narrow = run(tmp_path / "b", trials=4, search="tpe", warm_start=[tmp_path / "old"])
+    with contextlib.chdir(tmp_path):  # the same folder under another name
+        assert len(run(tmp_path / "b", warm_start=["old", "./old"]).trials) == 4
     recorded = narrow.sweep.facts["warm_start"]
     fits = [t for t in earlier.trials if t.values["optimizer.learning_rate"] <= 0.9]
     assert [pair[0] for pair in recorded["trials"]] == [

@@ -13,12 +13,12 @@ import pytest
 from jaxnn import sweep
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
-from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.external import searcher
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.report.scores import front
 from jaxnn.sweep.reporter import Reporter
+from jaxnn.sweep.results import best_trials
 from jaxnn.sweep.score import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.search import Observation
 from jaxnn.sweep.settings import Settings

@@ -20,7 +20,6 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
-from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.export import export_sweep, lane_score
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
@@ -30,6 +29,7 @@ from jaxnn.sweep.report import headline, main_numbers
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.scores import known_best
 from jaxnn.sweep.reporter import Reporter
+from jaxnn.sweep.results import best_trials
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick, toy

@@ -13,19 +13,33 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
+from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform, at_edge
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.report import defaults_of, headline, main_numbers, sweep_report, write_report
+from jaxnn.sweep.report import (
+    data_of,
+    defaults_of,
+    headline,
+    main_numbers,
+    sweep_report,
+    write_report,
+)
 from jaxnn.sweep.report.parameters import (
     common_scores,
     edge_sentence,
+    embedded,
     failure_counts,
     importance,
     importance_of,
     shown_order,
 )
-from jaxnn.sweep.report.plots import data_of, embedded, records_of, timeline
-from jaxnn.sweep.report.scores import at_edge, known_best, score_scale, seed_mean, survivors
+from jaxnn.sweep.report.scores import (
+    known_best,
+    records_of,
+    score_scale,
+    survivors,
+    timeline,
+)
+from jaxnn.sweep.score import seed_mean
 from jaxnn.sweep.snapshot import mean, read
 from jaxnn.sweep.tables import Change, Cohort, EpochResult, Group
 from tests.sweep.made_up import SPACE, made_up
@@ -418,10 +432,10 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
         monkeypatch.setattr("os.fsync", full)
         with pytest.raises(
-            OSError, match=r"report.html: No space left on device; the contents before"
+            OSError, match=r"report.html: No space left on device. The contents before"
         ) as e:
             write_report(read(ledger))
-        assert str(e.value).endswith("the contents before are unchanged")
+        assert str(e.value).endswith("The contents before are unchanged")
     assert (folder / "report.html").read_text() == "before"
     assert not list(folder.glob(".report*"))
 

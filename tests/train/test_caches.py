@@ -15,6 +15,8 @@ import pytest
 from jaxnn import train
 from jaxnn.train.step import KEPT, remembered
 
+pytestmark = pytest.mark.usefixtures("programs_not_kept")
+
 PROGRAM = """
 import gc, json, os, sys
 import jax, jax.numpy as jnp

@@ -14,8 +14,8 @@ from jaxnn import train
 from jaxnn.train.metrics import badness, direction_of, directions_of
 
 BAD = (float("nan"), float("inf"), float("-inf"))
-X = jnp.linspace(-1, 1, 12)[:, None]
-Y = jnp.array([0, 1, 2] * 4)
+X = np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
+Y = np.array([0, 1, 2] * 4, np.int32)
 
 
 class Scored(train.Classification):

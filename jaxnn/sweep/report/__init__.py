@@ -2,46 +2,59 @@
 
 `write_report` writes `report.html` to the folder of a sweep; `sweep_report` returns its text, with
 the result, all trials, programs, and settings. `scores` has the sections of scores (best so far,
-curves, Pareto front, rungs), and `parameters` those of importance, parameters, and failures. The
-script of the page draws the numbers of `plots`.
+curves, Pareto front, rungs), and `parameters` those of importance, parameters, and failures, each
+with the numbers that the script of the page draws.
 """
 
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ... import html as page
 from ...files import replace_file
 from ...files.reading import quoted
 from ...html import NONE, count, duration, escaped, flat, format_number, label, shorts
-from ..dimensions import Choice
+from ..dimensions import Choice, at_edge
+from ..score import seed_mean
 from ..snapshot import Sweep
 from ..tables import Trial
 from .parameters import (
+    LESS,
+    LOST,
+    PAIRED,
     Importance,
+    columns,
+    embedded,
     failures,
     importance,
     importance_of,
+    kind_of,
+    parameter_axis,
     parameters,
     shown_order,
 )
-from .plots import data_of
-from .scores import at_edge, front, progress, seed_mean, survival
+from .scores import (
+    STATUSES,
+    curve_names,
+    curves,
+    front,
+    known_best,
+    progress,
+    records_of,
+    score_axis,
+    short_number,
+    survival,
+    timeline,
+)
 
 __all__ = ["sweep_report", "write_report"]
 
 FILE = "report.html"
 SHOWN = 10  # trials in the table of the best
 COHORTS = 200  # cohorts in the table
-STATUSES = {
-    "done": "completed",
-    "stopped": "stopped by halving",
-    "running": "in progress",
-    "asked": "not run yet",
-    "diverged": "diverged",
-    "failed": "failed",
-}
 
 
 def sweep_report(sweep: Sweep) -> str:
@@ -85,6 +98,37 @@ def write_report(sweep: Sweep) -> Path:
         OSError: The file cannot be written.
     """
     return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())
+
+
+def data_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
+    """Return the data that the script draws.
+
+    Args:
+        sweep: the sweep.
+        names: the parameters, in the order in which they are shown.
+    """
+    found, records = known_best(sweep), records_of(sweep)
+    once = {number for _, _, number in found} | {number for number, _ in records}
+    trials = embedded(sweep, once)
+    index = {trial.number: t for t, trial in enumerate(trials)}
+    kinds = {kind_of(sweep, trial) for trial in sweep.trials}
+    scale = score_axis(sweep) if sweep.best else None
+    return {
+        "metric": label(sweep.metric),
+        "maximize": sweep.maximize,
+        "scale": {"low": scale.low, "high": scale.high, "log": scale.log} if scale else None,
+        "strips": {"stopped": LESS in kinds, "lost": LOST in kinds},
+        "statuses": list(STATUSES),
+        "asked": len(sweep.trials),
+        "parameters": [parameter_axis(sweep, name) for name in names],
+        "paired": list(range(min(len(names), PAIRED))) if len(names) > 1 else [],
+        "trials": columns(sweep, trials, names),
+        "records": [[index[number], short_number(value)] for number, value in records],
+        "known": [[short_number(s), short_number(v), index[n]] for s, v, n in found],
+        "curves": [curve for name in curve_names(sweep) if (curve := curves(sweep, name, index))],
+        "rungs": list(sweep.rungs[:-1]),
+        "timeline": timeline(sweep),
+    }
 
 
 def headline(sweep: Sweep) -> str:

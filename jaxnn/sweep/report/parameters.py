@@ -14,6 +14,10 @@ With few trials, some parameter always seems to matter. The importance is theref
 for shuffled ranks, and a parameter counts only if its importance exceeds that of shuffled ranks in
 95 % of sweeps, over all parameters together (Bonferroni).
 
+The page has the trials as columns, in the order of the ranking, in at most `BYTES`. If there are
+more, half of the page is for the best trials and half for an even sample of the others; trials that
+were the best once are always included.
+
 Trials that run longer score better for that reason alone. If halving stopped some trials, all are
 therefore compared after the last epoch that all of them reached; otherwise, each is compared after
 its last epoch.
@@ -25,23 +29,24 @@ for prediction, 1974 (held-out errors of a linear fit); Fisher, The design of ex
 
 import bisect
 import itertools
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import html as page
-from ...html import NONE, count, escaped, format_number, label, shorts
+from ...files.reading import printable
+from ...html import LONGEST_NAME, NONE, count, escaped, format_number, label, shorts
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension, Grid
 from ..ranges import Int, LogUniform, Uniform
-from ..score import mean
+from ..score import mean, seed_mean
 from ..snapshot import Sweep
-from ..tables import BROKEN
-from .plots import PAIRED
-from .scores import best_edge, score_axis, score_caption
+from ..tables import BROKEN, Trial
+from .scores import STATUSES, best_edge, score_axis, score_caption, short_number
 
 FEWEST = 25  # comparable trials that are needed
 LEAST = 10  # of them, that have the parameter
@@ -49,8 +54,11 @@ COMPARED = 2000  # trials that are compared: of more, an even sample
 SHUFFLES = 1000
 ERROR = 0.05  # fraction of sweeps in which a parameter without effect may count
 BINS = 5  # parts of a range in which failures are counted
+BYTES = 900_000  # of the trials in a page
+PAIRED = 6  # parameters of the pair plots
 COMMON = 10  # causes of failures in the table
 FLEXIBLE = 100  # number of trials from which polynomials have degree 4 instead of 2
+COMPARABLE, LESS, LOST, OPEN = range(4)  # kinds of trials
 
 
 class Importance(NamedTuple):
@@ -297,19 +305,15 @@ def failures(sweep: Sweep) -> str:
     ]
     if sweep.causes:
         first = sweep.trials[sweep.causes[0][2][0]]
-        parts.append(page.html_table(["cause", "", "trials", "such as"], _cause_rows(sweep), [2]))
+        rows = [
+            [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
+            for status, cause, n in sweep.causes[:COMMON]
+        ]
+        parts.append(page.html_table(["cause", "", "trials", "such as"], rows, [2]))
         if first.error:
             text = page.command(first.error[-4000:])
             parts.append(page.collapsed(f"The error of trial {first.number}", text))
     return page.section("failures", title, *parts)
-
-
-def _cause_rows(sweep: Sweep) -> list[list[str]]:
-    """Return each cause, its status, the number of its trials, and some of them."""
-    return [
-        [cause[:300], status, f"{len(n):,}", ", ".join(map(str, n[:5])) + " …" * (len(n) > 5)]
-        for status, cause, n in sweep.causes[:COMMON]
-    ]
 
 
 def _failure_table(sweep: Sweep, name: str) -> str:
@@ -352,3 +356,73 @@ def failure_counts(sweep: Sweep, name: str) -> tuple[list[int], list[int], list[
     ran = Counter(where)
     lost = Counter(at for at, (_, broken) in zip(where, values, strict=True) if broken)
     return [lost[i] for i in range(size)], [ran[i] for i in range(size)], parts
+
+
+# The numbers that the script of the page draws
+
+
+def parameter_axis(sweep: Sweep, name: str) -> dict[str, Any]:
+    """Return the axis of a parameter: its options, or its range."""
+    dimension: Any = sweep.dimensions[name]
+    known: dict[str, Any] = {
+        "name": printable(name, LONGEST_NAME),
+        "short": shorts(sweep.dimensions)[name],
+        "edge": best_edge(sweep, name),
+        "log": bool(getattr(dimension, "log", False)),
+    }
+    if options := getattr(dimension, "options", None):
+        return known | {"options": [short_number(option) for option in options]}
+    whole = isinstance(dimension, Int)
+    return known | {"low": dimension.low, "high": dimension.high, "whole": whole}
+
+
+def kind_of(sweep: Sweep, trial: Trial) -> int:
+    """Return the kind of a trial's score: comparable, after fewer epochs, or missing."""
+    if trial.number in sweep.scores:
+        return COMPARABLE if trial.number in sweep.compared else LESS
+    return LOST if trial.status in BROKEN else OPEN
+
+
+def embedded(sweep: Sweep, once: Collection[int], size: int = BYTES) -> list[Trial]:
+    """Return the trials of the page: by ranking, then those without a score.
+
+    Args:
+        sweep: the sweep.
+        once: the numbers of the trials that were the best once.
+        size: maximum total number of bytes. Default: `BYTES`.
+    """
+    ranked = {trial.number for trial in sweep.ranking}
+    trials = [*sweep.ranking, *(trial for trial in sweep.trials if trial.number not in ranked)]
+    some = [trials[at] for at in np.linspace(0, len(trials) - 1, 200).astype(int)] if trials else []
+    text = json.dumps(columns(sweep, some, [*sweep.dimensions]), separators=(",", ":"))
+    most = int(size / max(len(text) / 200, 1))
+    if len(trials) <= most:
+        return trials
+    kept = {
+        *range(most // 2),
+        *np.linspace(most // 2, len(trials) - 1, most - most // 2).astype(int),
+    }
+    return [trial for at, trial in enumerate(trials) if at in kept or trial.number in once]
+
+
+def columns(sweep: Sweep, trials: Sequence[Trial], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the trials as columns; an option is its index."""
+    places = {trial.number: rank for rank, trial in enumerate(sweep.ranking, 1)}
+    statuses = list(STATUSES)
+    scores = [sweep.scores.get(trial.number) for trial in trials]
+    values: list[list[Any]] = []
+    for name in names:
+        dimension: Any = sweep.dimensions[name]
+        place = dimension.index if hasattr(dimension, "options") else short_number
+        values.append([place(t.values[name]) if name in t.values else None for t in trials])
+    halves = [None if s is None or len(s.each) < 2 else seed_mean(s.each).half for s in scores]
+    return {
+        "number": [trial.number for trial in trials],
+        "rank": [places.get(trial.number) for trial in trials],
+        "status": [statuses.index(trial.status) for trial in trials],
+        "kind": [kind_of(sweep, trial) for trial in trials],
+        "score": [None if score is None else short_number(score.mean) for score in scores],
+        "half": [None if half is None else short_number(half, 2) for half in halves],
+        "epochs": [None if score is None else score.epoch for score in scores],
+        "values": values,
+    }

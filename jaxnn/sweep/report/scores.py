@@ -15,79 +15,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import html as page
-from ...html import count, escaped, format_number, label, shorts, shown
-from ..dimensions import Choice, Dimension, Grid
-from ..ranges import Int, LogNormal, Normal
-from ..score import Objective, mean
+from ...html import count, duration, escaped, format_number, label, shorts, shown
+from ...train.metrics import direction_of
+from ..dimensions import at_edge
+from ..score import Objective
 from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
-EDGE = 0.05  # within this fraction of the range from its end, a value is at the edge
 FARTHEST = 1e100  # larger numbers would overflow on an axis
+LINES = 12  # trials that have learning curves
+EPOCHS = 150  # points of a learning curve
+BARS = 1000  # cohorts in the timeline
 FRONT = 20  # trials of the front in the table
 WIDTH, HEIGHT, MARGIN = 640, 360, 56  # of a picture of the front
-
-
-def at_edge(dimension: Dimension, value: Any) -> str | None:
-    """Return the edge of its range that a value is at, "lower" or "upper"; None if at no edge.
-
-    Options and priors have no edges.
-
-    >>> from jaxnn.sweep import LogUniform
-    >>> at_edge(LogUniform(1e-4, 1e-1), 0.09), at_edge(LogUniform(1e-4, 1e-1), 0.01)
-    ('upper', None)
-    """
-    if isinstance(dimension, Choice | Normal | LogNormal):
-        return None
-    if isinstance(dimension, Grid):
-        last = len(dimension.options) - 1
-        return {0: "lower", last: "upper"}.get(dimension.index(value)) if last else None
-    if isinstance(dimension, Int):
-        return {dimension.low: "lower", dimension.last: "upper"}.get(value)
-    share = dimension.unit(value)
-    return "lower" if share < EDGE else "upper" if share > 1 - EDGE else None
+STATUSES = {
+    "done": "completed",
+    "stopped": "stopped by halving",
+    "running": "in progress",
+    "asked": "not run yet",
+    "diverged": "diverged",
+    "failed": "failed",
+}
 
 
 def best_edge(sweep: Sweep, name: str) -> str | None:
     """Return the edge of a parameter's range that the best trial is at."""
     values = sweep.best.values if sweep.best else {}
     return at_edge(sweep.dimensions[name], values[name]) if name in values else None
-
-
-class SeedMean(NamedTuple):
-    """The mean over `n` seeds, and half of its 95 % interval; None for a single seed."""
-
-    mean: float
-    half: float | None
-    n: int
-
-    def __str__(self) -> str:
-        if self.half is None:
-            return format_number(self.mean)
-        if not 0 < self.half < math.inf:
-            return f"{format_number(self.mean)} ± {format_number(self.half)}"
-        digits = max(0, 1 - math.floor(math.log10(self.half)))
-        if digits > 7 or self.half >= 1e6:
-            return f"{format_number(self.mean)} ± {format_number(self.half, 2)}"
-        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
-
-
-def seed_mean(each: Sequence[float]) -> SeedMean:
-    """Return the mean over seeds and its 95 % t interval, t(0.975, n - 1) * s / sqrt(n).
-
-    It assumes that the scores of seeds are normally distributed.
-
-    >>> str(seed_mean([0.90, 0.92, 0.94])), str(seed_mean([0.5]))
-    ('0.920 ± 0.050', '0.5')
-    """
-    n, middle = len(each), mean(each)
-    if n < 2:
-        return SeedMean(middle, None, n)
-    from scipy.special import stdtrit  # imports half a second faster than scipy.stats
-
-    size = max(1.0, *map(abs, each)) if max(map(abs, each)) > 1e150 else 1.0  # squares overflow
-    spread = float(np.std(np.divide(each, size), ddof=1)) * size
-    return SeedMean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
 
 
 # Scores on an axis.
@@ -361,3 +315,114 @@ def _bar(row: dict[str, Any], most: int) -> page.Markup:
     reached, on = row["reached"], row["reached"] - row["stopped"]
     text = f"{reached:,}" + (f", {on:,} continued" if on < reached else "")
     return page.bar(text, [("band", reached / most), ("curve", on / most)])
+
+
+# The numbers that the script of the page draws
+
+
+def short_number(value: Any, digits: int = 6) -> Any:
+    """Return a number with few digits, which a page shows; None if it is not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**53 else float(value)
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def records_of(sweep: Sweep) -> list[tuple[int, float]]:
+    """Return the finalists that were better than all asked before them, with their scores."""
+    found: list[tuple[int, float]] = []
+    for number in sorted(sweep.compared):
+        score = sweep.scores[number].mean
+        if not found or sweep.better(score, found[-1][1]):
+            found.append((number, score))
+    return found
+
+
+def curve_names(sweep: Sweep) -> list[str]:
+    """Return at most three metrics: the compared one, its value on training data, and losses."""
+    training = sweep.metric.removeprefix("validation_")
+    wanted = [sweep.metric, training, "validation_loss", "loss"]
+    return list(dict.fromkeys(name for name in wanted if name in sweep.curves))[:3]
+
+
+def curves(sweep: Sweep, name: str, index: dict[int, int]) -> dict[str, Any] | None:
+    """Return quantiles over all runs by epoch, and the curves of the best trials.
+
+    Args:
+        sweep: the sweep.
+        name: the metric.
+        index: the place of each trial in the page, by number.
+    """
+    by_epoch: dict[int, list[float]] = {}
+    for seeds in sweep.curves[name].values():
+        for curve in seeds.values():
+            for epoch, value in curve:
+                if value is not None:
+                    by_epoch.setdefault(epoch, []).append(value)
+    if not by_epoch:
+        return None
+    epochs = sorted(by_epoch)
+    chosen = sorted({int(at) for at in np.linspace(0, len(epochs) - 1, EPOCHS)})
+    epochs = [epochs[at] for at in chosen]
+    bands = [np.quantile(by_epoch[epoch], (0.1, 0.25, 0.5, 0.75, 0.9)) for epoch in epochs]
+    lines = []
+    for trial in sweep.ranking[:LINES]:
+        for seed, curve in sweep.curves[name].get(trial.number, {}).items():
+            known = dict(curve)
+            values = [short_number(known.get(epoch)) for epoch in epochs]
+            lines.append({"t": index[trial.number], "seed": seed, "values": values})
+    compared = name == sweep.metric
+    minimized = not sweep.maximize if compared else direction_of(name) == "minimize"
+    return {
+        "name": label(name),
+        "log": minimized,
+        "epochs": epochs,
+        "bands": [[short_number(float(v)) for v in band] for band in bands],
+        "lines": lines,
+    }
+
+
+def timeline(sweep: Sweep) -> dict[str, Any]:
+    """Return when cohorts ran and programs compiled: a bar for each, rows of bars that overlap.
+
+    A bar is [row, start, seconds, compiling, group, text, lanes]. The time between interrupted
+    sessions is removed; `gaps` are the positions.
+    """
+    groups = {group.name: at for at, group in enumerate(sweep.groups)}
+    spans: list[tuple[float, float, float, int, str, Any]] = []
+    for group in sweep.groups:
+        if finished := group.probe.get("finished"):
+            text = f"{group.name}: {duration(group.probe_seconds)} of measuring how to run, "
+            text += f"{duration(group.compile_seconds)} of it compiling"
+            start = finished - group.probe_seconds
+            spans.append((start, group.probe_seconds, group.compile_seconds, groups[group.name],
+                          text, ""))  # fmt: skip
+    cohorts = [cohort for cohort in sweep.cohorts if cohort.finished]
+    for cohort in cohorts[:BARS]:
+        compiling = f", {duration(cohort.compile_seconds)} of it compiling"
+        text = (
+            f"{cohort.group}: {count(len(cohort.lanes), 'lane')}, trials "
+            f"{cohort.lanes[0][0]} to {cohort.lanes[-1][0]}, epochs {cohort.epoch_from + 1} to "
+            f"{cohort.epoch_to}, {duration(cohort.seconds)}"
+            f"{compiling if cohort.compile_seconds else ''}"
+        )
+        start = (cohort.finished or 0.0) - cohort.seconds
+        spans.append((start, cohort.seconds, cohort.compile_seconds, groups.get(cohort.group, 0),
+                      text, len(cohort.lanes)))  # fmt: skip
+    spans.sort(key=lambda span: span[0])
+    busy = sum(span[1] for span in spans)
+    ends: list[float] = []
+    bars, gaps, cut, latest = [], [], spans[0][0] if spans else 0.0, -math.inf
+    for start, seconds, compiling, group, text, lanes in spans:
+        if start - latest > max(5.0, 0.05 * busy) and bars:
+            cut += start - latest
+            gaps.append(short_number(latest - cut + start - latest))
+        latest = max(latest, start + seconds)
+        row = next((at for at, end in enumerate(ends) if end <= start + 0.02), len(ends))
+        ends[row : row + 1] = [start + seconds]
+        numbers = [short_number(one, 5) for one in (start - cut, seconds, min(compiling, seconds))]
+        bars.append([row, *numbers, group, text, lanes])
+    end = max((bar[1] + bar[2] for bar in bars), default=1.0) or 1.0
+    return {"bars": bars, "rows": len(ends), "end": end, "gaps": gaps, "left_out":
+            max(0, len(cohorts) - BARS)}  # fmt: skip

@@ -15,7 +15,6 @@ import math
 import os
 import shutil
 import signal
-import sqlite3
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
-from ...files import Lock, Locked
+from ...files import Lock, explain_errors
 from ...files.reading import plain_path
 from ...validation import instance, positive
 from .. import checkpoint
@@ -169,16 +168,10 @@ class _Saving(Hook):
     def _lock(self) -> Lock:
         """Make the folder, lock it, and remove what a killed run was writing."""
         busy = f"another run works in {self._folder}; wait until it ends, or name another folder"
-        try:
+        then = "Nothing was trained; name another folder"
+        with explain_errors(f"keep checkpoints in {self._folder}", then):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = Lock(self._folder / LOCK, busy)
-        except Locked:
-            raise
-        except (OSError, sqlite3.Error) as error:
-            raise OSError(
-                f"cannot keep checkpoints in {self._folder}: {cause(error)}. Nothing was trained; "
-                "name another folder"
-            ) from error
         for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         return lock

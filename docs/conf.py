@@ -28,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "gallery",
+    "kernels",
     "reference",
     "tables",
 ]

@@ -14,16 +14,7 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 CELL = re.compile(r"^```\{code-cell\} python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Pages without a program: lists of pages, policies, and texts that are included.
-PLAIN = {
-    "changelog",
-    "citation",
-    "conformance",
-    "contributing",
-    "glossary",
-    "index",
-    "policy",
-    "speed",
-}
+PLAIN = {"changelog", "citation", "contributing", "index", "policy"}
 LOCAL = {"localhost", "127.0.0.1", "10.0.0.1", "www.w3.org"}  # the last names a format
 WRITTEN = ("_build", "generated", "jupyter_execute", "tables")
 PAGES = [

@@ -103,8 +103,9 @@ def files() -> list[Path]:
     """Return the checked Python files and documents, without outputs of programs."""
     found = [ROOT / name for name in CHECKED]
     every = [file for path in found for file in ([path] if path.is_file() else path.rglob("*"))]
+    built = {"_build", "generated", "tables"}  # by the documentation
     return sorted(
-        file for file in every if file.suffix in (".py", ".md") and "_build" not in file.parts
+        file for file in every if file.suffix in (".py", ".md") and not built & set(file.parts)
     )
 
 

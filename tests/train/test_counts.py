@@ -34,6 +34,11 @@ def row() -> nn.Layer:
     return nn.unstack_layers(net, jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec))[0]
 
 
+def mamba() -> nn.Layer:
+    block = nn.Residual(nn.Sequential(nn.RMSNorm(), nn.Mamba2(2, 16, 8, chunk_size=8)))
+    return nn.Sequential(nn.Embedding(WORDS, 16), block, nn.Dense(WORDS, bias=False))
+
+
 def step_of(net: nn.Layer, task: train.Task, batch: Any) -> Any:
     """The step of the network, and the shapes of its arguments."""
     program = train.Supervised(net, task, optax.adam(1e-3))
@@ -66,6 +71,7 @@ RECORDED = {
         lambda: ConvNeXt(stages=(1, 1), widths=(8, 16)).network(4),
         KINDS, IMAGES, (155, 992, 241, 27, 641),
     ),
+    "mamba": (mamba, NEXT, TOKENS, (246, 849, 150, 13, 1390)),
     "lstm": (
         lambda: CharLSTM(width=16, layers=1).network(WORDS), NEXT, TOKENS, (55, 390, 122, 33, 427)
     ),

@@ -105,11 +105,10 @@ def product(x: jax.Array, w: "jax.Array | Int8Weight", axis: int = 0) -> jax.Arr
         y = fused_product(few, w.q, axis) if fused else wide_product(few, w.q, axis)
         y = (y * jnp.expand_dims(w.scale.astype(y.dtype).reshape(-1), 0)).astype(dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1])
-    w = w.astype(dtype)
     if not _on_mesh(x, w) and is_fused(few, w, axis):
         y = fused_product(few, w, axis).astype(dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1])
-    return lax.dot_general(x, w, (((x.ndim - 1,), (axis,)), ((), ())))
+    return lax.dot_general(x, w.astype(dtype), (((x.ndim - 1,), (axis,)), ((), ())))
 
 
 @partial(jax.jit, static_argnames="axis", inline=True)
@@ -117,7 +116,6 @@ def _linear(
     x: jax.Array, w: jax.Array, b: jax.Array | None, axis: int | tuple[int, ...]
 ) -> jax.Array:
     """Return `linear(x, w, b, axis)`, as one program outside of `jax.jit`."""
-    x, w = to_compute_type(x, w)
     axes = axis if isinstance(axis, tuple) else (axis,)
     summed = tuple(i % x.ndim for i in axes)
     batch = x.shape[: x.ndim - len(axes)]
@@ -128,6 +126,7 @@ def _linear(
     if w.ndim == 2 and summed == (x.ndim - 1,):
         y = product(x, w)
     else:
+        x, w = to_compute_type(x, w)
         y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
     return y if b is None else shared_sum(y, b)
 
@@ -255,6 +254,7 @@ def is_fused(x: jax.Array, w: jax.Array, axis: int) -> bool:
     return (
         jax.default_backend() == "cpu"
         and w.dtype.itemsize < 4
+        and x.dtype.itemsize <= 4
         and x.shape[0] in range(1, (ROWS if w.dtype == jnp.int8 else 1) + 1)
         and w.shape[axis] % PARTS == 0
         and w.size >= SIZE
@@ -307,6 +307,6 @@ def _by_parts(axis: int, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def wide_product(x: jax.Array, w: jax.Array, axis: int) -> jax.Array:
     """Return what `fused_product` returns, as a usual product."""
-    w = w.astype(x.dtype) if w.dtype == jnp.int8 else w
+    w = w.astype(x.dtype)
     over = ((x.ndim - 1,), (axis,)), ((), ())
     return lax.dot_general(x, w, over, preferred_element_type=jnp.float32)

@@ -81,6 +81,18 @@ def test_a_program_has_no_wide_copy_of_the_weights():
         assert memory.temp_size_in_bytes < 2 * w.size  # float32 needs 4 * w.size
 
 
+def test_a_float32_input_takes_the_same_form():
+    w, x = narrow("bfloat16", 0), jnp.asarray(drawn(1, N))
+    compiled = jax.jit(linear).lower(x, w).compile()
+    memory: Any = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < 2 * w.size  # float32 needs 4 * w.size
+    assert compiled(x, w).dtype == jnp.float32
+    np.testing.assert_allclose(compiled(x, w), x @ w.astype(jnp.float32), atol=2e-4)
+    wide = jnp.ones((1, N), jnp.bfloat16)
+    assert not is_fused(np.ones((1, N)), w, 0)  # float64 keeps its accuracy
+    assert linear(wide, w.astype(jnp.float16)).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_int8_layers_as_their_weights(rows):
     """The layer multiplies by q and then by the scale; the weight is their product."""

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -151,7 +151,7 @@ def test_tpe_proposes_what_optuna_proposes_from_the_same_trials():
     with quiet():
         sampler = optuna.samplers.TPESampler(seed=search._random_seed(3), n_startup_trials=0)
         study = optuna.create_study(sampler=sampler)
-        kinds = {name: optuna.distributions.FloatDistribution(-5, 5) for name in "abcd"}
+        kinds: Any = {name: optuna.distributions.FloatDistribution(-5, 5) for name in "abcd"}
         for point, score in zip(points, scores, strict=True):
             trial = optuna.create_trial(value=score, params=point, distributions=kinds)
             study.add_trial(trial)

@@ -88,9 +88,9 @@ def test_a_float32_input_takes_the_same_form():
     assert memory.temp_size_in_bytes < 2 * w.size  # float32 needs 4 * w.size
     assert compiled(x, w).dtype == jnp.float32
     np.testing.assert_allclose(compiled(x, w), x @ w.astype(jnp.float32), atol=2e-4)
-    wide = jnp.ones((1, N), jnp.bfloat16)
-    assert not is_fused(np.ones((1, N)), w, 0)  # float64 keeps its accuracy
-    assert linear(wide, w.astype(jnp.float16)).dtype == jnp.bfloat16
+    double: Any = np.ones((1, N))
+    assert not is_fused(double, w, 0)  # float64 keeps its accuracy
+    assert linear(x.astype(jnp.bfloat16), w.astype(jnp.float16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("rows", [1, 3, 20])

@@ -37,10 +37,10 @@ class Composite(Layer):
 
     >>> import jax
     >>> class Twice(Composite):
-    ...     inner: Layer
+    ...     inner: LayerLike
     ...     def forward(self, x):
     ...         return self.inner(self.inner(x))
-    >>> net = Twice(Function(jax.nn.relu))
+    >>> net = Twice(jax.nn.relu)
     >>> net.apply(net.init(jax.random.key(0), jax.numpy.ones(2)), -jax.numpy.ones(2)).tolist()
     [0.0, 0.0]
     """

@@ -115,7 +115,8 @@ def run(connection: socket.socket) -> None:
     connection.sendall(str(os.getpid()).encode())
     asyncio.set_event_loop(asyncio.new_event_loop())
     parent = f"--IPKernelApp.parent_handle={os.getppid()}"  # the kernel ends with the server
-    IPKernelApp.launch_instance(argv=[*arguments, parent])
+    # Each kernel would warn that the cells are sent in plain text, within this machine.
+    IPKernelApp.launch_instance(argv=[*arguments, parent, "--log-level=ERROR"])
 
 
 def start(app: Any) -> None:

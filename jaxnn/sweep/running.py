@@ -140,7 +140,8 @@ def run(
             - `eta`: One in `eta` trials continues from each rung to the next. Default: 4.
             - `least`: Epochs to the first rung, or between two changes of a population. Default: 1.
             - `batch`: Number of trials that the search proposes at a time. Default: 0, which means
-              32 if the search learns from scores, otherwise all.
+              32 if the search learns from scores, otherwise all. Without halving, "tpe" proposes 16
+              at first, and then an eighth of the trials so far, from 8 to 32.
             - `points`: Number of points per range in a grid. Default: 5.
             - `lanes`: Number of lanes per call on each device. Default: "auto", the fastest by
               measurement.

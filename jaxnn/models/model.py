@@ -42,9 +42,12 @@ class Model:
         check_fields(self)
 
 
-GATES = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
-ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}
-exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+GATES: dict[str, Callable[[jax.Array], jax.Array]] = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+}
+exact_gelu: Callable[[jax.Array], jax.Array] = functools.partial(jax.nn.gelu, approximate=False)
 
 
 def feed_forward(

@@ -96,7 +96,7 @@ class Budget:
         return self != Budget()
 
 
-any_length = range(1000)  # none, too
+any_length: range = range(1000)  # none, too
 names: Accepts = tuple_of(
     Accepts("a name", lambda name: isinstance(name, str) and name != ""),
     "the name of a metric, or a tuple of them",

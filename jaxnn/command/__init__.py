@@ -187,7 +187,7 @@ def finished(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any
         folder: the run folder, or a sweep's folder and a kept trial, as in `sweeps/a:best`.
 
     Raises:
-        ValueError, OSError: there is no such run or trial, it is not finished, or it was not kept.
+        ValueError, OSError: the run or trial does not exist, is not finished, or was not kept.
     """
     name, _, trial = folder.name.rpartition(":")
     at = folder.with_name(name) if name else folder

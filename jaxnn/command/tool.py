@@ -199,7 +199,7 @@ def new(arguments: list[str]) -> None:
 
     Raises:
         FileExistsError: the file or a data file of the example already exists.
-        ValueError: the name of the file cannot be used, or there is no such example.
+        ValueError: the name of the file cannot be used, or no example has this name.
         SystemExit: 0 after printing help, 2 for unknown options.
     """
     parser = argparse.ArgumentParser("jaxnn new", description="Write an example as your own file.")
@@ -217,7 +217,7 @@ def new(arguments: list[str]) -> None:
         return
     file = Path(a_file(found.file, "the file"))
     name = found.example or (file.stem if file.stem in examples else DEFAULT)
-    check_known(name, examples, f"there is no example {name!r}")
+    check_known(name, examples, f"no example is called {name!r}")
     _check_free(file)
     source = examples[name].read_text(encoding="utf-8")
     extras = extras_of(source)

@@ -41,7 +41,7 @@ def check_known(
     Args:
         name: The name.
         known: The known names.
-        unknown: What is wrong if it is not one of them, as in "there is no example 'digit'".
+        unknown: What is wrong if it is not one of them, as in "no example is called 'digit'".
         more: Text that follows the suggestion. Default: "", none.
         error: Type of the error. Default: ValueError.
     """

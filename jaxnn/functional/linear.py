@@ -285,7 +285,7 @@ def fused_product(x: jax.Array, w: jax.Array, axis: int) -> jax.Array:
 def _(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x, w), (dx, dw) = primals, tangents
     dy = wide_product(dx, w, axis)
-    if dw.dtype == w.dtype:  # there is no tangent of int8
+    if dw.dtype == w.dtype:  # int8 has no tangents
         dy = dy + wide_product(x, dw, axis)
     return fused_product(x, w, axis), dy
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
 
+from ..arrays import widened
 from .convolution import looped
 from .segments import Count, packed_positions
 
@@ -236,7 +237,8 @@ def _(
     nudge = jnp.zeros_like(z[-1]) if apart else None
     (last, y, hidden), derivative = jax.linearize(run, carry, (z, nudge))
     # Batch axes come first, so that they remain sharded if a convolution merges axes.
-    du = recur(dparams, jnp.moveaxis(hidden, 0, batch))
+    # Wide, since the fast form of a product with few rows and narrow weights has no transpose.
+    du = recur(widened(dparams), jnp.moveaxis(hidden, 0, batch))
     du = tuple(jnp.moveaxis(one, batch, 0) for one in du)
     *dz, dnudge = gate_sums(dz, du, True) if apart else (*gate_sums(dz, du, False), None)
     dlast, dy, _ = derivative(dcarry, (tuple(dz), dnudge))

@@ -75,7 +75,7 @@ def test_data_of_an_example_is_copied_too(tmp_path):
         ),
         (["digits"], "the file must be a file NAME.py, with a name of letters, digits, and "),
         (["my-net.py"], "the file must be a file NAME.py, with a name of letters, digits, and "),
-        (["a.py", "--from", "vea"], "there is no example 'vea'; did you mean 'vae'?"),
+        (["a.py", "--from", "vea"], "no example is called 'vea'; did you mean 'vae'?"),
         (["random.py"], "random.py would hide the installed module random: write jaxnn new my_"),
         (["optax.py"], "optax.py would hide the installed module optax: write jaxnn new my_op"),
     ],

@@ -117,3 +117,24 @@ def test_a_tied_table():
     found = jax.jit(small.apply)(numbers, jnp.array([5, 600]))
     np.testing.assert_allclose(found[0], table[5], rtol=1e-6)
     assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", [nn.GRUCell(N), nn.LSTMCell(N)])
+def test_the_gradient_of_one_step_of_one_sequence(cell, dtype):
+    """The product of a hidden state and a tangent of narrow weights is transposed."""
+    net, x = nn.Recurrent(cell), jnp.asarray(drawn(1, 1, N), dtype)
+    params = net.init(jax.random.key(0), x.astype(jnp.float32))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+
+    @jax.jit
+    def gradient(params, x):
+        return jax.grad(lambda p: jnp.sum(net.apply(p, x).astype(jnp.float32) ** 2))(params)
+
+    for a, b in zip(*(jax.tree.leaves(gradient(p, x)) for p in (half, wide)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        # Three roundings to bfloat16: of products, of gates, and of the gradient.
+        np.testing.assert_allclose(
+            a.astype(jnp.float32), b, atol=3 * 2**-8 * float(jnp.abs(b).max())
+        )

@@ -116,7 +116,7 @@ class Hook:
         return None
 
     def is_due(self, now: Moment, since: Moment) -> bool:
-        """Return whether `see` is called even if there is no record.
+        """Return whether `see` is called even without a record.
 
         Args:
             now: The end of a dispatch.

@@ -69,7 +69,7 @@ RECORDED = {
     ),
     "convnext": (
         lambda: ConvNeXt(stages=(1, 1), widths=(8, 16)).network(4),
-        KINDS, IMAGES, (155, 992, 241, 27, 641),
+        KINDS, IMAGES, (155, 986, 249, 39, 505),
     ),
     "mamba": (mamba, NEXT, TOKENS, (246, 849, 150, 13, 1390)),
     "lstm": (

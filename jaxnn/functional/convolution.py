@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -19,11 +19,24 @@ from ..arrays import widened
 from ..explain.text import describe
 from .gradients import shared_sum, spread
 from .linear import to_compute_type, wider_type
-from .segments import packed_positions
 from .windows import MODES, Padding, PerAxis, check_span, entries, fill, padding_lengths, per_axis
 
 # Names of the axes of an input and of a kernel, by the number of spatial axes.
 LAYOUTS = {1: ("NWC", "WIO"), 2: ("NHWC", "HWIO"), 3: ("NDHWC", "DHWIO")}
+
+
+class Places(NamedTuple):
+    """The places of a convolution.
+
+    `y[t] = sum_i x[p(t, i)] @ w[i]` with p(t, i) = (t * stride + i * dilation - before) / hole, in
+    groups of channels. Terms whose place is not an integer or lies outside x are 0.
+    """
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    holes: tuple[int, ...]
+    dilations: tuple[int, ...]
+    groups: int
 
 
 def convolution(
@@ -77,76 +90,7 @@ def convolution(
             x = fill(x, axis, entry, before, after)
             before = after = 0
         zeros.append((before, after))
-    return _convolve(x, w, b, strides, zeros, rhs_dilation=dilations, feature_group_count=groups)
-
-
-def packed_convolution(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
-    *,
-    segment_ids: jax.Array,
-    dilation: int = 1,
-    groups: int = 1,
-    before: int = 0,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Convolve each sequence of a packed and padded row separately.
-
-    Each output sees zeros outside its sequence. Padding is skipped, so its contents have no effect;
-    the output is 0 there.
-
-    Args:
-        x: Array of shape (..., L, n).
-        w: Kernel of shape (window, n / groups, m).
-        b: Bias of shape (m,), or None.
-        segment_ids: Integers of shape (..., L), 0 for padding.
-        dilation: Step between the elements of a window. Default: 1.
-        groups: Number of groups of channels. Default: 1.
-        before: Number of positions at the start of x that precede the T = L - before outputs: the
-            end of the previous chunk, or padding. The window of an output starts `before`
-            positions before it. Default: 0.
-
-    Returns:
-        The output (..., T, m), and a pair of the last `before` inputs and segment_ids, which must
-        precede the next chunk. Both are zero outside the last sequence.
-
-    >>> import jax.numpy as jnp
-    >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
-    >>> y, _ = packed_convolution(x, jnp.ones((2, 1, 1)), segment_ids=segment_ids, before=1)
-    >>> y[:, 0].tolist()
-    [1.0, 3.0, 3.0, 7.0]
-    """
-    axis, window, length = segment_ids.ndim - 1, w.shape[0], segment_ids.shape[-1] - before
-    real = segment_ids != 0
-    x = jnp.where(real[..., None], x, jnp.zeros_like(x))
-    if window == 1:
-        y = convolution(x, w, b, groups=groups)
-        return jnp.where(real[..., None], y, jnp.zeros_like(y)), (
-            x[..., :0, :],
-            segment_ids[..., :0],
-        )
-    # Move padding to the front and keep the order of the rest, so that sequences have no gaps.
-    order = jnp.argsort(real, axis, stable=True)
-    x = jnp.take_along_axis(x, order[..., None], axis)
-    sequence = jnp.take_along_axis(packed_positions(segment_ids)[0].sequence, order, axis)
-    stays = (sequence == sequence[..., -1:])[..., length:]
-    kept = jnp.take_along_axis(segment_ids, order, axis)[..., length:]
-    ahead = x[..., length:, :]
-    kept = (
-        jnp.where(stays[..., None], ahead, jnp.zeros_like(ahead)),
-        jnp.where(stays, kept, jnp.zeros_like(kept)),
-    )
-    # Gather the window of each output, masked to its sequence; windows are concatenated.
-    behind = [(0, 0)] * axis + [(0, (window - 1) * dilation - before)]
-    at = np.arange(length)[:, None] + dilation * np.arange(window)
-    seen = jnp.pad(sequence, behind)[..., at] == sequence[..., before:, None]
-    taps = jnp.pad(x, [*behind, (0, 0)])[..., at, :]
-    taps = jnp.where(seen[..., None], taps, jnp.zeros_like(taps))
-    taps = taps.reshape(*x.shape[:-2], length * window, x.shape[-1])
-    y = convolution(taps, w, b, stride=window, groups=groups, padding="valid")
-    back = jnp.maximum(jnp.argsort(order, axis)[..., before:] - before, 0)
-    y = jnp.take_along_axis(y, back[..., None], axis)
-    return jnp.where(real[..., before:, None], y, jnp.zeros_like(y)), kept
+    return _convolve(x, w, b, Places(strides, tuple(zeros), (1,) * axes, dilations, groups))
 
 
 def transposed_convolution(
@@ -208,16 +152,8 @@ def transposed_convolution(
             )
         edges.append((span - 1 - before, span - 1 - after + extra[i]))
     # Convolve over the input with `stride - 1` zeros inserted between its elements.
-    return _convolve(
-        x,
-        jnp.flip(w, tuple(range(axes))),
-        b,
-        (1,) * axes,
-        edges,
-        lhs_dilation=strides,
-        rhs_dilation=dilations,
-        feature_group_count=groups,
-    )
+    places = Places((1,) * axes, tuple(edges), strides, dilations, groups)
+    return _convolve(x, jnp.flip(w, tuple(range(axes))), b, places)
 
 
 def _cut(entry: Any, span: int, stride: int) -> tuple[int, int]:
@@ -226,44 +162,15 @@ def _cut(entry: Any, span: int, stride: int) -> tuple[int, int]:
     return padding_lengths(entry, 0, span, stride)
 
 
-def _convolve(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None,
-    strides: tuple[int, ...],
-    padding: list[tuple[int, int]],
-    **options: Any,
-) -> jax.Array:
+def _convolve(x: jax.Array, w: jax.Array, b: jax.Array | None, places: Places) -> jax.Array:
     """Convolve with one batch axis; other numbers of batch axes are reshaped."""
-    axes = w.ndim - 2
-    batch, ones = x.shape[: x.ndim - 1 - axes], (1,) * axes
+    batch = x.shape[: x.ndim - w.ndim + 1]
     if len(batch) != 1:
         x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
-    places = Places(
-        strides,
-        tuple(padding),
-        options.get("lhs_dilation", ones),
-        options.get("rhs_dilation", ones),
-        options.get("feature_group_count", 1),
-    )
     y = _bilinear(x, w, places) if _is_bilinear(x, w, places) else _xla(x, w, places)
     if b is not None:
         y = shared_sum(y, b)
     return y if len(batch) == 1 else y.reshape(*batch, *y.shape[1:])
-
-
-class Places(NamedTuple):
-    """The places of a convolution.
-
-    `y[t] = sum_i x[p(t, i)] @ w[i]` with p(t, i) = (t * stride + i * dilation - before) / hole, in
-    groups of channels. Terms whose place is not an integer or lies outside x are 0.
-    """
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    holes: tuple[int, ...]
-    dilations: tuple[int, ...]
-    groups: int
 
 
 def _xla(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
@@ -325,7 +232,7 @@ def _is_bilinear(x: jax.Array, w: jax.Array, places: Places) -> bool:
 def _is_plain(kind: Any) -> bool:
     """Return whether the type of an array has no mesh axes."""
     sharding = _unsharded(kind, kind.shape)
-    return kind == jax.core.ShapedArray(kind.shape, kind.dtype, kind.weak_type, sharding=sharding)
+    return kind == ShapedArray(kind.shape, kind.dtype, kind.weak_type, sharding=sharding)
 
 
 def _unsharded(kind: Any, shape: tuple[int, ...]) -> Any:
@@ -335,12 +242,10 @@ def _unsharded(kind: Any, shape: tuple[int, ...]) -> Any:
 
 def _bilinear(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
     if _is_depthwise(w, places) and (several := w.shape[-1] // places.groups) > 1:
-        # Repeat each channel, in a type in which the gradient sums well.
-        many = lax.broadcast_in_dim(widened(x), (*x.shape, several), tuple(range(x.ndim))).reshape(
-            *x.shape[:-1], w.shape[-1]
-        )
-        places = places._replace(groups=w.shape[-1])
-        return _bilinear(many, widened(w), places).astype(x.dtype)
+        x_, w_ = widened(x), widened(w).reshape(*w.shape[:-1], places.groups, several)
+        parts = [_bilinear(x_, w_[..., j], places) for j in range(several)]
+        y = jnp.stack(parts, -1)
+        return y.reshape(*y.shape[:-2], w.shape[-1]).astype(x.dtype)
     shape = jax.eval_shape(lambda x, w: _xla(x, w, places), x, w).shape
     return _derivative.bind(x, w, by="y", shape=shape, places=places, lanes=0)
 
@@ -362,12 +267,11 @@ def _computed(
 def _by_y(x: jax.Array, w: jax.Array, *, shape: tuple[int, ...], places: Places) -> jax.Array:
     if not _is_depthwise(w, places):
         return _xla(x, w, places)
-    x, wide, total = _padded(x, places), wider_type(x.dtype, jnp.float32), None
+    x, wide, terms = _padded(x, places), wider_type(x.dtype, jnp.float32), []
     for i in itertools.product(*map(range, w.shape[:-2])):
         part = _seen(x, i, shape[1:-1], places).astype(wide)
-        term = part * spread(w[(*i, 0)].astype(wide), part)
-        total = term if total is None else total + term
-    return jnp.zeros(shape, x.dtype) if total is None else total.astype(x.dtype)
+        terms.append(part * spread(w[(*i, 0)].astype(wide), part))
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
 def _by_x(w: jax.Array, y: jax.Array, *, shape: tuple[int, ...], places: Places) -> jax.Array:
@@ -405,19 +309,20 @@ def _by_w(x: jax.Array, y: jax.Array, *, shape: tuple[int, ...], places: Places)
 
 def _by_w_of_rows(x: jax.Array, y: jax.Array, shape: tuple[int, ...], places: Places) -> jax.Array:
     """Sum over all places of y, in a loop over rows: for each, its products with a window of x."""
-    window, strides, dilations = shape[:-2], places.strides, places.dilations
-    wide = wider_type(x.dtype, jnp.float32)
-    total = jnp.zeros((*window, shape[-1]), wide)
+    strides, dilations, wide = places.strides, places.dilations, wider_type(x.dtype, jnp.float32)
+    total = jnp.zeros((*shape[:-2], shape[-1]), wide)
     if not x.size or not y.size:
         return total
     *lines, length = y.shape[:-1]
     parts = -(-length // PRODUCTS)
     width = -(-length // parts)
     missing = parts * width - length  # the last row is filled up with zeros
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
-    along = (width - 1) * strides[-1] + spans[-1]
-    y = jnp.pad(y, [(0, 0)] * len(lines) + [(0, missing), (0, 0)])
-    x = jnp.pad(x, [(0, 0)] * len(lines) + [(0, missing * strides[-1]), (0, 0)])
+    spans = [(k - 1) * d + 1 for k, d in zip(shape, dilations, strict=False)]
+    before = [(0, 0)] * len(lines)
+    y = jnp.pad(y, [*before, (0, missing), (0, 0)])
+    x = jnp.pad(x, [*before, (0, missing * strides[-1]), (0, 0)])
+    # The elements of x that meet those of a row of y.
+    met = (1, *spans[:-1], (width - 1) * strides[-1] + spans[-1], shape[-1])
 
     def row(at: Any) -> tuple[jax.Array, jax.Array]:
         place = []
@@ -426,27 +331,20 @@ def _by_w_of_rows(x: jax.Array, y: jax.Array, shape: tuple[int, ...], places: Pl
             at = lax.div(at, count)
         place[-1] *= width
         starts = [p * s for p, s in zip(place, (1, *strides), strict=True)]
-        sizes = (1, *spans[:-1], along, shape[-1])
-        seen = lax.dynamic_slice(x, (*starts, 0), sizes)[0]
-        steps = (*dilations[:-1], 1, 1)
-        return (
-            lax.slice(seen, (0,) * seen.ndim, seen.shape, steps),
-            lax.dynamic_slice(y, (*place, 0), (*[1] * len(lines), width, shape[-1])).reshape(
-                width, shape[-1]
-            ),
-        )
+        xs = lax.dynamic_slice(x, (*starts, 0), met)
+        ys = lax.dynamic_slice(y, (*place, 0), (*[1] * len(lines), width, shape[-1]))
+        xs = lax.slice(xs, (0,) * xs.ndim, xs.shape, (1, *dilations[:-1], 1, 1))
+        return xs[0], ys.reshape(width, shape[-1])
 
     def add(at: Any, held: Any) -> Any:
-        total, seen, dy = held
-        found = None
-        for t in range(width):
-            start = t * strides[-1]
-            part = lax.slice_in_dim(seen, start, start + spans[-1], dilations[-1], axis=-2)
-            part = part.astype(wide)
-            term = part * spread(dy[t].astype(wide), part)
-            found = term if found is None else found + term
-        # XLA would compute a row that is cut here for each product, without vector instructions.
-        return total + found, *row(at + 1)
+        total, xs, ys = held
+        terms = []
+        for i in range(width):
+            start = i * strides[-1]
+            part = lax.slice_in_dim(xs, start, start + spans[-1], dilations[-1], axis=-2)
+            terms.append(part.astype(wide) * spread(ys[i].astype(wide), part))
+        # A row that were sliced here would be sliced by XLA for each element of the products.
+        return total + functools.reduce(jnp.add, terms), *row(at + 1)
 
     return lax.fori_loop(0, math.prod(lines) * parts, add, (total, *row(0)))[0]
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -182,10 +183,11 @@ def _xla(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
 
 # Convolutions on a CPU
 #
-# XLA computes a convolution without groups fast on a CPU, but those below slower than sums of
-# products by one to two orders of magnitude:
+# XLA computes most convolutions fast on a CPU, but these slower by up to two orders of magnitude:
 #
-# - depthwise convolutions and their gradients,
+# - depthwise convolutions, which are faster as sums of products, and their gradients,
+# - the gradients of kernels with other groups, or whose windows do not overlap, such as windows of
+#   one element and those of patches, which are faster as one matrix product for each element,
 # - the gradients of any convolution in a loop, because of the layouts of their operands.
 #
 # They are a primitive of two of the arrays x, w, and y of the trilinear form
@@ -215,14 +217,15 @@ def looped() -> Iterator[None]:
 
 
 def _is_depthwise(w: jax.Array, places: Places) -> bool:
-    return w.shape[-2] == 1 < places.groups
+    return w.shape[-2] == 1 < places.groups == w.shape[-1]
 
 
 def _is_bilinear(x: jax.Array, w: jax.Array, places: Places) -> bool:
-    """Return whether a convolution is one that XLA computes slowly."""
+    """Return whether a convolution or its gradients are some that XLA computes slowly."""
+    apart = max(places.holes) == 1 and all(map(operator.ge, places.strides, w.shape))
     return (
         jax.default_backend() == "cpu"
-        and (_in_loop.get() or _is_depthwise(w, places))
+        and (_in_loop.get() or places.groups > 1 or apart)
         and math.prod(w.shape[:-2]) <= PRODUCTS
         # Other types of arrays, in `jax.shard_map` or on a mesh with explicit axes, are XLA's.
         and all(_is_plain(jax.typeof(a)) for a in (x, w))
@@ -241,7 +244,8 @@ def _unsharded(kind: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _bilinear(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
-    if _is_depthwise(w, places) and (several := w.shape[-1] // places.groups) > 1:
+    several = w.shape[-1] // places.groups
+    if w.shape[-2] == 1 < min(places.groups, several):  # several depthwise convolutions
         x_, w_ = widened(x), widened(w).reshape(*w.shape[:-1], places.groups, several)
         parts = [_bilinear(x_, w_[..., j], places) for j in range(several)]
         y = jnp.stack(parts, -1)
@@ -343,7 +347,7 @@ def _by_w_of_rows(x: jax.Array, y: jax.Array, shape: tuple[int, ...], places: Pl
             start = i * strides[-1]
             part = lax.slice_in_dim(xs, start, start + spans[-1], dilations[-1], axis=-2)
             terms.append(part.astype(wide) * spread(ys[i].astype(wide), part))
-        # A row that were sliced here would be sliced by XLA for each element of the products.
+        # A row that is sliced after it is carried is not sliced again in each of the products.
         return total + functools.reduce(jnp.add, terms), *row(at + 1)
 
     return lax.fori_loop(0, math.prod(lines) * parts, add, (total, *row(0)))[0]

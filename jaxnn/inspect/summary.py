@@ -148,8 +148,10 @@ def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int |
             zip(params["by"] + "xwy".replace(params["by"], ""), [out, *inputs], strict=True)
         )
         x, w, y = (arrays[each] for each in "xwy")
-        holes = max(params["places"].holes) > 1
-        return 2 * w.size * (x.size // w.shape[-2] if holes else y.size // w.shape[-1])
+        places = params["places"]
+        if max(places.holes) > 1:  # each element of x meets each of the window
+            return 2 * x.size * w.size // (w.shape[-2] * places.groups)
+        return 2 * y.size * w.size // w.shape[-1]
     if name == "fft":
         real = [a for a in (inputs[0], out) if not jnp.issubdtype(a.dtype, jnp.complexfloating)]
         points = (real or [out])[0].size * math.log2(math.prod(params["fft_lengths"]))

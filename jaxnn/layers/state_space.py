@@ -343,6 +343,10 @@ class Mamba2(Primitive):
         return w | {"b": Param((m,), zeros())} if self.bias else w
 
 
+UNROLLED = 8
+"""Number of chunks whose states are joined in one iteration of a loop."""
+
+
 def chunked_scan(
     log_decay: jax.Array,
     v: jax.Array,
@@ -387,36 +391,42 @@ def chunked_scan(
         return a.reshape(rows, (length + missing) // size, size, *last)
 
     each = heads // groups
-    total = jnp.cumsum(chunks(log_decay, groups, each), 2)  # (rows, chunks, size, groups, each)
+    # Steps come last in what decays, so that the matrices of a chunk are not transposed.
+    total = jnp.cumsum(jnp.moveaxis(chunks(log_decay, groups, each), 2, -1), -1)
     v, b, c = chunks(v, groups, each, p), chunks(b, groups, n), chunks(c, groups, n)
     sequence = chunks(sequence, mode="edge")
     before = jnp.concatenate([jnp.zeros_like(sequence[:, :1, 0]), sequence[:, :-1, -1]], 1)
     # Within a chunk: step l receives from step s, by decays between them.
     steps = jnp.arange(size)
-    earlier = (steps[:, None] >= steps[None])[None, None]
+    earlier = steps[:, None] >= steps[None]
     sees = (sequence[..., :, None] == sequence[..., None, :]) & earlier
-    between = total[:, :, :, None] - total[:, :, None]
-    decay = _where(sees[..., None, None], between)
-    scores = jnp.einsum("rklgn,rksgn->rklsg", c, b)[..., None] * decay
-    y = jnp.einsum("rklsge,rksgep->rklgep", scores, v)
+    decay = _decay(sees, total[..., :, None] - total[..., None, :])
+    scores = jnp.einsum("rklgn,rksgn->rkgls", c, b)[:, :, :, None] * decay
+    y = jnp.einsum("rkgels,rksgep->rklgep", scores, v)
     # From chunk to chunk: the state that each chunk adds, and the decay over it.
-    to_end = _where((sequence == sequence[..., -1:])[..., None, None], total[:, :, -1:] - total)
-    added = jnp.einsum("rksgep,rksgn->krgepn", v * to_end[..., None], b)
-    stays = (before == sequence[..., -1])[..., None, None]
-    over = jnp.moveaxis(_where(stays, total[:, :, -1]), 1, 0)[..., None, None]
+    to_end = _decay(sequence == sequence[..., -1:], total[..., -1:] - total)
+    added = jnp.einsum("rksgep,rksgn->krgepn", v * jnp.moveaxis(to_end, -1, 2)[..., None], b)
+    over = _decay(before == sequence[..., -1], total[..., -1])
     start = jnp.zeros(added.shape[1:], v.dtype) if h is None else h.reshape(added.shape[1:])
-    states = linear_recurrence(over, added, start, resets=True)
-    entering = jnp.concatenate([start[None], states[:-1]])
-    since = _where((sequence == before[..., None])[..., None, None], total)
+
+    def join(h: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        over, added = at
+        stays = jnp.where(over == 0, jnp.zeros_like(h), h)  # 0 * NaN is NaN
+        return over * stays + added, h
+
+    by_chunk = jnp.moveaxis(over, 1, 0)[..., None, None], added
+    last, entering = jax.lax.scan(join, start, by_chunk, unroll=min(UNROLLED, added.shape[0]))
+    since = jnp.moveaxis(_decay(sequence == before[..., None], total), -1, 2)
     y = y + jnp.einsum("rklgn,krgepn->rklgep", c, entering) * since[..., None]
     y = y.reshape(rows, length + missing, heads, p)[:, :length]
-    return y, states[-1].reshape(rows, heads, p, n)
+    return y, last.reshape(rows, heads, p, n)
 
 
-def _where(mask: jax.Array, logarithm: jax.Array) -> jax.Array:
-    """Return exp(logarithm), 0 where the mask is False, with finite gradients."""
-    inside = jnp.exp(jnp.where(mask, logarithm, jnp.zeros_like(logarithm)))
-    return jnp.where(mask, inside, jnp.zeros_like(inside))
+def _decay(mask: jax.Array, logarithm: jax.Array) -> jax.Array:
+    """Return exp(logarithm) (rows, chunks, groups, heads of a group, ...), 0 where the mask
+    (rows, chunks, ...) is False."""
+    minus = jnp.full_like(logarithm, -jnp.inf)
+    return jnp.exp(jnp.where(mask[:, :, None, None], logarithm, minus))
 
 
 class log_uniform(Initializer):

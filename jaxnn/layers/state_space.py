@@ -10,7 +10,7 @@ from ..arrays import without_padding
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
-from ..functional.gradients import shared_product, shared_sum
+from ..functional.gradients import shared_product, shared_sum, silu, silu_product
 from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.normalization import rms_norm
 from ..functional.recurrence import decay, linear_recurrence, marks, select_rows
@@ -296,9 +296,9 @@ class Mamba2(Primitive):
         u, kept = self._conv.forward(
             params["conv"], u, segment_ids=segment_ids, state=kept, train=train
         )
-        v, b, c = jnp.split(jax.nn.silu(u), [m, m + shared], -1)
+        v, b, c = jnp.split(silu(u), [m, m + shared], -1)
         y, h = self._states(params, v, b, c, dt, h, found)
-        gated = y * jax.nn.silu(z.astype(y.dtype))
+        gated = silu_product(y, z.astype(y.dtype))
         split = gated.reshape(*gated.shape[:-1], self.groups, m // self.groups)
         normed = rms_norm(split, eps=self.eps).reshape(gated.shape).astype(z.dtype)
         y = linear(shared_product(normed, params["norm"]["scale"]), **params["output"])

@@ -32,17 +32,17 @@ def gpt2_jaxnn(small: bool) -> Iterator[str]:
 
 
 def gpt2_jaxnn_default(small: bool) -> Iterator[str]:
-    """The same in plain XLA, as `models.GPT` is without arguments; and without its `nn.Remat`."""
+    """The same in plain XLA, as `models.GPT` is without arguments."""
     net = _network(small)
     yield from _trained("jaxnn, default attention, blocks repeated", net, small)
-    kept = _without_remat(_in_a_row(net, small))
-    yield from _trained("jaxnn, default attention, blocks in a row, no Remat", kept, small)
+    row = _in_a_row(net, small)
+    yield from _trained("jaxnn, default attention, blocks in a row", row, small)
 
 
 def gpt2_ablation(small: bool) -> Iterator[str]:
     """The cost of each part: each line changes one thing of `gpt2_jaxnn` with blocks in a row."""
     row = _in_a_row(_network(small, _fused()), small)
-    yield from _trained("no Remat", _without_remat(row), small)
+    yield from _trained("recomputed (nn.Remat)", _recomputed(row), small)
     with mock.patch("jaxnn.train.examples.picked", _scattered):
         yield from _trained("the label's gradient a scatter", row, small)
     with mock.patch("jaxnn.layers.attention.attention", _unprotected):
@@ -216,12 +216,12 @@ def in_a_row(net: Any, x: Any) -> Any:
     return found[0]
 
 
-def _without_remat(net: Any) -> Any:
-    """A network with blocks in a row, with none of them under `nn.Remat`."""
+def _recomputed(net: Any) -> Any:
+    """A network with blocks in a row, which keep only their products for the backward pass."""
     import jaxnn as nn
 
-    blocks = nn.Sequential(*(block.inner for block in net.blocks._children()))
-    return dataclasses.replace(net, blocks=blocks)
+    blocks = (nn.Remat(block, "products") for block in net.blocks._children())
+    return dataclasses.replace(net, blocks=nn.Sequential(*blocks))
 
 
 def _scattered(x: Any, index: Any) -> Any:

@@ -398,7 +398,7 @@ def chunked_scan(
     before = jnp.concatenate([jnp.zeros_like(sequence[:, :1, 0]), sequence[:, :-1, -1]], 1)
     # Within a chunk: step l receives from step s, by decays between them.
     steps = jnp.arange(size)
-    earlier = steps[:, None] >= steps[None]
+    earlier = (steps[:, None] >= steps[None])[None, None]
     sees = (sequence[..., :, None] == sequence[..., None, :]) & earlier
     decay = _decay(sees, total[..., :, None] - total[..., None, :])
     scores = jnp.einsum("rklgn,rksgn->rkgls", c, b)[:, :, :, None] * decay

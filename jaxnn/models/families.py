@@ -122,10 +122,11 @@ class Family:
         config: dict[str, Any] = {"model_type": self.model_type, "architectures": [architecture]}
         for key, accepted in self.fixed.items():
             _put(config, key, accepted[0])
-        for key, (field, _) in self.keys.items():
+        for key, (field, default) in self.keys.items():
             if field != "outputs" or not headless:
                 value = fields[field]
-                _put(config, key, self.none.get(field) if value is None else value)
+                # Without a value for None, what is read again is not None, which callers notice.
+                _put(config, key, self.none.get(field, default) if value is None else value)
         for key, (_, rule) in self.derived.items():
             _put(config, key, rule(fields))
         if self.implied.get("positions") == "rotary":

@@ -84,8 +84,9 @@ class Published:
                 repository on the Hugging Face Hub, such as "openai-community/gpt2", which is
                 downloaded with `huggingface_hub` (the extra `hub`).
             **changes: Fields of the model that replace those of config.json, such as
-                `dropout=0.0`. If `image` is replaced, the position encodings of patches are
-                interpolated bicubically, as by transformers.
+                `dropout=0.0`, which is required if the file has several dropout rates. If `image`
+                is replaced, the position encodings of patches are interpolated bicubically, as by
+                transformers.
 
         Returns:
             `(model, net, params, state)`, a `Pretrained`.

@@ -150,6 +150,14 @@ def test_convnext_without_factors():
     assert family.config(fields)["layer_scale_init_value"] == 0.0
 
 
+def test_dinov2_always_has_factors():
+    """transformers rejects the value None of its key."""
+    for fields in ({"pooling": "token_mean"}, {"pooling": "none", "registers": 2}):
+        model = ViT(image=4, patch=4, layers=1, width=4, num_heads=1, **fields)  # type: ignore
+        with pytest.raises(ValueError, match="does not have layer_scale=None"):
+            model._writable((3,))
+
+
 def test_clip_reads_the_repeated_inner_configurations():
     """transformers' CLIPConfig replaces text_config by text_config_dict, defaults included."""
     config = {

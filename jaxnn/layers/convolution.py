@@ -17,7 +17,7 @@ from ..functional.linear import floating_type
 from ..functional.segments import check_segments
 from ..functional.windows import MODES, Padding, PerAxis, entries, padding_lengths, per_axis
 from ..initializers import InitFn, he_normal, zeros
-from .checks import (
+from . import (
     AXES,
     cache_length,
     check_divides,

@@ -49,7 +49,7 @@ class Pretrained(NamedTuple):
         model: Configuration, such as a `GPT`.
         net: The network, `model.network(outputs)`.
         params: Its parameters.
-        state: Its state, such as the running statistics of batch norms; {} if there is none.
+        state: Its state, such as the running statistics of batch norms; {} if it has none.
     """
 
     model: Any
@@ -334,7 +334,7 @@ def _in_folder(folder: Path) -> Find:
 
 
 def _on_hub(name: str) -> Find:
-    """Return a function that downloads a file of a repository, or returns None if there is none."""
+    """Return a function that downloads a file of a repository, or returns None if it is absent."""
     purpose = f"there is no folder {name!r}, and a model of that name is downloaded by"
     hub = required("huggingface_hub", purpose, "huggingface_hub", "hub")
     errors = required("huggingface_hub.errors", purpose, "huggingface_hub", "hub")

@@ -57,7 +57,7 @@ def writes_on(made, folder, tmp_path, capsys):
     (text,) = texts  # at temperature 0 there is nothing to draw
     assert text.startswith("To be") and len(text) == len("To be") + 9 + 1
     assert main(made, ["sample", folder, "--prompt", "€"]) == 1
-    assert "the character '€' at 0 of the text is none of the 96" in capsys.readouterr().err
+    assert "the character '€' at 0, which is not one of the 96" in capsys.readouterr().err
     assert main(made, ["samples", folder]) == 2
     assert "there is no command 'samples'; did you mean 'sample'?" in capsys.readouterr().err
     np.save(tmp_path / "no.npy", rows_of("python_gpt")[1].x[:1] + 96)

@@ -17,6 +17,7 @@ from benchmarks.timing import sample
 from jaxnn import data, train
 from jaxnn.executors import create
 from jaxnn.experiment import SGD, Experiment
+from jaxnn.experiment.functional_training import Training, training_of
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
@@ -27,7 +28,6 @@ from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.reporter import SweepProgress
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
-from jaxnn.sweep.training import Training, training_of
 
 TRIALS = 1000
 EPOCHS = 10

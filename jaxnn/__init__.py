@@ -57,15 +57,17 @@ from .layers.attention_scores import (
 from .layers.batch_norm import BatchNorm
 from .layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward, SqueezeExcitation
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
-from .layers.convolution_transpose import ConvTranspose
-from .layers.dropout import (
+from .layers.elementwise import (
     AlphaDropout,
     Dropout,
     GaussianDropout,
     GaussianNoise,
+    LayerScale,
+    LearnedArray,
+    PReLU,
+    RReLU,
     StochasticDepth,
 )
-from .layers.elementwise import LayerScale, LearnedArray, PReLU, RReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.lstm import ConvLSTMCell, LSTMCell
@@ -77,7 +79,7 @@ from .layers.normalization import (
     RMSNorm,
     UnitNorm,
 )
-from .layers.patches import Fold, LocallyConnected, MaxUnpool, Unfold
+from .layers.patches import ConvTranspose, Fold, LocallyConnected, MaxUnpool, Unfold
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,

@@ -14,6 +14,7 @@ and what was passed.
 import dataclasses
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -368,3 +369,25 @@ def _accepted(kind: type) -> dict[str, Accepts]:
                 found.update((name, a) for a in annotation.__metadata__ if isinstance(a, Accepts))
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: accepts for name, accepts in found.items() if name in names}
+
+
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str) -> float | None:
+    """Return a duration such as "90s", "2h", or "1h30m" in seconds; None if it is not one.
+
+    >>> seconds("1h30m"), seconds("90"), seconds("soon")
+    (5400.0, 90.0, None)
+    """
+    words = "".join(text.split()).lower()
+    parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(min|[smhd]?)", words)
+    if not parts or "".join(number + unit for number, unit in parts) != words:
+        return None
+    return sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
+
+
+a_duration: Accepts = Accepts(
+    "a number of seconds > 0, or a text such as '90s', '2h', or '1h30m'",
+    lambda v: bool(seconds(v)) if isinstance(v, str) else above(0).passes(v),
+)

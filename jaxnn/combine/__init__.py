@@ -24,7 +24,7 @@ from ..explain.layer_errors import (
 )
 from ..fields import FrozenDict, code, normalize
 from ..initializers import Initializer, Shape
-from ..layers.checks import plain_function
+from ..layers import plain_function
 
 _MERGE = None | plain_function.such(hint="to apply a layer, write Sequential(Parallel(...), layer)")
 

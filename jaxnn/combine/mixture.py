@@ -20,7 +20,7 @@ from ..core.layer import Layer, LayerLike
 from ..functional.linear import floating_type, wider_type
 from ..functional.segments import check_segments
 from ..initializers import lecun_normal
-from ..layers.checks import check_not_empty, check_sequence, positive_size
+from ..layers import check_not_empty, check_sequence, positive_size
 from ..layers.linear import Dense
 from ..validation import above, check_shape, integer, positive
 from .transforms import Ensemble, Tap

@@ -16,13 +16,13 @@ from ..explain.text import Mismatch
 from ..fields import code
 from ..functional.linear import Int8Weight
 from ..initializers import InitFn, Initializer, Shape
+from ..layers import check_not_training, path_pattern
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
-from ..layers.checks import check_not_training, path_pattern
 from ..layers.convolution import Conv, DepthwiseConv
-from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense, Einsum
+from ..layers.patches import ConvTranspose
 from ..tree import check_found, check_layer, edit_children, inside, layers
 from ..validation import Accepts, instance
 from . import Residual

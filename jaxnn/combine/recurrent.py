@@ -19,7 +19,7 @@ from ..fields import is_traced
 from ..functional.dropout import dropout
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
-from ..layers.checks import (
+from ..layers import (
     cache_length,
     check_direction,
     check_not_training,

@@ -19,7 +19,7 @@ from ..explain.text import Mismatch
 from ..functional.linear import wider_type
 from ..functional.normalization import spectral_norm, weight_norm
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, zeros
-from ..layers.checks import path_pattern
+from ..layers import path_pattern
 from ..tree import layers
 from ..validation import Accepts, check_none, number, positive
 from .transforms import Inference

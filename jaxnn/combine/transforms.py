@@ -23,7 +23,7 @@ from ..explain.layer_errors import check_kept
 from ..explain.text import Mismatch, describe
 from ..functional.convolution import looped
 from ..functional.gradients import dear
-from ..layers.checks import check_not_training, copies, path_pattern
+from ..layers import check_not_training, copies, path_pattern
 from ..tree import layers
 from ..validation import check_none
 

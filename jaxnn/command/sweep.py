@@ -22,13 +22,12 @@ from ..files.reading import printable
 from ..html import count
 from ..sweep import Result, Space, run
 from ..sweep import open as opened
-from ..sweep.known import Known
 from ..sweep.ledger import Ledger, check_free
 from ..sweep.meta import planned
 from ..sweep.plan import LANES, Planner, by_structure, last_line
 from ..sweep.report import best_command
 from ..sweep.results import TrialResult, best_trials
-from ..sweep.search import Observation, new_trials
+from ..sweep.search import Known, Observation, new_trials
 from ..sweep.settings import Budget, Settings, a_search
 from ..sweep.snapshot import described
 from ..sweep.space import Values

@@ -4,23 +4,40 @@ import contextlib
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
+from ..arrays import widened
 from ..explain.text import describe
-from .gradients import shared_sum
+from .gradients import shared_sum, spread
 from .linear import to_compute_type, wider_type
-from .segments import packed_positions
 from .windows import MODES, Padding, PerAxis, check_span, entries, fill, padding_lengths, per_axis
 
 # Names of the axes of an input and of a kernel, by the number of spatial axes.
 LAYOUTS = {1: ("NWC", "WIO"), 2: ("NHWC", "HWIO"), 3: ("NDHWC", "DHWIO")}
+
+
+class Places(NamedTuple):
+    """The places of a convolution.
+
+    `y[t] = sum_i x[p(t, i)] @ w[i]` with p(t, i) = (t * stride + i * dilation - before) / hole, in
+    groups of channels. Terms whose place is not an integer or lies outside x are 0.
+    """
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    holes: tuple[int, ...]
+    dilations: tuple[int, ...]
+    groups: int
 
 
 def convolution(
@@ -74,76 +91,7 @@ def convolution(
             x = fill(x, axis, entry, before, after)
             before = after = 0
         zeros.append((before, after))
-    return _convolve(x, w, b, strides, zeros, rhs_dilation=dilations, feature_group_count=groups)
-
-
-def packed_convolution(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
-    *,
-    segment_ids: jax.Array,
-    dilation: int = 1,
-    groups: int = 1,
-    before: int = 0,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Convolve each sequence of a packed and padded row separately.
-
-    Each output sees zeros outside its sequence. Padding is skipped, so its contents have no effect;
-    the output is 0 there.
-
-    Args:
-        x: Array of shape (..., L, n).
-        w: Kernel of shape (window, n / groups, m).
-        b: Bias of shape (m,), or None.
-        segment_ids: Integers of shape (..., L), 0 for padding.
-        dilation: Step between the elements of a window. Default: 1.
-        groups: Number of groups of channels. Default: 1.
-        before: Number of positions at the start of x that precede the T = L - before outputs: the
-            end of the previous chunk, or padding. The window of an output starts `before`
-            positions before it. Default: 0.
-
-    Returns:
-        The output (..., T, m), and a pair of the last `before` inputs and segment_ids, which must
-        precede the next chunk. Both are zero outside the last sequence.
-
-    >>> import jax.numpy as jnp
-    >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
-    >>> y, _ = packed_convolution(x, jnp.ones((2, 1, 1)), segment_ids=segment_ids, before=1)
-    >>> y[:, 0].tolist()
-    [1.0, 3.0, 3.0, 7.0]
-    """
-    axis, window, length = segment_ids.ndim - 1, w.shape[0], segment_ids.shape[-1] - before
-    real = segment_ids != 0
-    x = jnp.where(real[..., None], x, jnp.zeros_like(x))
-    if window == 1:
-        y = convolution(x, w, b, groups=groups)
-        return jnp.where(real[..., None], y, jnp.zeros_like(y)), (
-            x[..., :0, :],
-            segment_ids[..., :0],
-        )
-    # Move padding to the front and keep the order of the rest, so that sequences have no gaps.
-    order = jnp.argsort(real, axis, stable=True)
-    x = jnp.take_along_axis(x, order[..., None], axis)
-    sequence = jnp.take_along_axis(packed_positions(segment_ids)[0].sequence, order, axis)
-    stays = (sequence == sequence[..., -1:])[..., length:]
-    kept = jnp.take_along_axis(segment_ids, order, axis)[..., length:]
-    ahead = x[..., length:, :]
-    kept = (
-        jnp.where(stays[..., None], ahead, jnp.zeros_like(ahead)),
-        jnp.where(stays, kept, jnp.zeros_like(kept)),
-    )
-    # Gather the window of each output, masked to its sequence; windows are concatenated.
-    behind = [(0, 0)] * axis + [(0, (window - 1) * dilation - before)]
-    at = np.arange(length)[:, None] + dilation * np.arange(window)
-    seen = jnp.pad(sequence, behind)[..., at] == sequence[..., before:, None]
-    taps = jnp.pad(x, [*behind, (0, 0)])[..., at, :]
-    taps = jnp.where(seen[..., None], taps, jnp.zeros_like(taps))
-    taps = taps.reshape(*x.shape[:-2], length * window, x.shape[-1])
-    y = convolution(taps, w, b, stride=window, groups=groups, padding="valid")
-    back = jnp.maximum(jnp.argsort(order, axis)[..., before:] - before, 0)
-    y = jnp.take_along_axis(y, back[..., None], axis)
-    return jnp.where(real[..., before:, None], y, jnp.zeros_like(y)), kept
+    return _convolve(x, w, b, Places(strides, tuple(zeros), (1,) * axes, dilations, groups))
 
 
 def transposed_convolution(
@@ -205,16 +153,8 @@ def transposed_convolution(
             )
         edges.append((span - 1 - before, span - 1 - after + extra[i]))
     # Convolve over the input with `stride - 1` zeros inserted between its elements.
-    return _convolve(
-        x,
-        jnp.flip(w, tuple(range(axes))),
-        b,
-        (1,) * axes,
-        edges,
-        lhs_dilation=strides,
-        rhs_dilation=dilations,
-        feature_group_count=groups,
-    )
+    places = Places((1,) * axes, tuple(edges), strides, dilations, groups)
+    return _convolve(x, jnp.flip(w, tuple(range(axes))), b, places)
 
 
 def _cut(entry: Any, span: int, stride: int) -> tuple[int, int]:
@@ -223,45 +163,40 @@ def _cut(entry: Any, span: int, stride: int) -> tuple[int, int]:
     return padding_lengths(entry, 0, span, stride)
 
 
-def _convolve(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None,
-    strides: tuple[int, ...],
-    padding: list[tuple[int, int]],
-    **options: Any,
-) -> jax.Array:
-    """Call XLA's convolution with one batch axis; other numbers of batch axes are reshaped."""
-    axes = w.ndim - 2
-    batch = x.shape[: x.ndim - 1 - axes]
+def _convolve(x: jax.Array, w: jax.Array, b: jax.Array | None, places: Places) -> jax.Array:
+    """Convolve with one batch axis; other numbers of batch axes are reshaped."""
+    batch = x.shape[: x.ndim - w.ndim + 1]
     if len(batch) != 1:
         x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
-    if _in_loop.get() and math.prod(w.shape[:axes]) <= PRODUCTS:
-        ones = (1,) * axes
-        holes, dilations = (options.get(name, ones) for name in ("lhs_dilation", "rhs_dilation"))
-        groups = options.get("feature_group_count", 1)
-        edges = [
-            (before, after, hole - 1) for (before, after), hole in zip(padding, holes, strict=True)
-        ]
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-        y = _convolved(x, w, strides, dilations, groups)
-    else:
-        y = _xla(x, w, strides, padding, **options)
+    y = _bilinear(x, w, places) if _is_bilinear(x, w, places) else _xla(x, w, places)
     if b is not None:
         y = shared_sum(y, b)
     return y if len(batch) == 1 else y.reshape(*batch, *y.shape[1:])
 
 
-def _xla(x: jax.Array, w: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+def _xla(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
     image, kernel = LAYOUTS[w.ndim - 2]
-    dimensions = (image, kernel, image)
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=dimensions, **options)
+    return lax.conv_general_dilated(
+        x, w, *places[:4], (image, kernel, image), feature_group_count=places.groups
+    )
 
 
-# Convolutions inside of loops on a CPU
+# Convolutions on a CPU
+#
+# XLA computes most convolutions fast on a CPU, but these slower by up to two orders of magnitude:
+#
+# - depthwise convolutions, which are faster as sums of products, and their gradients,
+# - the gradients of kernels with other groups, or whose windows do not overlap, such as windows of
+#   one element and those of patches, which are faster as one matrix product for each element,
+# - the gradients of any convolution in a loop, because of the layouts of their operands.
+#
+# They are a primitive of two of the arrays x, w, and y of the trilinear form
+# `sum_{t, i} x[p(t, i)] w[i] y[t]`. It returns the derivative of the form by the third array: the
+# convolution is that by y. A derivative is linear in both arrays, and its transposes are the other
+# two derivatives.
 
 PRODUCTS = 64
-"""The largest number of window elements for which a kernel's gradient is a sum of products."""
+"""The largest number of elements of a window, or of a row, with one product for each."""
 
 _in_loop: ContextVar[bool] = ContextVar("_in_loop", default=False)
 
@@ -270,71 +205,213 @@ _in_loop: ContextVar[bool] = ContextVar("_in_loop", default=False)
 def looped() -> Iterator[None]:
     """Use convolutions whose gradients are fast in a loop, while the body of a loop is traced.
 
-    On a CPU, XLA computes the gradients of a convolution in a loop one to two orders of magnitude
-    slower than outside of it, because the layouts of their operands are unusual. The gradient of
-    the kernel is then computed by a matrix product for each element of the window, and the gradient
-    of the input by a convolution with the usual layout. Other devices are not affected.
+    The gradient of the kernel is then computed by a matrix product for each element of the window,
+    and the gradient of the input by a convolution with the usual layout. Devices other than CPUs
+    are not affected.
     """
-    token = _in_loop.set(jax.default_backend() == "cpu")
+    token = _in_loop.set(True)
     try:
         yield
     finally:
         _in_loop.reset(token)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _convolved(x: jax.Array, w: jax.Array, strides: Any, dilations: Any, groups: int) -> jax.Array:
-    """Convolve x, which is already padded."""
-    padding = [(0, 0)] * len(strides)
-    return _xla(x, w, strides, padding, rhs_dilation=dilations, feature_group_count=groups)
+def _is_depthwise(w: jax.Array, places: Places) -> bool:
+    return w.shape[-2] == 1 < places.groups == w.shape[-1]
 
 
-@_convolved.defjvp
-def _(strides: Any, dilations: Any, groups: int, primals: Any, tangents: Any) -> Any:
-    (x, w), (dx, dw) = primals, tangents
-    y = _convolved(x, w, strides, dilations, groups)
-    # The backward pass transposes both terms: it computes `_input_gradient`, and products of the
-    # windows and dy.
-    (by_input,) = jax.linear_transpose(
-        lambda dy: _input_gradient(dy, w, x.shape, strides, dilations, groups), y
-    )(dx)
-    return y, by_input + _products(x, dw, y.shape, strides, dilations, groups)
+def _is_bilinear(x: jax.Array, w: jax.Array, places: Places) -> bool:
+    """Return whether a convolution or its gradients are some that XLA computes slowly."""
+    apart = max(places.holes) == 1 and all(map(operator.ge, places.strides, w.shape))
+    return (
+        jax.default_backend() == "cpu"
+        and (_in_loop.get() or places.groups > 1 or apart)
+        and math.prod(w.shape[:-2]) <= PRODUCTS
+        # Other types of arrays, in `jax.shard_map` or on a mesh with explicit axes, are XLA's.
+        and all(_is_plain(jax.typeof(a)) for a in (x, w))
+    )
 
 
-def _input_gradient(
-    dy: jax.Array, w: jax.Array, shape: Any, strides: Any, dilations: Any, groups: int
+def _is_plain(kind: Any) -> bool:
+    """Return whether the type of an array has no mesh axes."""
+    sharding = _unsharded(kind, kind.shape)
+    return kind == ShapedArray(kind.shape, kind.dtype, kind.weak_type, sharding=sharding)
+
+
+def _unsharded(kind: Any, shape: tuple[int, ...]) -> Any:
+    """Return the sharding of an array of `shape` on the mesh of another, along no axis."""
+    return kind.sharding.update(spec=(None,) * len(shape))
+
+
+def _bilinear(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
+    several = w.shape[-1] // places.groups
+    if w.shape[-2] == 1 < min(places.groups, several):  # several depthwise convolutions
+        x_, w_ = widened(x), widened(w).reshape(*w.shape[:-1], places.groups, several)
+        parts = [_bilinear(x_, w_[..., j], places) for j in range(several)]
+        y = jnp.stack(parts, -1)
+        return y.reshape(*y.shape[:-2], w.shape[-1]).astype(x.dtype)
+    shape = jax.eval_shape(lambda x, w: _xla(x, w, places), x, w).shape
+    return _derivative.bind(x, w, by="y", shape=shape, places=places, lanes=0)
+
+
+def _computed(
+    a: jax.Array, b: jax.Array, *, by: str, shape: tuple[int, ...], places: Places, lanes: int
 ) -> jax.Array:
-    """Return the gradient of a padded input of `shape`, as a convolution of dy."""
-    axes = len(strides)
+    """Return the derivative by x, w, or y, of `shape`, from the other two in this order.
+
+    All have `lanes` more axes in front.
+    """
+    function: Any = {"x": _by_x, "w": _by_w, "y": _by_y}[by]
+    compute = functools.partial(function, shape=shape, places=places)
+    for _ in range(lanes):
+        compute = jax.vmap(compute)
+    return compute(a, b)
+
+
+def _by_y(x: jax.Array, w: jax.Array, *, shape: tuple[int, ...], places: Places) -> jax.Array:
+    if not _is_depthwise(w, places):
+        return _xla(x, w, places)
+    x, wide, terms = _padded(x, places), wider_type(x.dtype, jnp.float32), []
+    for i in itertools.product(*map(range, w.shape[:-2])):
+        part = _seen(x, i, shape[1:-1], places).astype(wide)
+        terms.append(part * spread(w[(*i, 0)].astype(wide), part))
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
+
+
+def _by_x(w: jax.Array, y: jax.Array, *, shape: tuple[int, ...], places: Places) -> jax.Array:
+    axes, groups = w.ndim - 2, places.groups
     *window, n, m = w.shape
     # Swap the input and output features of the kernel within each group.
     w = jnp.flip(w, tuple(range(axes))).reshape(*window, n, groups, m // groups)
     w = jnp.swapaxes(w, -1, -3).reshape(*window, m // groups, groups * n)
     edges = []
-    for i in range(axes):
-        span = (window[i] - 1) * dilations[i] + 1
-        unused = shape[i + 1] - ((dy.shape[i + 1] - 1) * strides[i] + span)
-        edges.append((span - 1, span - 1 + unused, strides[i] - 1))
-    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    return _convolved(dy, w, (1,) * axes, dilations, groups)
+    for k, length, count, s, (before, _), hole, d in zip(
+        window, shape[1:-1], y.shape[1:-1], *places[:4], strict=True
+    ):
+        reach = (k - 1) * d
+        edges.append((reach - before, (length - 1) * hole - (count - 1) * s + before))
+    places = places._replace(strides=places.holes, padding=tuple(edges), holes=places.strides)
+    return _by_y(y, w, shape=shape, places=places)
 
 
-def _products(
-    x: jax.Array, w: jax.Array, shape: Any, strides: Any, dilations: Any, groups: int
-) -> jax.Array:
-    """Return the convolution of a padded x, as a sum of one product per element of the window."""
-    *window, n, m = w.shape
-    wide = wider_type(x.dtype, jnp.float32)
-    total: Any = 0
-    for offset in itertools.product(*map(range, window)):
-        start = [i * d for i, d in zip(offset, dilations, strict=True)]
-        stop = [b + (k - 1) * s + 1 for b, k, s in zip(start, shape[1:-1], strides, strict=True)]
-        part = lax.slice(
-            x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)
-        ).reshape(-1, groups, n)
-        kernel = w[offset].reshape(n, groups, m // groups)
-        if n == m // groups == 1:
-            total += (part[..., 0] * kernel[0, :, 0]).astype(wide)
-        else:
-            total += jnp.einsum("rgn,ngm->rgm", part, kernel, preferred_element_type=wide)
-    return total.reshape(shape).astype(x.dtype)
+def _by_w(x: jax.Array, y: jax.Array, *, shape: tuple[int, ...], places: Places) -> jax.Array:
+    x, wide, groups = _padded(x, places), wider_type(x.dtype, jnp.float32), places.groups
+    if shape[-2] == 1 < groups:
+        return _by_w_of_rows(x, y, shape, places).reshape(shape).astype(x.dtype)
+    rows = y.reshape(-1, groups, shape[-1] // groups)
+    found = [
+        jnp.einsum(
+            "rgn,rgm->ngm",
+            _seen(x, i, y.shape[1:-1], places).reshape(-1, groups, shape[-2]),
+            rows,
+            preferred_element_type=wide,
+        )
+        for i in itertools.product(*map(range, shape[:-2]))
+    ]
+    return jnp.stack(found).reshape(shape).astype(x.dtype)
+
+
+def _by_w_of_rows(x: jax.Array, y: jax.Array, shape: tuple[int, ...], places: Places) -> jax.Array:
+    """Sum over all places of y, in a loop over rows: for each, its products with a window of x."""
+    strides, dilations, wide = places.strides, places.dilations, wider_type(x.dtype, jnp.float32)
+    total = jnp.zeros((*shape[:-2], shape[-1]), wide)
+    if not x.size or not y.size:
+        return total
+    *lines, length = y.shape[:-1]
+    parts = -(-length // PRODUCTS)
+    width = -(-length // parts)
+    missing = parts * width - length  # the last row is filled up with zeros
+    spans = [(k - 1) * d + 1 for k, d in zip(shape, dilations, strict=False)]
+    before = [(0, 0)] * len(lines)
+    y = jnp.pad(y, [*before, (0, missing), (0, 0)])
+    x = jnp.pad(x, [*before, (0, missing * strides[-1]), (0, 0)])
+    # The elements of x that meet those of a row of y.
+    met = (1, *spans[:-1], (width - 1) * strides[-1] + spans[-1], shape[-1])
+
+    def row(at: Any) -> tuple[jax.Array, jax.Array]:
+        place = []
+        for count in (parts, *reversed(lines)):
+            place.insert(0, lax.rem(at, count))
+            at = lax.div(at, count)
+        place[-1] *= width
+        starts = [p * s for p, s in zip(place, (1, *strides), strict=True)]
+        xs = lax.dynamic_slice(x, (*starts, 0), met)
+        ys = lax.dynamic_slice(y, (*place, 0), (*[1] * len(lines), width, shape[-1]))
+        xs = lax.slice(xs, (0,) * xs.ndim, xs.shape, (1, *dilations[:-1], 1, 1))
+        return xs[0], ys.reshape(width, shape[-1])
+
+    def add(at: Any, held: Any) -> Any:
+        total, xs, ys = held
+        terms = []
+        for i in range(width):
+            start = i * strides[-1]
+            part = lax.slice_in_dim(xs, start, start + spans[-1], dilations[-1], axis=-2)
+            terms.append(part.astype(wide) * spread(ys[i].astype(wide), part))
+        # A row that is sliced after it is carried is not sliced again in each of the products.
+        return total + functools.reduce(jnp.add, terms), *row(at + 1)
+
+    return lax.fori_loop(0, math.prod(lines) * parts, add, (total, *row(0)))[0]
+
+
+def _padded(x: jax.Array, places: Places) -> jax.Array:
+    edges = [(*pair, hole - 1) for pair, hole in zip(places.padding, places.holes, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+def _seen(x: jax.Array, i: tuple[int, ...], counts: tuple[int, ...], places: Places) -> jax.Array:
+    """Return the elements of a padded x that meet element i of the window."""
+    strides = places.strides
+    start = [j * d for j, d in zip(i, places.dilations, strict=True)]
+    stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, counts, strides, strict=True)]
+    return lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
+
+
+_derivative = Primitive("convolution")
+_STATIC = ("by", "shape", "places", "lanes")
+_compiled = jax.jit(_computed, static_argnames=_STATIC)
+_derivative.def_impl(_compiled)
+mlir.register_lowering(_derivative, mlir.lower_fun(_compiled, multiple_results=False))
+
+
+@_derivative.def_abstract_eval
+def _(a: Any, b: Any, *, shape: tuple[int, ...], lanes: int, **_: Any) -> Any:
+    shape = (*a.shape[:lanes], *shape)
+    return a.update(shape=shape, weak_type=False, sharding=_unsharded(a, shape))
+
+
+def _transposed(known: str, cotangent: jax.Array, a: Any, b: Any, **params: Any) -> jax.Array:
+    """Return the derivative by a, if b is known, or by b."""
+    by, lanes = params["by"], params["lanes"]
+    names = [name for name in "xwy" if name != by]
+    wanted, other = names if known == "b" else names[::-1]
+    arrays = {by: cotangent, other: b if known == "b" else a}
+    shape = (a if known == "b" else b).aval.shape[lanes:]
+    operands = [arrays[name] for name in "xwy" if name in arrays]
+    return _derivative.bind(*operands, **params | {"by": wanted, "shape": shape})
+
+
+ad.defbilinear(
+    _derivative, functools.partial(_transposed, "b"), functools.partial(_transposed, "a")
+)
+
+
+def _mapped(arrays: Any, axes: Any, *, by: str, shape: Any, places: Places, lanes: int) -> Any:
+    """Map one more axis: a batch axis, if all kernels are the same, or an axis of lanes."""
+    size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+    kernel = None if by == "w" else "xwy".replace(by, "").index("w")
+    if kernel is not None and axes[kernel] is None:
+        images, axis = arrays[1 - kernel], axes[1 - kernel]
+        images = jnp.moveaxis(images, axis, lanes)
+        joined = images.reshape(*images.shape[:lanes], -1, *images.shape[lanes + 2 :])
+        operands = [arrays[0], joined] if kernel == 0 else [joined, arrays[1]]
+        whole = (size * shape[0], *shape[1:])
+        y = _derivative.bind(*operands, by=by, shape=whole, places=places, lanes=lanes)
+        return y.reshape(*y.shape[:lanes], size, *shape), lanes
+    operands = [
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(arrays, axes, strict=True)
+    ]
+    return _derivative.bind(*operands, by=by, shape=shape, places=places, lanes=lanes + 1), 0
+
+
+batching.primitive_batchers[_derivative] = _mapped

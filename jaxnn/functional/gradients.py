@@ -178,7 +178,7 @@ def dear(primitive: Any, *_: Any, **params: Any) -> bool:
         (_, _), (batch, _) = params["dimension_numbers"]
         return not batch
     fused = primitive.name.startswith("dot_product_attention_fwd")  # cuDNN's
-    return fused or primitive.name in ("conv_general_dilated", "random_bits")
+    return fused or primitive.name in ("conv_general_dilated", "convolution", "random_bits")
 
 
 @jax.custom_jvp

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..fields import is_array
 from ..validation import Accepts
+from .convolution import convolution
 from .gradients import select_number
 
 
@@ -259,3 +261,72 @@ def write_ring(
         return flat.reshape(slots.shape)
 
     return {name: with_chunk(slots, chunk[name]) for name, slots in cache.items()}, after
+
+
+def packed_convolution(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    segment_ids: jax.Array,
+    dilation: int = 1,
+    groups: int = 1,
+    before: int = 0,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Convolve each sequence of a packed and padded row separately.
+
+    Each output sees zeros outside its sequence. Padding is skipped, so its contents have no effect;
+    the output is 0 there.
+
+    Args:
+        x: Array of shape (..., L, n).
+        w: Kernel of shape (window, n / groups, m).
+        b: Bias of shape (m,), or None.
+        segment_ids: Integers of shape (..., L), 0 for padding.
+        dilation: Step between the elements of a window. Default: 1.
+        groups: Number of groups of channels. Default: 1.
+        before: Number of positions at the start of x that precede the T = L - before outputs: the
+            end of the previous chunk, or padding. The window of an output starts `before`
+            positions before it. Default: 0.
+
+    Returns:
+        The output (..., T, m), and a pair of the last `before` inputs and segment_ids, which must
+        precede the next chunk. Both are zero outside the last sequence.
+
+    >>> import jax.numpy as jnp
+    >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
+    >>> y, _ = packed_convolution(x, jnp.ones((2, 1, 1)), segment_ids=segment_ids, before=1)
+    >>> y[:, 0].tolist()
+    [1.0, 3.0, 3.0, 7.0]
+    """
+    axis, window, length = segment_ids.ndim - 1, w.shape[0], segment_ids.shape[-1] - before
+    real = segment_ids != 0
+    x = jnp.where(real[..., None], x, jnp.zeros_like(x))
+    if window == 1:
+        y = convolution(x, w, b, groups=groups)
+        return jnp.where(real[..., None], y, jnp.zeros_like(y)), (
+            x[..., :0, :],
+            segment_ids[..., :0],
+        )
+    # Move padding to the front and keep the order of the rest, so that sequences have no gaps.
+    order = jnp.argsort(real, axis, stable=True)
+    x = jnp.take_along_axis(x, order[..., None], axis)
+    sequence = jnp.take_along_axis(packed_positions(segment_ids)[0].sequence, order, axis)
+    stays = (sequence == sequence[..., -1:])[..., length:]
+    kept = jnp.take_along_axis(segment_ids, order, axis)[..., length:]
+    ahead = x[..., length:, :]
+    kept = (
+        jnp.where(stays[..., None], ahead, jnp.zeros_like(ahead)),
+        jnp.where(stays, kept, jnp.zeros_like(kept)),
+    )
+    # Gather the window of each output, masked to its sequence; windows are concatenated.
+    behind = [(0, 0)] * axis + [(0, (window - 1) * dilation - before)]
+    at = np.arange(length)[:, None] + dilation * np.arange(window)
+    seen = jnp.pad(sequence, behind)[..., at] == sequence[..., before:, None]
+    taps = jnp.pad(x, [*behind, (0, 0)])[..., at, :]
+    taps = jnp.where(seen[..., None], taps, jnp.zeros_like(taps))
+    taps = taps.reshape(*x.shape[:-2], length * window, x.shape[-1])
+    y = convolution(taps, w, b, stride=window, groups=groups, padding="valid")
+    back = jnp.maximum(jnp.argsort(order, axis)[..., before:] - before, 0)
+    y = jnp.take_along_axis(y, back[..., None], axis)
+    return jnp.where(real[..., before:, None], y, jnp.zeros_like(y)), kept

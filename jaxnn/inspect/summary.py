@@ -143,6 +143,15 @@ def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int |
     out = outputs[0].aval
     if name == "conv_general_dilated":
         return _convolution(inputs[0], inputs[1], out, params)
+    if name == "convolution":  # on a CPU, with its gradients
+        arrays = dict(
+            zip(params["by"] + "xwy".replace(params["by"], ""), [out, *inputs], strict=True)
+        )
+        x, w, y = (arrays[each] for each in "xwy")
+        places = params["places"]
+        if max(places.holes) > 1:  # each element of x meets each of the window
+            return 2 * x.size * w.size // (w.shape[-2] * places.groups)
+        return 2 * y.size * w.size // w.shape[-1]
     if name == "fft":
         real = [a for a in (inputs[0], out) if not jnp.issubdtype(a.dtype, jnp.complexfloating)]
         points = (real or [out])[0].size * math.log2(math.prod(params["fft_lengths"]))

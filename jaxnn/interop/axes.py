@@ -22,11 +22,10 @@ from ..fields import is_array
 from ..layers.batch_norm import BatchNorm
 from ..layers.blocks import SqueezeExcitation
 from ..layers.convolution import Conv, DepthwiseConv
-from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import PatchEmbedding
 from ..layers.lstm import ConvLSTMCell
 from ..layers.normalization import GroupNorm, InstanceNorm, LocalResponseNorm
-from ..layers.patches import LocallyConnected
+from ..layers.patches import ConvTranspose, LocallyConnected
 from ..layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,

@@ -10,9 +10,9 @@ from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
 from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import DepthwiseConv
-from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.lstm import LSTMCell
+from ..layers.patches import ConvTranspose
 from ..layers.recurrence import GRUCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from .conversion import by_unique_name, convert_weights

@@ -10,10 +10,10 @@ from ..core.layer import Layer
 from ..layers.attention import MultiHeadAttention
 from ..layers.batch_norm import BatchNorm
 from ..layers.convolution import DepthwiseConv
-from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.lstm import ConvLSTMCell, LSTMCell
 from ..layers.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.patches import ConvTranspose
 from ..layers.recurrence import Cell, GRUCell, RNNCell
 from ..train.weights import Weights
 from ..validation import Accepts

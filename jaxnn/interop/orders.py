@@ -18,9 +18,9 @@ from ..core import paths
 from ..layers.attention import MultiHeadAttention
 from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
-from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.linear import Bilinear, Dense
+from ..layers.patches import ConvTranspose
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell
 from ..validation import Accepts, is_int

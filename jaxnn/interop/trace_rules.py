@@ -180,6 +180,17 @@ def _convolution(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
         classes.mark_image([*(axes[i] for i in places), axes[channel]], len(places))
 
 
+def _bilinear(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
+    """A convolution on a CPU, with the same order of axes for all arrays."""
+    (x, w), y = ins, outs[0]
+    classes.join(x[0], y[0])
+    classes.join(w[-1], y[-1])
+    classes.join(x[-1], w[-2])
+    _alike(classes, x[1:-1], y[1:-1])
+    for axes in (x, y):
+        classes.mark_image(axes[1:], len(axes) - 2)
+
+
 def _gather(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
     numbers, operand, out = settings["dimension_numbers"], ins[0], outs[0]
     dropped = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
@@ -206,6 +217,7 @@ _RULES: dict[str, Any] = {
     "reshape": _reshape,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
+    "convolution": _bilinear,
     "gather": _gather,
     "dynamic_slice": _first,
     **dict.fromkeys(_PARTLY, _partly),

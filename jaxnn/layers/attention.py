@@ -28,16 +28,7 @@ from ..functional.positions import alibi
 from ..functional.segments import packed_positions
 from ..initializers import InitFn, glorot_uniform, ones, zeros
 from ..validation import above, flag, instance, require
-from .attention_cache import attend_cached, cache_variables
-from .attention_inputs import (
-    AttentionInputs,
-    both_masks,
-    check_attention,
-    mask_across,
-    restore_axes,
-)
-from .attention_scores import PrefixMask
-from .checks import (
+from . import (
     axis_or_axes,
     cache_length,
     check_divides,
@@ -46,6 +37,16 @@ from .checks import (
     plain_function,
     positive_size,
 )
+from .attention_inputs import (
+    AttentionInputs,
+    attend_cached,
+    both_masks,
+    cache_variables,
+    check_attention,
+    mask_across,
+    restore_axes,
+)
+from .attention_scores import PrefixMask
 from .rotary import RotaryEmbedding
 
 _ROTARY = None | instance(RotaryEmbedding, "nn.RotaryEmbedding(...)")

@@ -15,7 +15,7 @@ from ..functional.linear import floating_type, linear, wider_type
 from ..functional.segments import check_segments
 from ..initializers import InitFn, glorot_uniform, normal, zeros
 from ..validation import check_below, integer
-from .checks import check_sequence, positive_size
+from . import check_sequence, positive_size
 
 
 class RelativePositionBias(Primitive):

@@ -14,7 +14,7 @@ from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type
 from ..initializers import InitFn, ones, zeros
 from ..validation import integer, number, require
-from .checks import check_not_empty
+from . import check_not_empty
 from .normalization import momentum_of, padding_marks, running_statistics, scale_and_bias, scaled
 
 _AXIS = integer().such(what="the axis of the features, an int")

@@ -18,7 +18,7 @@ from ..core.layer import Layer, LayerLike, Primitive
 from ..functional.gradients import by_row
 from ..functional.linear import floating_type, linear, wider_type
 from ..initializers import InitFn, he_normal, lecun_normal, zeros
-from .checks import check_rank, plain_function, positive_size
+from . import check_rank, plain_function, positive_size
 from .normalization import LayerNorm, window_axes, window_rank
 
 

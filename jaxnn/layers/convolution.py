@@ -12,12 +12,12 @@ from ..core.composite import Composite
 from ..core.declarations import Param, Variable
 from ..core.layer import Layer, Primitive
 from ..explain.text import describe
-from ..functional.convolution import convolution, packed_convolution
+from ..functional.convolution import convolution
 from ..functional.linear import floating_type
-from ..functional.segments import check_segments
+from ..functional.segments import check_segments, packed_convolution
 from ..functional.windows import MODES, Padding, PerAxis, entries, padding_lengths, per_axis
 from ..initializers import InitFn, he_normal, zeros
-from .checks import (
+from . import (
     AXES,
     cache_length,
     check_divides,

@@ -19,7 +19,7 @@ from ..functional.segments import check_segments
 from ..functional.windows import larger, reduce_pairs
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
 from ..validation import Accepts, above, check_shape, each, integer, one_of, positive
-from .checks import check_multiples, check_rank, positive_size
+from . import check_multiples, check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
 

@@ -13,7 +13,7 @@ from ..functional.gradients import shared_sum
 from ..functional.linear import bilinear, linear, to_compute_type, wide_einsum
 from ..initializers import InitFn, he_normal, lecun_normal, variance_scaling, zeros
 from ..validation import Accepts, check_shape, each, positive, tuple_of
-from .checks import axis_or_axes, check_rank, distinct_axes, positive_size
+from . import axis_or_axes, check_rank, distinct_axes, positive_size
 
 _FEATURES = each(positive, "an int >= 1 or a tuple of them").such(
     hint="write for example Dense(features=128)"

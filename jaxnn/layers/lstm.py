@@ -13,7 +13,7 @@ from ..functional.normalization import layer_norm
 from ..functional.recurrence import lstm_step
 from ..functional.windows import Padding, PerAxis, per_axis
 from ..initializers import InitFn, glorot_uniform, ones, orthogonal, zeros
-from .checks import AXES, check_window, positive_size, sizes
+from . import AXES, check_window, positive_size, sizes
 from .recurrence import Cell, check_carry, masked
 
 

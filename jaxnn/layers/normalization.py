@@ -15,7 +15,7 @@ from ..functional.linear import along_axis, floating_type, wider_type
 from ..functional.segments import check_segments
 from ..initializers import InitFn, ones, zeros
 from ..validation import Accepts, above, fraction, natural, number
-from .checks import (
+from . import (
     axis_or_axes,
     check_multiples,
     check_not_empty,

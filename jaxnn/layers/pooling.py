@@ -14,7 +14,7 @@ from ..core.layer import Primitive
 from ..functional import pooling
 from ..functional.windows import POOLING, Padding, PerAxis, per_axis, windows
 from ..validation import Accepts, above, each, is_number, natural, positive, require
-from .checks import AXES, check_not_empty, check_rank, check_window, sizes
+from . import AXES, check_not_empty, check_rank, check_window, sizes
 from .patches import max_pool_indices
 
 _EXPONENT = above(0).such(

@@ -17,7 +17,7 @@ from ..functional.positions import rotary_frequencies, sinusoidal
 from ..functional.segments import Count, check_segments, continued_segments, packed_positions
 from ..initializers import InitFn, normal, zeros
 from ..validation import above, is_int, positive
-from .checks import cache_length, check_not_training, check_rank, positive_size
+from . import cache_length, check_not_training, check_rank, positive_size
 
 _EVEN = positive.such(
     what="an even int >= 2",

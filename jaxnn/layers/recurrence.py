@@ -29,7 +29,7 @@ from ..initializers import (
     zeros,
 )
 from ..validation import instance, unwritten
-from .checks import check_rank, plain_function, positive_size
+from . import check_rank, plain_function, positive_size
 
 
 class Cell(Primitive):

@@ -23,7 +23,7 @@ from ..validation import (
     require,
     tuple_of,
 )
-from .checks import AXES, check_multiples, check_not_empty, check_rank
+from . import AXES, check_multiples, check_not_empty, check_rank
 
 Method = Literal["nearest", "nearest_floor", "linear", "cubic", "bicubic"]
 

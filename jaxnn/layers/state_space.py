@@ -26,7 +26,7 @@ from ..initializers import (
     zeros,
 )
 from ..validation import above, check_below, fraction, number
-from .checks import (
+from . import (
     cache_length,
     check_direction,
     check_divides,

@@ -16,7 +16,7 @@ from ..functional.gradients import shared_rows
 from ..functional.linear import floating_type, wider_type
 from ..initializers import InitFn, variance_scaling
 from ..validation import number
-from .checks import check_rank, positive_size
+from . import check_rank, positive_size
 from .normalization import padding_marks
 
 

@@ -12,8 +12,8 @@ from ..functional import quick_gelu
 from ..initializers import constant, normal
 from ..interop.source_arrays import Names
 from ..interop.torch_names import own_name
+from ..layers import check_divides
 from ..layers.attention import MultiHeadAttention
-from ..layers.checks import check_divides
 from ..layers.elementwise import LearnedArray
 from ..layers.embedding import Embedding, PatchEmbedding
 from ..layers.linear import Dense

@@ -11,14 +11,13 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..explain.text import describe
 from ..initializers import constant, truncated_normal, variance_scaling
+from ..layers import dropout_rate
 from ..layers.batch_norm import BatchNorm
-from ..layers.checks import dropout_rate
 from ..layers.convolution import Conv, DepthwiseConv
-from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dropout import Dropout, StochasticDepth
-from ..layers.elementwise import LayerScale
+from ..layers.elementwise import Dropout, LayerScale, StochasticDepth
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
+from ..layers.patches import ConvTranspose
 from ..layers.pooling import GlobalAvgPool, MaxPool
 from ..layers.shape import Flatten
 from ..validation import require

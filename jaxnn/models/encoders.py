@@ -15,10 +15,9 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..functional.segments import check_segments
 from ..initializers import constant, glorot_uniform, normal, zeros
+from ..layers import check_divides, dropout_rate
 from ..layers.attention import MultiHeadAttention
-from ..layers.checks import check_divides, dropout_rate
-from ..layers.dropout import Dropout
-from ..layers.elementwise import LayerScale, LearnedArray
+from ..layers.elementwise import Dropout, LayerScale, LearnedArray
 from ..layers.embedding import Embedding, PatchEmbedding, is_known
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm

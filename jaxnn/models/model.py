@@ -19,9 +19,9 @@ from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import InitFn
+from ..layers import dropout_rate
 from ..layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward
-from ..layers.checks import dropout_rate
-from ..layers.dropout import Dropout
+from ..layers.elementwise import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Dense
 from ..layers.lstm import LSTMCell

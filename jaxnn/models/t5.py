@@ -10,10 +10,10 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import normal
 from ..interop.source_arrays import IfThere
+from ..layers import dropout_rate
 from ..layers.attention import MultiHeadAttention
 from ..layers.attention_scores import RelativePositionBias
-from ..layers.checks import dropout_rate
-from ..layers.dropout import Dropout
+from ..layers.elementwise import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Dense
 from ..layers.normalization import RMSNorm

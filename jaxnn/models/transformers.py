@@ -11,9 +11,9 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import normal
 from ..interop.torch_names import GEMMA, GPT2, LLAMA
+from ..layers import check_divides, dropout_rate
 from ..layers.attention import MultiHeadAttention
-from ..layers.checks import check_divides, dropout_rate
-from ..layers.dropout import Dropout
+from ..layers.elementwise import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm

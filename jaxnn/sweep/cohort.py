@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..experiment.functional_training import FoldOfSeed
 from ..explain.text import describe
 from ..installation import required
 from ..train import EarlyStopping
@@ -28,7 +29,6 @@ from .compiled import Compiled, Way, compiled_cohort
 from .score import Keep
 from .space import Values
 from .structure import Structure
-from .training import FoldOfSeed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,10 +25,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..experiment.experiment import Loaded
+from ..experiment.functional_training import (
+    FoldOfSeed,
+    Order,
+    Training,
+    array,
+    as_written,
+    dependent,
+    scalar,
+)
 from ..train.program import with_keys, without_keys
 from .space import Values
 from .structure import Structure
-from .training import FoldOfSeed, Order, Training, array, as_written, dependent, scalar
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 

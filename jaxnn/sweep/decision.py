@@ -16,11 +16,9 @@ import numpy as np
 
 from ..html import count, duration
 from ..train.metrics import badness
-from .halving import keep, perturbed, population
-from .known import Known
 from .plan import Grouped
-from .score import Objective, constrained, lane_scores, mean, violation
-from .search import Observation
+from .score import Objective, constrained, keep, lane_scores, mean, population, violation
+from .search import Known, Observation, perturbed
 from .settings import Settings
 from .space import Space, Values
 from .tables import BROKEN, OPEN, Change, Trial

@@ -40,12 +40,11 @@ from .decision import (
     divergences,
     used_up,
 )
-from .known import Known
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
 from .reporter import Reporter, Watch
 from .score import Objective, known_metrics, own_values
-from .search import Observation, new_trials, size_of
+from .search import Known, Observation, new_trials, size_of
 from .settings import Settings
 from .space import Values
 from .storage import check_undamaged

@@ -19,10 +19,8 @@ from typing import Any, ClassVar, Protocol
 
 from ..installation import install
 from ..validation import Accepts, one_of
-from .known import valued
-from .samplers import GPSearch, OptunaSampler, TPESearch, sampler_named
+from .samplers import CMAESSearch, GPSearch, OptunaSampler, TPESearch, sampler_named
 from .search import (
-    CMAESSearch,
     GridSearch,
     NoSearch,
     Observation,
@@ -33,7 +31,7 @@ from .search import (
     trial_key,
 )
 from .settings import OBJECT
-from .space import Space, Values
+from .space import Space, Values, valued
 
 
 class AskTell(Protocol):

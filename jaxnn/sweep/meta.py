@@ -2,14 +2,19 @@
 
 A resumed sweep must have the same code, data, and settings that determine its trials. Other
 settings, such as the number of trials, the search, and the budget, may change; the ledger records
-them in one transaction. A function of a configuration is swept as an experiment.
+them in one transaction.
+
+Before its search asks, a sweep tries the configuration itself and those that the user gives, and
+its search observes the trials of earlier sweeps (a warm start). Both are values of the space by
+dotted path, which the ledger records, so that a sweep that is resumed does not depend on the
+folders that it started from.
 """
 
 import dataclasses
-import functools
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,22 +23,25 @@ import jax
 
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain, to_record
-from ..experiment.experiment import Experiment, Loaded, loaded
+from ..experiment.experiment import Experiment, loaded
+from ..explain.text import check_known
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
 from ..html import count
-from ..train import Program
 from ..train.checkpoint import versions
-from ..validation import Accepts, check_none, function, integer, require
-from .known import Known, default_try, resolved, tries_of, warm_start
+from ..train.metrics import badness
+from ..validation import Accepts, check_none, integer
 from .ledger import Ledger
 from .plan import Planner
-from .search import distinct, trial_key
+from .ranges import Int
+from .score import CONFIGURED, Constraint, Objective, violation
+from .search import Known, distinct, trial_key
 from .settings import BLIND, CHANGEABLE, OBJECT, Settings
-from .snapshot import read
-from .space import Values
+from .snapshot import Sweep, read
+from .space import Space, Values, as_option, converted, valued
 from .structure import check_experiment, space_of
-from .tables import OPEN, to_text
+from .swept import SweptField
+from .tables import OPEN, Trial, to_text
 
 tried_alone: Accepts = Accepts(
     "configurations to try",
@@ -276,63 +284,188 @@ def _by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 # The experiment of a function
 
-some_config: Accepts = Accepts(
-    "a dataclass or an instance of it", lambda config: config is not None, TypeError
+
+a_dict: Accepts = Accepts(
+    "a dict of values by dotted path", lambda given: isinstance(given, Mapping)
+)
+a_value: Accepts = Accepts(
+    "PATH=VALUE", lambda text: re.fullmatch(r"(?s)\s*[^\s=][^=]*=.*\S.*", text) is not None
 )
 
 
-@dataclasses.dataclass(unsafe_hash=True)
-class _WithoutData:
-    """A function of a configuration as `Experiment.program`, a function of (config, data)."""
+def parsed(space: Space, text: str) -> dict[str, Any]:
+    """Return the values that a text such as "model.width=64,rate=0.1" gives, by dotted path.
 
-    program: Callable[[Any], Program]
+    Args:
+        space: The search space, whose dimensions determine the types.
+        text: The text: PATH=VALUE, separated by commas.
 
-    def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.program)
+    Raises:
+        ValueError: The text has a different form.
 
-    def __call__(self, config: Any, data: Any) -> Program:
-        return self.program(config)
-
-
-class _GivenData:
-    """Data as `Experiment.data`, a function of the configuration; equal if the data are."""
-
-    def __init__(self, data: Any) -> None:
-        self._data, self._identity = data, Loaded(data).identity
-
-    def __call__(self, config: Any) -> Any:
-        return self._data
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _GivenData) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(repr(self._identity[0]))
-
-
-def as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
-    """Return the experiment with this space and data, and the configuration if one is given."""
-    base = None if config is None or isinstance(config, type) else config
-    kind: Any = config if base is None else type(base)
-    if not isinstance(given, Experiment):
-        function(given, "the experiment", "write an Experiment, or a function of a configuration")
-        name = getattr(given, "__name__", type(given).__name__).strip("<>")
-        hint = f"write sweep.run({name}, config=Config, space=...)"
-        some_config(config, "the configuration of a function", hint)
-        given = Experiment(name, kind, program=given if _takes_data(given) else _WithoutData(given))
-    elif config is not None:
-        what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
-        require(kind is given.config, "config", what, config, error=TypeError)
-    changes: dict[str, Any] = {} if space is None else {"space": space}
-    if data is not None:
-        changes["data"] = data if callable(data) else _GivenData(data)
-    return dataclasses.replace(given, **changes) if changes else given, base
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import Grid, Uniform
+    >>> space = Space(SGD, {"learning_rate": Uniform(0.0, 0.5), "momentum": Grid(0.5, 0.9)})
+    >>> parsed(space, "momentum=0.9,learning_rate=1e-2")
+    {'momentum': 0.9, 'learning_rate': 0.01}
+    """
+    first, found = next(iter(space.dimensions)), {}
+    hint = f"write for example --try {first}=..., and commas between several"
+    for part in re.split(r",(?=\s*[\w.:]+=)", text):
+        name, _, word = (one.strip() for one in a_value(part, "--try", hint).partition("="))
+        name = name.replace("-", "_")
+        fields = [one for one in space.swept if name in (one.name, ".".join(one.path))]
+        values = [_from_text(one, word) for one in fields]
+        pairs = zip(fields, values, strict=True)
+        fitting = [value for one, value in pairs if one.dimension.has(value)]
+        found[name] = next(iter(fitting or values), word)
+    return found
 
 
-def _takes_data(program: Callable[..., Any]) -> bool:
-    """Return whether a function can be called with a configuration and data."""
+def _from_text(swept: SweptField, text: str) -> Any:
+    """Return a text as a value of a dimension, or the text if it is not one."""
+    options = getattr(swept.dimension, "options", ())
     try:
-        inspect.signature(program).bind(None, None)
-    except TypeError:
-        return False
-    return True
+        number: Any = int(text) if isinstance(swept.dimension, Int) else float(text)
+    except ValueError:
+        number = text
+    written = (one for one in options if text.lower() in (str(one).lower(), repr(one).lower()))
+    return next(written, as_option(number, options) if options else number)
+
+
+def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False) -> list[Values]:
+    """Return the configurations that the user gives, as values of the space.
+
+    Args:
+        space: The search space.
+        base: The configuration, which has the values that a try does not give.
+        tries: Dicts by dotted path, or texts as for `parsed`.
+        repeat: Whether equal ones are kept. Default: False.
+
+    Raises:
+        ValueError: A value is not in the space, or a path is not swept.
+    """
+    found = []
+    for number, one in enumerate(tries):
+        text = isinstance(one, str)
+        given, where = (parsed(space, one), f"--try {one}") if text else (one, f"tries[{number}]")
+        a_dict(given, where)
+        found.append(valued(space, given, where, base))
+    return found if repeat else distinct(found, set())
+
+
+def default_try(space: Space, base: Any) -> tuple[list[Values], str]:
+    """Return the configuration itself as a trial and "", or no trial and the reason.
+
+    Args:
+        space: The search space.
+        base: The configuration.
+    """
+    try:
+        return [valued(space, {}, "it", base)], ""
+    except ValueError as error:
+        return [], (
+            f"the configuration itself is not tried, because {error}: write --no-defaults, in "
+            "Python defaults=False, to sweep without it, or widen the space"
+        )
+
+
+def warm_start(
+    space: Space,
+    folders: Sequence[Path | str],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint] = (),
+    rule: str = "last",
+) -> dict[str, Any]:
+    """Return the trials of earlier sweeps as plain data, with notes about mismatches.
+
+    Args:
+        space: The search space.
+        folders: The folders of earlier sweeps; each counts once.
+        objectives: The metrics that trials are compared by.
+        constraints: The bounds on metrics. Default: none.
+        rule: The score of a trial, as for `score.curve_score`. Default: "last".
+
+    Returns:
+        "folders"; "trials", lists of values and score, smaller is better, followed by the scores of
+        all objectives and the violation if there are several objectives or constraints; and
+        "notes", sentences.
+
+    Raises:
+        ValueError: An earlier sweep did not record a metric.
+        LedgerError: A folder contains no sweep.
+    """
+    trials: list[Any] = []
+    notes = []
+    metrics = dict.fromkeys(one.metric for one in (*objectives, *constraints))
+    for folder in resolved(folders).values():
+        with Ledger.open(folder) as ledger:
+            sweep = read(ledger)
+        for name in metrics:
+            unknown = f"{folder} did not record {name}, by which this sweep compares trials"
+            check_known(name, {*sweep.curves, *CONFIGURED}, unknown)
+        facts = {**sweep.facts, "settings": {**sweep.facts.get("settings", {}), "score": rule}}
+        sweep = dataclasses.replace(sweep, **objectives[0]._asdict(), facts=facts)
+        ended = [trial for trial in sweep.trials if trial.status not in OPEN]
+        problems: Counter[str] = Counter()
+        used = 0
+        for trial in ended:
+            values, problem = _translated(space, sweep, trial)
+            pairs = [(name, sweep.measured(trial.number, name)) for name in metrics]
+            found = {name: value for name, value in pairs if value is not None}
+            scored = trial.number in sweep.scores
+            if scored and not problem and len(found) < len(metrics):
+                problem = f"because they have no {next(n for n in metrics if n not in found)}"
+            if problem:
+                problems[problem] += 1
+                continue
+            scores = [badness(found[o.metric], o.maximize) for o in objectives if scored]
+            far = violation(constraints, found) if scored else 0.0
+            more = [scores if len(scores) > 1 else [], far]
+            several = len(objectives) > 1 or constraints
+            trials.append([values, scores[0] if scored else None, *(more if several else [])])
+            used += 1
+        lost = sorted({_path(name) for name in sweep.dimensions} - space.fields)
+        notes.append(f"{folder}: {used} of {count(len(ended), 'trial')} as observations")
+        notes += [f"{folder}: {name} was swept there, and is not swept here" for name in lost]
+        notes += [f"{folder}: {count(n, 'trial')} left out, {why}" for why, n in problems.items()]
+    return {"folders": list(resolved(folders)), "trials": trials, "notes": notes}
+
+
+def resolved(folders: Sequence[Path | str]) -> dict[str, str]:
+    """Return the folders by absolute path, each once, in order."""
+    return {str(Path(folder).resolve()): str(folder) for folder in folders}
+
+
+def _path(name: str) -> str:
+    """Return the dotted path of a dimension: its name without the classes of branches."""
+    return re.sub(r":[^.]+", "", name)
+
+
+def _translated(space: Space, sweep: Sweep, trial: Trial) -> tuple[Values, str]:
+    """Return the values of an earlier trial in this space, and why they do not fit, or ""."""
+    by_path = {_path(name): value for name, value in trial.values.items()}
+    values: Values = {}
+    for swept in space.swept:
+        if not swept.active(values):
+            continue
+        path = ".".join(swept.path)
+        value = trial.values.get(swept.name, by_path.get(path, _constant(sweep.config, path)))
+        if value is _constant:
+            return values, f"because they have no {path}"
+        if isinstance(value, dict):  # a class, of which the configuration has an instance
+            value = value.get("type")
+        values[swept.name] = value = converted(swept, value)
+        if not swept.dimension.has(value):
+            return values, f"because {swept.name} is not in {swept.dimension}"
+    return values, ""
+
+
+def _constant(config: Mapping[str, Any], path: str) -> Any:
+    """Return the value of a field of a recorded configuration; `_constant` if it has none."""
+    found: Any = config
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return _constant
+        found = found[name]
+    return found

@@ -20,6 +20,7 @@ import jax
 
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
+from ..experiment.functional_training import FoldOfSeed, training_of
 from ..explain.text import check_known
 from ..train import EarlyStopping
 from .cohort import Work, out_of_memory, taken
@@ -30,7 +31,6 @@ from .search import Search
 from .settings import Settings
 from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
-from .training import FoldOfSeed, training_of
 
 # Seconds of training that a worker gets, and the ledger commits, at a time.
 AIM = 4.0

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Configured, Experiment, TrainedRun, configured, loaded
+from ..experiment.functional_training import Training, folded
 from ..files.reading import LONGEST, printable
 from ..html import aligned_columns, charts, count, format_number, label, shorts
 from ..train.fit import table_html
@@ -36,7 +37,6 @@ from .settings import Settings
 from .snapshot import Sweep, mean, read
 from .structure import TRACED, check_experiment, space_of, traced_value, with_recorded_space
 from .tables import Trial
-from .training import Training, folded
 
 LISTED = 5  # trials in the table at the end
 NAMED = 5  # trials that are named for a cause of failures

@@ -40,12 +40,13 @@ from ..train.hooks.reporting import in_notebook
 from ..train.hooks.stopping import Asked
 from .driver import Driver
 from .ledger import Ledger
-from .meta import as_experiment, meta_of, planned, resumed
+from .meta import meta_of, planned, resumed
 from .reporter import SweepProgress, Watch
 from .results import Result, facts_text, values_text, width
 from .settings import OBJECT, Settings
 from .snapshot import read
 from .storage import FILE, command_to_resume
+from .structure import as_experiment
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 

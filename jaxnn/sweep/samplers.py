@@ -1,12 +1,20 @@
-"""Searches by Optuna: tree-structured Parzen estimators, a Gaussian process, and any sampler.
+"""Searches that learn from scores: Optuna's samplers, and covariance matrix adaptation.
 
 TPE and the Gaussian process get a new study in memory each round, with the best and the newest
 trials, which bounds the cost of asking. An `OptunaSampler` keeps one study, as Optuna does.
+
+CMA-ES is replayed from the whole history by the library `cmaes`, because Optuna's sampler of that
+name keeps the state of the search in the study and learns only from the first trials of a batch.
+TPE and the Gaussian process ignore failed trials; CMA-ES ranks them last.
+
+References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
+evolution strategy: a tutorial, 2016.
 """
 
 import abc
 import contextlib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +25,7 @@ from ..explain.text import suggestion
 from ..installation import required
 from .dimensions import Choice, Dimension, Grid
 from .ranges import Int, LogNormal, Normal
-from .score import ranked
+from .score import constrained, ranked
 from .search import PROPOSALS, STARTUP, Observation, SobolSearch, trial_key
 from .space import Space, Values
 from .swept import SweptField
@@ -343,3 +351,83 @@ def distribution(dimension: Dimension) -> Any:
         step = 1 if dimension.log else dimension.step  # with `log` Optuna has no other steps
         return kinds.IntDistribution(dimension.low, dimension.last, dimension.log, step)
     return kinds.FloatDistribution(dimension.low, dimension.last, dimension.log, dimension.step)
+
+
+class CMAESSearch(SobolSearch):
+    """Covariance matrix adaptation in the unit cube of all dimensions.
+
+    An option or an integer becomes a random point of its interval, and a dimension that the trial
+    does not have becomes a random point of [0, 1), which preserves the spread of the distribution.
+    A batch is up to three generations of at least 16 trials; batches of 16 learn the most per
+    trial. If the distribution has shrunk to a point, the search restarts elsewhere. Trials of
+    earlier sweeps determine the first distribution (Nomura et al., Warm starting CMA-ES, 2021).
+    """
+
+    name = "cmaes"
+    needs: ClassVar[tuple[str, ...]] = ("cmaes",)
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials."""
+        earlier = [one for one in history if one.round is None and one.is_scored]
+        trials = [one for one in history if one.round is not None]
+        if not earlier and not any(one.is_scored for one in trials):
+            return super().ask(count, round, history)
+        batch = max(1, len(trials) // round if round else count + len(trials))
+        strategy = self._replayed(max(4, batch // 3, min(batch, 16)), earlier, trials)
+        strategy.reseed_rng(self._random_seed(round))
+        below_1 = np.nextafter(1.0, 0.0)
+        return [
+            self.space.allowed_or(
+                lambda: self.space.from_unit(np.minimum(strategy.ask(), below_1)),
+                PROPOSALS,
+                self._instead(round),
+            )
+            for _ in range(count)
+        ]
+
+    def _replayed(
+        self, size: int, earlier: Sequence[Observation], trials: Sequence[Observation]
+    ) -> Any:
+        """Return the strategy after generations of `size` trials."""
+        rng = np.random.default_rng(self.seed)
+        strategy = self._first(size, earlier, rng)
+        for start in range(0, len(trials) - size + 1, size):
+            some = trials[start : start + size]
+            scores = constrained([one.score for one in some], [one.violation for one in some])
+            generation = [
+                (self.space.to_unit(one.values, rng), score if one.is_scored else math.inf)
+                for one, score in zip(some, scores, strict=True)
+            ]
+            if all(score == math.inf for _, score in generation):
+                continue  # their order has no meaning
+            strategy.tell(generation)
+            if strategy.should_stop():
+                strategy = self._start(size, rng.random(len(self.space.dimensions)))
+        return strategy
+
+    def _first(self, size: int, earlier: Sequence[Observation], rng: np.random.Generator) -> Any:
+        """Return the first strategy: in the middle, or fitted to the best of other sweeps."""
+        if not earlier:
+            return self._start(size, 0.5)
+        import cmaes
+
+        ranked = sorted(earlier, key=lambda one: one.score)  # type: ignore[arg-type, return-value]
+        best = [
+            (self.space.to_unit(one.values, rng), one.score)
+            for one in ranked[: max(1, len(ranked) // 10)]
+        ]
+        mean, sigma, cov = cmaes.get_warm_start_mgd(best, gamma=1.0)  # type: ignore[arg-type]
+        return self._start(size, mean, sigma, cov)
+
+    def _start(self, size: int, mean: Any, sigma: float = 0.25, cov: Any = None) -> Any:
+        import cmaes
+
+        dimensions = len(self.space.dimensions)
+        return cmaes.CMA(
+            mean=np.broadcast_to(mean, dimensions).astype(float),
+            sigma=sigma,
+            cov=cov,
+            bounds=np.tile([0.0, 1.0], (dimensions, 1)),
+            population_size=size,
+            seed=0,  # it is set again before it is asked
+        )

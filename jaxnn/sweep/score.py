@@ -32,9 +32,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from ..explain.text import suggestion
 from ..html import format_number
 from ..train.metrics import badness
-from ..validation import Accepts
+from ..validation import Accepts, integer
 from .tables import Cohort, Group, Trial
 
 rule_of_score: Accepts = Accepts(
@@ -365,3 +366,71 @@ def ranked(points: Any, violations: Sequence[float]) -> list[int]:
         distance[here] = np.sqrt(np.square(scaled).sum(1))
     order = np.lexsort((np.arange(len(inside)), inside[:, 0], distance, front))
     return [feasible[i] for i in order] + others
+
+
+def keep(scores: Iterable[float | None], count: int) -> np.ndarray[Any, Any]:
+    """Return the indices of the `count` best scores, the best first.
+
+    There are exactly `count` of them, even if some of their scores are None or not finite.
+
+    Args:
+        scores: One for each trial.
+        count: The number of indices, at most the number of scores.
+
+    >>> keep([0.3, None, 0.1, 0.3], count=2)
+    array([2, 0])
+    """
+    numbers = _numbers(scores)
+    integer(0, len(numbers))(count, "count")
+    return np.argsort(numbers, kind="stable")[:count]  # a stable sort, which puts NaN last
+
+
+def population(scores: Sequence[float | None], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Return the member whose weights each member continues with, by truncation selection.
+
+    Each of the worst members continues from a random one of the best. The worst are a fifth of the
+    members, rounded down, but at least one, and also all that failed or diverged; the best are the
+    same number, without any that failed. Always draws n random numbers.
+
+    Args:
+        scores: One for each member.
+        rng: Draws the sources.
+
+    Reference: Jaderberg et al., Population based training of neural networks, 2017.
+
+    >>> population([0.5, 0.1, None, 0.3], np.random.default_rng(0))
+    array([0, 1, 1, 3])
+    """
+    numbers = _numbers(scores)
+    n, worst, draws = len(numbers), np.isnan(numbers), rng.random(len(numbers))
+    cut, ranked = min(max(n // 5, 1), n // 2), keep(scores, n)
+    best = ranked[: min(max(cut, 1), n - worst.sum())]
+    worst[ranked[n - cut :]] = True
+    worst[best] = False
+    drawn = best[(draws * len(best)).astype(int)] if len(best) else ranked
+    return np.where(worst & (len(best) > 0), drawn, np.arange(n))
+
+
+def _numbers(scores: Iterable[float | None]) -> np.ndarray[Any, Any]:
+    """Return the scores with NaN for missing and infinite ones: an infinity would win otherwise."""
+    numbers = np.array([np.nan if score is None else score for score in scores], np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def undirected(metric: str, maximize: bool | None, names: Sequence[str]) -> str:
+    """Return why trials cannot be compared by a metric; "" if they can."""
+    if not metric:
+        return (
+            f"trials are compared by one metric of {', '.join(names)}; write --maximize "
+            f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
+        )
+    if metric not in names and metric not in CONFIGURED:
+        known = suggestion(metric, [*names, *CONFIGURED])
+        return f"the program reports no metric {metric!r}; {known}"
+    if maximize is None:
+        return (
+            f"the direction of {metric!r} is unknown: write --maximize {metric} or --minimize "
+            f"{metric}, or declare it in the metric by train.Mean(value, maximize=True) or "
+            "train.Ratio(sum, count, maximize=True)"
+        )
+    return ""

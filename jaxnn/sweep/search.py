@@ -3,36 +3,33 @@
     grid                    all points of the space's grid, in order
     none                    no trials besides those that are given
     random, sobol           samples, independent or evenly spread
-    tpe, gp                 tree Parzen estimators and a Gaussian process: Optuna's samplers
-    cmaes                   covariance matrix adaptation, by the library `cmaes`
+    tpe, gp, cmaes          those that learn from scores, in `samplers`
 
 A search is pure: its next trials depend only on its seed, the round, and the history. `new_trials`
-asks it, and omits trials that were tried before. `external` converts any Optuna sampler, and any
-object with `ask` and `tell`, to a search.
+asks it, and omits trials that were tried before. `Known` holds what it knows before it asks. The
+members of a population get `perturbed` values instead. `external` converts any Optuna sampler, and
+any object with `ask` and `tell`, to a search.
 
-Optuna's samplers here get a new study in memory each round. CMA-ES is replayed from the whole
-history, because Optuna's sampler of that name keeps the state of the search in the study and learns
-only from the first trials of a batch. TPE and the Gaussian process ignore failed trials; CMA-ES
-ranks them last.
-
-References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
-evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
+Reference: Sobol, On the distribution of points in a cube, 1967.
 """
 
 import abc
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from .dimensions import Choice, Dimension, Grid
 from .ranges import Int
-from .score import constrained
 from .space import Space, Values
+from .swept import SweptField
+from .tables import Trial, frozen
 
 STARTUP = 10
 """Minimum number of scores to learn from; before that, a Sobol sequence is used."""
@@ -174,86 +171,6 @@ class SobolSearch(Search):
         return list(itertools.islice(allowed, asked, asked + count))
 
 
-class CMAESSearch(SobolSearch):
-    """Covariance matrix adaptation in the unit cube of all dimensions.
-
-    An option or an integer becomes a random point of its interval, and a dimension that the trial
-    does not have becomes a random point of [0, 1), which preserves the spread of the distribution.
-    A batch is up to three generations of at least 16 trials; batches of 16 learn the most per
-    trial. If the distribution has shrunk to a point, the search restarts elsewhere. Trials of
-    earlier sweeps determine the first distribution (Nomura et al., Warm starting CMA-ES, 2021).
-    """
-
-    name = "cmaes"
-    needs: ClassVar[tuple[str, ...]] = ("cmaes",)
-
-    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """Return the next trials."""
-        earlier = [one for one in history if one.round is None and one.is_scored]
-        trials = [one for one in history if one.round is not None]
-        if not earlier and not any(one.is_scored for one in trials):
-            return super().ask(count, round, history)
-        batch = max(1, len(trials) // round if round else count + len(trials))
-        strategy = self._replayed(max(4, batch // 3, min(batch, 16)), earlier, trials)
-        strategy.reseed_rng(self._random_seed(round))
-        below_1 = np.nextafter(1.0, 0.0)
-        return [
-            self.space.allowed_or(
-                lambda: self.space.from_unit(np.minimum(strategy.ask(), below_1)),
-                PROPOSALS,
-                self._instead(round),
-            )
-            for _ in range(count)
-        ]
-
-    def _replayed(
-        self, size: int, earlier: Sequence[Observation], trials: Sequence[Observation]
-    ) -> Any:
-        """Return the strategy after generations of `size` trials."""
-        rng = np.random.default_rng(self.seed)
-        strategy = self._first(size, earlier, rng)
-        for start in range(0, len(trials) - size + 1, size):
-            some = trials[start : start + size]
-            scores = constrained([one.score for one in some], [one.violation for one in some])
-            generation = [
-                (self.space.to_unit(one.values, rng), score if one.is_scored else math.inf)
-                for one, score in zip(some, scores, strict=True)
-            ]
-            if all(score == math.inf for _, score in generation):
-                continue  # their order has no meaning
-            strategy.tell(generation)
-            if strategy.should_stop():
-                strategy = self._start(size, rng.random(len(self.space.dimensions)))
-        return strategy
-
-    def _first(self, size: int, earlier: Sequence[Observation], rng: np.random.Generator) -> Any:
-        """Return the first strategy: in the middle, or fitted to the best of other sweeps."""
-        if not earlier:
-            return self._start(size, 0.5)
-        import cmaes
-
-        ranked = sorted(earlier, key=lambda one: one.score)  # type: ignore[arg-type, return-value]
-        best = [
-            (self.space.to_unit(one.values, rng), one.score)
-            for one in ranked[: max(1, len(ranked) // 10)]
-        ]
-        mean, sigma, cov = cmaes.get_warm_start_mgd(best, gamma=1.0)  # type: ignore[arg-type]
-        return self._start(size, mean, sigma, cov)
-
-    def _start(self, size: int, mean: Any, sigma: float = 0.25, cov: Any = None) -> Any:
-        import cmaes
-
-        dimensions = len(self.space.dimensions)
-        return cmaes.CMA(
-            mean=np.broadcast_to(mean, dimensions).astype(float),
-            sigma=sigma,
-            cov=cov,
-            bounds=np.tile([0.0, 1.0], (dimensions, 1)),
-            population_size=size,
-            seed=0,  # it is set again before it is asked
-        )
-
-
 # Trials that were tried before
 
 LARGEST = 10_000
@@ -376,3 +293,140 @@ def new_trials(
             draws = (space.sample(rng) for _ in range(missing * DRAWS))
             found += distinct(list(draws), known)[:missing]
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the ledger records about known configurations and earlier sweeps.
+
+    Args:
+        tries: Configurations to try first, in order.
+        earlier: The trials of earlier sweeps.
+        begin: The number of the first trial that the current search may choose; another search
+            chose the earlier ones.
+    """
+
+    tries: Sequence[Values] = ()
+    earlier: Sequence[Observation] = ()
+    begin: int = 0
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Self:
+        """Return what the meta data of a ledger record.
+
+        Args:
+            meta: The meta data.
+        """
+        earlier = meta.get("warm_start", {}).get("trials", [])
+        searches = meta.get("searches", [["", 0]])
+        observations = [
+            Observation(_frozen(values), score, None, False, *map(frozen, more))
+            for values, score, *more in earlier
+        ]
+        return cls([*map(_frozen, meta.get("tries", []))], observations, searches[-1][1])
+
+    def waiting(self, trials: Sequence[Trial]) -> list[Values]:
+        """Return the configurations that are not among these trials, in order.
+
+        Args:
+            trials: The trials of the sweep.
+        """
+        if not self.tries:
+            return []
+        match = matching(self.tries)
+        done = Counter(match(trial.values) for trial in trials)
+        found = []
+        for values in self.tries:
+            if done[trial_key(values)] > 0:
+                done[trial_key(values)] -= 1
+            else:
+                found.append(values)
+        return found
+
+    @functools.cached_property
+    def given(self) -> set[Any]:
+        """The keys (`trial_key`) of the configurations to try first."""
+        return {trial_key(values) for values in self.tries}
+
+    def observations(
+        self,
+        trials: Sequence[Trial],
+        scores: Sequence[tuple[float, ...]],
+        violations: Sequence[float],
+    ) -> list[Observation]:
+        """Return what the search learns from these trials.
+
+        Args:
+            trials: The trials.
+            scores: The scores of each by all objectives, smaller is better; () for none.
+            violations: How far each violates the constraints.
+        """
+        found, match = [], matching(self.tries)
+        for trial, each, far in zip(trials, scores, violations, strict=True):
+            own = trial.number >= self.begin and match(trial.values) is None
+            score, several = each[0] if each else None, each if len(each) > 1 else ()
+            found.append(Observation(trial.values, score, trial.round, own, several, far))
+        return found
+
+
+def _frozen(values: Mapping[str, Any]) -> Values:
+    """Return values that JSON held."""
+    return {name: frozen(value) for name, value in values.items()}
+
+
+FACTORS = (0.8, 1.2)
+"""`perturbed` multiplies a number by one of these."""
+
+
+def perturbed(
+    space: Space, values: Values, rng: np.random.Generator, resample: float = 0.25
+) -> Values:
+    """Return values near the given ones, with which a member continues from another's weights.
+
+    A number is multiplied by 0.8 or 1.2 and kept in its range (one with steps moves by at least a
+    step), a value of a `Grid` moves to a neighbor, and that of a `Choice` stays. With probability
+    `resample` a value is drawn again instead. Always draws the same number of random numbers,
+    unless the `where` of the space forbids the result: then it draws again, and returns the given
+    values if no draw is allowed.
+
+    Args:
+        space: Space of the values.
+        values: Values to start from.
+        rng: Draws the changes.
+        resample: Probability with which a value is drawn again. Default: 0.25.
+
+    Reference: Jaderberg et al., Population based training of neural networks, 2017.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import LogUniform
+    >>> space = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0)})
+    >>> perturbed(space, {"learning_rate": 0.5}, np.random.default_rng(0), resample=0.0)
+    {'learning_rate': 0.4}
+    """
+    return space.allowed_or(
+        lambda: _moved(space, values, rng.random((len(space.dimensions), 3)), resample),
+        100,
+        lambda: dict(values),
+    )
+
+
+def _moved(space: Space, values: Values, draws: Any, resample: float) -> Values:
+    def choose(swept: SweptField, draw: Any) -> Any:
+        chance, direction, at = draw
+        if swept.name not in values or chance < resample:  # absent if its branch was drawn again
+            return swept.dimension.at(float(at))
+        return _neighbor(swept.dimension, values[swept.name], up=bool(direction >= 0.5))
+
+    return space.built(choose, draws)
+
+
+def _neighbor(dimension: Dimension, value: Any, up: bool) -> Any:
+    if isinstance(dimension, Choice):
+        return value
+    if isinstance(dimension, Grid):
+        index = dimension.index(value) + (1 if up else -1)
+        return dimension.options[min(max(index, 0), len(dimension.options) - 1)]
+    moved = dimension.nearest(value * FACTORS[up])
+    if dimension.step is not None and moved == value:
+        moved = dimension.nearest(value + (dimension.step if up else -dimension.step))
+    return moved

@@ -1,17 +1,16 @@
 """The options of a sweep, which the ledger records."""
 
 import dataclasses
-import re
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from ..experiment.experiment import Experiment
-from ..explain.text import suggestion
 from ..train import EarlyStopping
 from ..validation import (
     Accepts,
-    above,
+    a_duration,
     check_fields,
     instance,
     integer,
@@ -19,11 +18,11 @@ from ..validation import (
     number,
     one_of,
     positive,
+    seconds,
     tuple_of,
 )
 from .compiled import By
-from .halving import Bracket, hyperband, rungs
-from .score import CONFIGURED, Constraint, Objective, a_constraint, rule_of_score
+from .score import Constraint, Objective, a_constraint, rule_of_score, undirected
 
 # Searches that ignore the results of earlier trials; all others learn from one round for the next.
 BLIND = ("random", "grid", "sobol", "none")
@@ -35,7 +34,6 @@ CHANGEABLE = ("trials", "search", "batch", "points", "max_groups", "search_seed"
 CHANGEABLE += ("repeat", "budget", "keep")
 """Settings that may change when a sweep is continued."""
 
-UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 a_search: Accepts = Accepts(
     f"{one_of(*NAMES).what}, or the name of an Optuna sampler such as 'NSGAIISampler'",
@@ -43,25 +41,6 @@ a_search: Accepts = Accepts(
         name in NAMES
         or (isinstance(name, str) and (name.endswith("Sampler") or name.startswith(OBJECT)))
     ),
-)
-
-
-def seconds(text: str) -> float | None:
-    """Return a duration such as "90s", "2h", or "1h30m" in seconds; None if it is not one.
-
-    >>> seconds("1h30m"), seconds("90"), seconds("soon")
-    (5400.0, 90.0, None)
-    """
-    words = "".join(text.split()).lower()
-    parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(min|[smhd]?)", words)
-    if not parts or "".join(number + unit for number, unit in parts) != words:
-        return None
-    return sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
-
-
-a_duration: Accepts = Accepts(
-    "a number of seconds > 0, or a text such as '90s', '2h', or '1h30m'",
-    lambda v: bool(seconds(v)) if isinstance(v, str) else above(0).passes(v),
 )
 
 
@@ -105,6 +84,97 @@ names: Accepts = tuple_of(
 bounds: Accepts = tuple_of(
     a_constraint, f"{a_constraint.what}, a tuple of them, or a dict of bounds by metric", any_length
 )
+
+
+def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
+    """Return the epochs after which trials are compared: floor(epochs / eta^k), the smallest first.
+
+    Args:
+        epochs: Epochs of a whole run, at least 1; the last rung.
+        eta: One in `eta` trials continues from a rung; at least 2.
+        least: The smallest rung, at most `epochs`. Default: 1.
+
+    >>> rungs(81, eta=3), rungs(10, eta=4, least=2)
+    ([1, 3, 9, 27, 81], [2, 10])
+    """
+    positive(epochs, "epochs")
+    integer(2)(eta, "eta")
+    integer(1, epochs)(least, "least", hint=f"a run has {epochs} epochs")
+    found, rung = [], epochs
+    while rung >= least:
+        found.append(rung)
+        rung //= eta  # the floor of a floor is the floor of the whole
+    return found[::-1]
+
+
+def kept(count: int, eta: int) -> int:
+    """Return how many of `count` trials continue from a rung: floor(count / eta), at least one.
+
+    >>> kept(64, eta=4), kept(10, eta=4), kept(3, eta=4)
+    (16, 2, 1)
+    """
+    return max(count // eta, min(count, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bracket:
+    """Trials that start together and are compared at the same rungs.
+
+    Args:
+        count: Number of trials at the start.
+        rungs: Epochs after which they are compared, the last of them the end.
+        eta: One in `eta` trials continues from a rung to the next.
+
+    >>> Bracket(64, (1, 4, 16), eta=4).counts
+    [64, 16, 4]
+    """
+
+    count: int
+    rungs: tuple[int, ...]
+    eta: int
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of trials that train up to each rung."""
+        counts = [self.count]
+        for _ in self.rungs[1:]:
+            counts.append(kept(counts[-1], self.eta))
+        return counts
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first and the last epoch of the training to each rung."""
+        return list(itertools.pairwise((0, *self.rungs)))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that all trials train, in total."""
+        parts = zip(self.counts, self.spans, strict=True)
+        return sum(count * (end - begin) for count, (begin, end) in parts)
+
+
+def hyperband(epochs: int, eta: int, least: int = 1) -> list[Bracket]:
+    """Return the brackets of Hyperband, from the one that halves most to the one that never does.
+
+    With s + 1 rungs, a bracket starts ceil(n * eta^s / (s + 1)) trials, where n is the number of
+    brackets, so that all brackets train for about the same number of epochs.
+
+    Args:
+        epochs: Epochs of a whole run.
+        eta: One in `eta` trials continues from a rung to the next.
+        least: The smallest rung. Default: 1.
+
+    Reference: Li et al., Hyperband: a novel bandit-based approach to hyperparameter optimization,
+    JMLR 18, 2018.
+
+    >>> [bracket.counts for bracket in hyperband(27, eta=3)]
+    [[27, 9, 3, 1], [12, 4, 1], [6, 2], [4]]
+    """
+    all_rungs = tuple(rungs(epochs, eta, least))
+    n = len(all_rungs)
+    return [
+        Bracket(-(-n * eta**s // (s + 1)), all_rungs[n - 1 - s :], eta) for s in reversed(range(n))
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +312,7 @@ class Settings:
         for metric, larger in (self.chosen or {by_default[0]: None}).items():
             if larger is None and metric in names:
                 larger = maximized(metric)
-            problem = problem or _undirected(metric, larger, names)
+            problem = problem or undirected(metric, larger, names)
             found.append(Objective(metric, bool(larger)))
         reported = [one for one in found if one.metric in names]
         if problem or not reported:
@@ -370,22 +440,3 @@ def growing(index: int) -> int:
         if (size := min(max(8, known // 8), 32)) == 32:
             break
     return size
-
-
-def _undirected(metric: str, maximize: bool | None, names: Sequence[str]) -> str:
-    """Return why trials cannot be compared by a metric; "" if they can."""
-    if not metric:
-        return (
-            f"trials are compared by one metric of {', '.join(names)}; write --maximize "
-            f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
-        )
-    if metric not in names and metric not in CONFIGURED:
-        known = suggestion(metric, [*names, *CONFIGURED])
-        return f"the program reports no metric {metric!r}; {known}"
-    if maximize is None:
-        return (
-            f"the direction of {metric!r} is unknown: write --maximize {metric} or --minimize "
-            f"{metric}, or declare it in the metric by train.Mean(value, maximize=True) or "
-            "train.Ratio(sum, count, maximize=True)"
-        )
-    return ""

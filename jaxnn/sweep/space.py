@@ -14,17 +14,19 @@ experiment with a misspelled path raises an error.
 
 import copy
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
 
-from ..explain.text import check_known
+from ..explain.text import check_known, suggestion
 from ..validation import Accepts, check_fields, instance, positive
 from .dimensions import Dimension, to_row
+from .ranges import Int
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
-from .tables import Values
+from .tables import Values, frozen
 
 EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
 a_dataclass: Accepts = Accepts(
@@ -359,3 +361,70 @@ def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:
                 now = value
         fields[field] = _changed(now, within) if within else now
     return dataclasses.replace(config, **fields)
+
+
+def valued(space: Space, given: Mapping[str, Any], where: str, base: Any = None) -> Values:
+    """Return the values of a trial.
+
+    Args:
+        space: The search space.
+        given: Values by the name of the dimension, or by dotted path; a class by its name.
+        where: Their source, for error messages.
+        base: The configuration that supplies missing values. Default: None, no value may be
+            missing.
+
+    Raises:
+        ValueError: A value is missing or not in the space, or a path is not swept.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import Grid, Uniform
+    >>> space = Space(SGD, {"learning_rate": Uniform(0.0, 0.5), "momentum": Grid(0.5, 0.9)})
+    >>> valued(space, {"momentum": 0.5}, "tries[0]", SGD(learning_rate=0.1))
+    {'learning_rate': 0.1, 'momentum': 0.5}
+    """
+    left, values, problem = dict(given), {}, ""
+    for swept in space.swept:
+        if problem or not swept.active(values):
+            continue
+        name = swept.name if swept.name in left else ".".join(swept.path)
+        if name in left:
+            value = left.pop(name)
+        elif base is None:
+            problem = f"has no value for {swept.name}, got {dict(given)}"
+            continue
+        else:
+            value = functools.reduce(getattr, swept.path, space.configured(base, values))
+        values[swept.name] = value = converted(swept, value)
+        if not swept.dimension.has(value):
+            problem = f"sets {swept.name} to {value!r}, which is not in {swept.dimension}"
+    if left and not problem:
+        name = next(iter(left))
+        problem = f"sets {name}, which a trial with {values} does not sweep; "
+        problem += suggestion(name, [*values])
+    elif not problem and not (space if base is None else space.around(base)).allows(values):
+        problem = f"is {values}, which the `where` of the space does not allow"
+    if problem:
+        raise ValueError(f"{where} {problem}")
+    return values
+
+
+def converted(swept: SweptField, value: Any) -> Any:
+    """Return a value in the type of the dimension, even if it is outside of the dimension."""
+    dimension = swept.dimension
+    if swept.classes:
+        kind = value if isinstance(value, type) else type(value)
+        value = value if isinstance(value, str) else "None" if value is None else kind.__name__
+        value = next((one for one in dimension.grid(1) if str(one).lower() == value.lower()), value)
+    value = value.item() if isinstance(value, np.generic) else frozen(value)
+    found = as_option(value, dimension.options) if hasattr(dimension, "options") else value  # type: ignore[union-attr]
+    if type(found) is int and not hasattr(dimension, "options") and not isinstance(dimension, Int):
+        return float(found)
+    return found
+
+
+def as_option(value: Any, options: Sequence[Any]) -> Any:
+    """Return the option that equals a value, 1 and 1.0 alike, but not True."""
+    alike = [
+        one for one in options if one == value and isinstance(one, bool) is (type(value) is bool)
+    ]
+    return next((one for one in alike if type(one) is type(value)), alike[0] if alike else value)

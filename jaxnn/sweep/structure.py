@@ -4,15 +4,17 @@ Every swept number is tried as a tracer, by abstract evaluation of the whole pro
 configuration, the first parameters, one step, one evaluation. A number that passes is `traced`, an
 argument of the compiled program. One that Python needs to know (a shape, an `if`, a loop count) is
 `static`, and the error explains why. Trials whose static values are equal have the same
-`Structure`, and share compiled programs.
+`Structure`, and share compiled programs. A function of a configuration is swept as an experiment.
 """
 
 import dataclasses
+import functools
+import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,29 @@ import numpy as np
 
 from .. import core, validation
 from ..experiment import experiment as experiment_module
-from ..experiment import sources
+from ..experiment import functional_training, sources
 from ..experiment.experiment import Experiment, Loaded
+from ..experiment.functional_training import (
+    Training,
+    array,
+    as_written,
+    dependent,
+    scalar,
+    training_of,
+)
 from ..fields import is_traced
-from . import training as training_module
+from ..train import Program
+from ..validation import Accepts, function, require
 from .dimensions import Dimension
 from .ranges import Int
 from .space import Space, Values
 from .storage import command_to_resume
-from .training import Training, array, as_written, dependent, scalar, training_of
 
 # A reason does not point into the code of jax, numpy, and the core of jaxnn, nor into these files.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
 OWN = {
     str(module.__file__)
-    for module in (sys.modules[__name__], training_module, experiment_module, validation)
+    for module in (sys.modules[__name__], functional_training, experiment_module, validation)
 }
 TRACED = "traced"
 # The most samples of the space that are tried, if those before could not run.
@@ -353,3 +363,65 @@ def reason(error: Exception) -> str:
     last = frames[-1]
     file = "/".join(Path(last.filename).parts[-2:])
     return f"{file}:{last.lineno}, {(last.line or '').strip()!r}: {text}"
+
+
+some_config: Accepts = Accepts(
+    "a dataclass or an instance of it", lambda config: config is not None, TypeError
+)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class _WithoutData:
+    """A function of a configuration as `Experiment.program`, a function of (config, data)."""
+
+    program: Callable[[Any], Program]
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.program)
+
+    def __call__(self, config: Any, data: Any) -> Program:
+        return self.program(config)
+
+
+class _GivenData:
+    """Data as `Experiment.data`, a function of the configuration; equal if the data are."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._identity = data, Loaded(data).identity
+
+    def __call__(self, config: Any) -> Any:
+        return self._data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _GivenData) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(repr(self._identity[0]))
+
+
+def as_experiment(given: Any, config: Any, space: Any, data: Any) -> tuple[Experiment[Any], Any]:
+    """Return the experiment with this space and data, and the configuration if one is given."""
+    base = None if config is None or isinstance(config, type) else config
+    kind: Any = config if base is None else type(base)
+    if not isinstance(given, Experiment):
+        function(given, "the experiment", "write an Experiment, or a function of a configuration")
+        name = getattr(given, "__name__", type(given).__name__).strip("<>")
+        hint = f"write sweep.run({name}, config=Config, space=...)"
+        some_config(config, "the configuration of a function", hint)
+        given = Experiment(name, kind, program=given if _takes_data(given) else _WithoutData(given))
+    elif config is not None:
+        what = f"{given.config.__name__}, the configuration of {given.name}, or an instance of it"
+        require(kind is given.config, "config", what, config, error=TypeError)
+    changes: dict[str, Any] = {} if space is None else {"space": space}
+    if data is not None:
+        changes["data"] = data if callable(data) else _GivenData(data)
+    return dataclasses.replace(given, **changes) if changes else given, base
+
+
+def _takes_data(program: Callable[..., Any]) -> bool:
+    """Return whether a function can be called with a configuration and data."""
+    try:
+        inspect.signature(program).bind(None, None)
+    except TypeError:
+        return False
+    return True

@@ -49,7 +49,7 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
     """
     platform = jax.default_backend()
     if platform == "cpu" and has_convolution(jaxpr):
-        return 1  # XLA's convolutions are ten times slower in a loop on a CPU
+        return 1  # XLA computes their gradients ten times slower in a loop on a CPU
     operations = sum(cost for _, cost in costs(jaxpr)) / OPERATIONS.get(platform, 5e9)
     seconds = (operations + EQUATION * sum(times for _, times in _equations(jaxpr))) / count
     most = min(most, max(1, math.floor(LONGEST / seconds)) if seconds else most)
@@ -60,7 +60,7 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
 
 
 def has_convolution(jaxpr: Any) -> bool:
-    """Return whether a jaxpr or one inside it convolves."""
+    """Return whether a jaxpr or one inside it has XLA's convolutions and their gradients."""
     return any(e.primitive.name == "conv_general_dilated" for e, _ in _equations(jaxpr))
 
 

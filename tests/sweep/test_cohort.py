@@ -19,6 +19,7 @@ from jaxnn import Dense, constant, data, train
 from jaxnn.combine.precision import Precision
 from jaxnn.experiment import AdamW
 from jaxnn.experiment.experiment import configured
+from jaxnn.experiment.functional_training import dependent
 from jaxnn.fields import is_traced
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
@@ -34,7 +35,6 @@ from jaxnn.sweep.cohort import (
     work,
 )
 from jaxnn.sweep.structure import Structure
-from jaxnn.sweep.training import dependent
 from jaxnn.train.program import without_keys
 from tests.sweep import quick
 

@@ -23,9 +23,8 @@ from jaxnn.sweep import (
     When,
 )
 from jaxnn.sweep.external import searcher
-from jaxnn.sweep.halving import perturbed
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.search import Observation
+from jaxnn.sweep.search import Observation, perturbed
 from jaxnn.sweep.structure import traced_or_static
 from tests.sweep import quick
 

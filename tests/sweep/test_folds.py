@@ -10,8 +10,8 @@ from jaxnn import data, sweep, train
 from jaxnn.data.rows import classes_of
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import Configured, Loaded
+from jaxnn.experiment.functional_training import Folded
 from jaxnn.sweep import Grid
-from jaxnn.sweep.training import Folded
 
 ROWS = np.random.default_rng(1).normal(size=23).astype("f")
 

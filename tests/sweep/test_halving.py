@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, halving
-from jaxnn.sweep.halving import Bracket, hyperband, keep, kept, perturbed, population, rungs
-from jaxnn.sweep.settings import Settings
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
+from jaxnn.sweep.score import keep, population
+from jaxnn.sweep.search import FACTORS, perturbed
+from jaxnn.sweep.settings import Bracket, Settings, hyperband, kept, rungs
 from tests.sweep import quick
 
 
@@ -251,4 +252,4 @@ def test_perturbed_draws_as_many_numbers_whatever_comes_out():
 
 
 def test_factors_are_those_of_the_paper():
-    assert halving.FACTORS == (0.8, 1.2)
+    assert FACTORS == (0.8, 1.2)

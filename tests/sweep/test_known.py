@@ -13,10 +13,13 @@ from jaxnn import sweep, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, running
-from jaxnn.sweep.known import Known, default_try, parsed, tries_of, valued
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.settings import Budget, Settings, seconds
+from jaxnn.sweep.meta import default_try, parsed, tries_of
+from jaxnn.sweep.search import Known
+from jaxnn.sweep.settings import Budget, Settings
+from jaxnn.sweep.space import valued
 from jaxnn.sweep.tables import Trial
+from jaxnn.validation import seconds
 from tests.sweep import driven, toy
 
 

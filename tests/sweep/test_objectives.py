@@ -11,6 +11,7 @@ import optuna
 import pytest
 
 from jaxnn import sweep
+from jaxnn.experiment.functional_training import training_of
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.external import searcher
@@ -22,7 +23,6 @@ from jaxnn.sweep.results import best_trials
 from jaxnn.sweep.score import Constraint, constrained, fronts, ranked, violation
 from jaxnn.sweep.search import Observation
 from jaxnn.sweep.settings import Settings
-from jaxnn.sweep.training import training_of
 from tests.sweep import quick
 
 BASE = quick.Config(model=MLP(width=4, depth=1), epochs=1)

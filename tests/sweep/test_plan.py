@@ -17,9 +17,8 @@ from jaxnn.sweep import Choice, LogUniform, Space
 from jaxnn.sweep import plan as probes
 from jaxnn.sweep.cohort import Work
 from jaxnn.sweep.compiled import Way
-from jaxnn.sweep.halving import Bracket
 from jaxnn.sweep.plan import AIM, MAPPED, SHARE, Planner, Probe, Timing, probe
-from jaxnn.sweep.settings import Settings
+from jaxnn.sweep.settings import Bracket, Settings
 from jaxnn.sweep.structure import TRACED, Structure
 from tests.sweep import driven, quick
 

@@ -21,7 +21,6 @@ from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.export import export_sweep, lane_score
-from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.meta import left_out
 from jaxnn.sweep.plan import Planner
@@ -30,6 +29,7 @@ from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_
 from jaxnn.sweep.report.scores import known_best
 from jaxnn.sweep.reporter import Reporter
 from jaxnn.sweep.results import best_trials
+from jaxnn.sweep.score import keep, population
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick, toy

@@ -11,6 +11,7 @@ import pytest
 
 from jaxnn import train
 from jaxnn.experiment import AdamW
+from jaxnn.experiment.functional_training import as_written, scalar
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way, Work, work
@@ -24,7 +25,6 @@ from jaxnn.sweep.structure import (
     structure_of,
     traced_or_static,
 )
-from jaxnn.sweep.training import as_written, scalar
 from tests.sweep import quick
 from tests.sweep.quick import Descent
 

@@ -25,7 +25,6 @@ from jax.extend.core import Var, primitives
 
 from ..data.accept import Augmented, augmented
 from ..data.rows import check_rows, classes_of, row_count
-from ..experiment.experiment import Configured, Experiment, Loaded, loaded, seed_words
 from ..keys import as_key, kept_key
 from ..train.evaluation import SIZE, require_metrics
 from ..train.metrics import check_metrics, direction_of, directions, without_collected
@@ -34,6 +33,7 @@ from ..train.record import Tally, combine, prefixed
 from ..train.step import check_step
 from ..train.steps import has_convolution
 from ..validation import integer
+from .experiment import Configured, Experiment, Loaded, loaded, seed_words
 
 
 class Order(NamedTuple):

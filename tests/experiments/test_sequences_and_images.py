@@ -8,6 +8,7 @@ import pytest
 
 from jaxnn import data
 from jaxnn.command import main
+from jaxnn.sweep import Choice, Space
 from jaxnn.sweep.structure import TRACED, traced_or_static
 from tests.experiments.test_experiments import experiment_of, mean_scores, rows_of
 
@@ -84,18 +85,27 @@ def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_an_experiment_is_planned_and_swept(name, tmp_path, capsys):
+    """All that is swept, with small sizes in the place of those that are swept."""
     made, folder = experiment_of(name), str(tmp_path / "sweep")
-    swept = ("--model.layers", "--model.width") if name == "python_gpt" else ("--model.width",)
-    options, small = ["--epochs", "1", "--trials", "3"], SMALL[name]
-    if swept[0] in small and f"model.{swept[0][8:]}" in made.space.fields:
-        at = small.index(swept[0])
-        small = small[:at] + small[at + 2 :]
-    assert main(made, ["plan", *options, *small]) == 0
+    sizes = {"mnist_cnn": {}, "mnist_rnn": {"model.width": Choice(4, 8)}}
+    sizes["python_gpt"] = {"model.layers": Choice(1, 2)}
+    assert sizes[name].keys() <= made.space.fields
+    space = Space(made.config, made.space.paths | sizes[name])
+    made = dataclasses.replace(made, space=space)
+    options = ["--epochs", "1", "--trials", "3", *without(SMALL[name], sizes[name])]
+    assert main(made, ["plan", *options]) == 0
     assert "traced" in capsys.readouterr().out
-    assert main(made, ["sweep", *options, *small, "--folder", folder]) == 0
+    assert main(made, ["sweep", *options, "--folder", folder]) == 0
     assert main(made, ["resume", folder]) == 0
     best = ["run", "--from", f"{folder}:best", "--folder", str(tmp_path / "run")]
     assert main(made, best) == 0
+
+
+def without(options, swept):
+    """The options, without those of swept fields, which have one value each."""
+    names = {f"--{path}" for path in swept}
+    first = [at for at, word in enumerate(options) if word in names]
+    return [word for at, word in enumerate(options) if at not in first and at - 1 not in first]
 
 
 @pytest.mark.slow

@@ -55,8 +55,8 @@ def run() -> Result:
         "The same networks, softmax cross entropy and Adam in each library, as its "
         "documentation writes them: inference of a batch, a training step, and for the GPT, in new "
         "processes, tracing and compiling the step: its first call less the second. The peers "
-        "write the layers of the GPT in a Python loop; jaxnn repeats one block, or has the blocks "
-        "in a row, by nn.unstack_layers. BERT-base and ConvNeXt-T are the published networks, "
+        "write their blocks in a Python loop; jaxnn repeats one block, or has the blocks in a row, "
+        "by nn.unstack_layers. BERT-base and ConvNeXt-T are the published networks, "
         "without dropout; the memory of their steps is that of arguments, outputs, and temporary "
         "arrays, by XLA's account. Mamba-2 is compared with the plain operations of torch in "
         "transformers.",

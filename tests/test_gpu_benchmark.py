@@ -1,11 +1,17 @@
 """The parts of the GPU benchmark in small sizes on a CPU, and its driver."""
 
 import importlib
+import pkgutil
 import re
+from typing import Any
 
+import jax
 import pytest
 
+import benchmarks
+from benchmarks import __main__ as command
 from benchmarks.gpu import driver
+from benchmarks.gpu.measure import Speed
 from benchmarks.gpu.training import parameters_of
 from benchmarks.networks.sizes import GPT2
 
@@ -41,6 +47,40 @@ def test_a_part_finds_something(name):
     lines = list(getattr(module, name)(True))
     assert re.search(EXPECTED[name], "\n".join(lines)), lines
     assert not [line for line in lines if "failed:" in line]
+
+
+TRACED = (
+    "gpt2_jaxnn", "gpt2_jaxnn_default", "gpt2_ablation", "gpt2_flax_nnx", "gpt2_equinox",
+    "resnet_jaxnn", "resnet_flax_nnx", "decode_jaxnn",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_part_can_be_traced(name, monkeypatch):
+    """A part that a change of jaxnn breaks fails for every change, without any compilation."""
+    module = importlib.import_module(f"benchmarks.gpu.{driver.PARTS[name].module}")
+    stepped: list[Any] = []
+
+    def speed(step: Any, wait: Any, small: bool) -> Speed:
+        stepped.append(step())
+        return Speed(1.0, 1.0, 1.0, 1.0)
+
+    lines: list[str] = []
+    monkeypatch.setattr(module, "speed", speed)
+    monkeypatch.setattr(jax, "block_until_ready", lambda value: value)
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+    jax.eval_shape(lambda: lines.extend(getattr(module, name)(True)))
+    assert lines and not [line for line in lines if "failed:" in line]
+    assert len(stepped) == (0 if name == "decode_jaxnn" else len(lines))
+
+
+def test_every_benchmark_can_be_imported():
+    """Except those of libraries that are not installed, and torch, which takes too long."""
+    names = {module.name for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")}
+    others = {name for name in names if name.endswith((".torch_", ".transformers_", ".keras_"))}
+    assert len(others) == 4 and set(command.NAMES) <= {name.split(".")[1] for name in names}
+    for name in sorted(names - others):
+        importlib.import_module(name)
 
 
 def test_every_part_is_tested():

@@ -41,8 +41,7 @@ def resnet() -> dict[str, Sides]:
 def gpt() -> dict[str, Sides]:
     """`models.GPT`, whose blocks are a `Repeat`, and the same blocks in a row."""
     net = GPT(layers=LAYERS, width=WIDTH, num_heads=HEADS, length=256).network(WORDS)
-    row, _ = nn.unstack_layers(net, net.init(jax.random.key(0), batch("gpt")[0]))
-    nets = {"jaxnn": net, "jaxnn, blocks in a row": row}
+    nets = _and_in_a_row(net, "gpt")
     sides = [_both(name, net, train.NextToken(WORDS), "gpt") for name, net in nets.items()]
     return sides[0] | sides[1]
 
@@ -54,9 +53,10 @@ def lstm() -> dict[str, Sides]:
 
 
 def bert() -> dict[str, Sides]:
-    """`models.BERT` with its pooler and a classifier, without dropout."""
-    net = BERT(pooling="pooler", dropout=0.0).network(BERT_CLASSES)
-    return {"jaxnn": _sides(net, train.Classification(BERT_CLASSES), "bert", donate=True)}
+    """`models.BERT` with its pooler and a classifier, and the same blocks in a row; no dropout."""
+    nets = _and_in_a_row(BERT(pooling="pooler", dropout=0.0).network(BERT_CLASSES), "bert")
+    task = train.Classification(BERT_CLASSES)
+    return {name: _sides(net, task, "bert", donate=True) for name, net in nets.items()}
 
 
 def convnext() -> dict[str, Sides]:
@@ -82,6 +82,12 @@ def mamba() -> dict[str, Sides]:
         name: _sides(network(one), train.NextToken(WORDS), "mamba", donate=True)
         for name, one in blocks.items()
     }
+
+
+def _and_in_a_row(net: nn.Layer, kind: str) -> dict[str, nn.Layer]:
+    """The network with its `Repeat`, and with the same blocks in a row."""
+    row, _ = nn.unstack_layers(net, net.init(jax.random.key(0), batch(kind)[0]))
+    return {"jaxnn": net, "jaxnn, blocks in a row": row}
 
 
 def _both(name: str, net: nn.Layer, task: train.Task, kind: str) -> dict[str, Sides]:

@@ -258,8 +258,7 @@ def _plain(
         q = q.reshape(*batch, length, k.shape[-2], heads // k.shape[-2], d)
     group = "g" if grouped else ""
     queries, scores = f"...tk{group}d", f"...k{group}ts"
-    s = jnp.einsum(f"{queries},...skd->{scores}", q, k, preferred_element_type=wide)
-    s = s * jnp.asarray(scale, wide)
+    s = _scores(f"{queries},...skd->{scores}", q, k, scale)
     if mask is not None:
         s = select_number(mask, s, _least(wide))
     weights = softmax(s).astype(v.dtype)
@@ -285,11 +284,8 @@ def _own(
         return y[..., :1, :, :]
     wide = wider_type(q.dtype, jnp.float32)
     grouped = q.reshape(*batch, length, groups, heads // groups, d)
-    every = [
-        jnp.einsum("...tkgd,...skd->...kgts", grouped, a, preferred_element_type=wide) for a in k
-    ]
+    every = [_scores("...tkgd,...skd->...kgts", grouped, a, scale) for a in k]
     scores = jnp.concatenate(every, -1) if len(every) > 1 else every[0]
-    scores = scores * jnp.asarray(scale, wide)
     if score_mod is not None:
         by_head = scores.reshape(*batch, heads, *scores.shape[-2:])
         changed = score_mod(by_head, *positions_of(q, scores.shape[-1])).astype(wide)
@@ -311,6 +307,19 @@ def _own(
     sums = [_weighted(part, a, wide) for part, a in zip(parts, v, strict=True)]
     y = sum(sums[1:], sums[0])
     return y.reshape(*batch, length, heads, v[0].shape[-1]).astype(v[0].dtype)
+
+
+def _scores(equation: str, q: jax.Array, k: jax.Array, scale: Any) -> jax.Array:
+    """Return scaled products of queries and keys, in at least float32.
+
+    A power of two, such as 1 / sqrt(64), scales queries without rounding.
+    """
+    wide = wider_type(q.dtype, jnp.float32)
+    exact = isinstance(scale, float) and math.frexp(scale)[0] == 0.5
+    if exact:  # XLA copies queries anyway, but reads the factor of scores from a whole array
+        q = q * jnp.asarray(scale, q.dtype)
+    s = jnp.einsum(equation, q, k, preferred_element_type=wide)
+    return s if exact else s * jnp.asarray(scale, wide)
 
 
 def _least(dtype: Any) -> float:

@@ -27,7 +27,7 @@ from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import packed_positions
 from ..initializers import InitFn, glorot_uniform, ones, zeros
-from ..validation import above, flag, instance, require
+from ..validation import above, flag, instance, number, require
 from . import (
     axis_or_axes,
     cache_length,
@@ -99,6 +99,7 @@ class MultiHeadAttention(Primitive):
         alibi: Whether to add ALiBi's -slope * distance to the scores. Default: False.
         query_key_norm: Whether to apply RMSNorm to queries and keys over the features of a head,
             before the rotary embedding. Default: False.
+        norm_eps: Added to the mean square in these norms, a number >= 0. Default: 1e-6.
         soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap). Default: None.
         score_mod: Function score_mod(scores, query, key) that returns modified scores. It receives
             scaled scores (..., heads, T, S), after the soft cap, positions of the queries, integers
@@ -157,6 +158,7 @@ class MultiHeadAttention(Primitive):
     rotary: Annotated[RotaryEmbedding | None, _ROTARY] = None
     alibi: bool = False
     query_key_norm: bool = False
+    norm_eps: Annotated[float, number(0)] = 1e-6
     soft_cap: Annotated[float | None, None | above(0)] = None
     score_mod: Annotated[Callable[..., Any] | None, None | plain_function] = None
     mask_mod: Annotated[Callable[..., Any] | None, None | plain_function] = None
@@ -292,7 +294,8 @@ class MultiHeadAttention(Primitive):
                 a = linear(rows, **params[name])
                 if norm is None:
                     return a
-                return _normalized(a.reshape(*a.shape[:-1], heads, d), norm["scale"])
+                split = rms_norm(a.reshape(*a.shape[:-1], heads, d), eps=self.norm_eps)
+                return shared_product(split, norm["scale"])
 
             return by_row(f, rows, checks).reshape(*x.shape[:-1], heads, d)
 
@@ -412,10 +415,6 @@ class MultiHeadAttention(Primitive):
                 f"{scaling!r} changes the angles of all positions with the length of the sequence, "
                 f"{why}: use nn.NTKScaling or nn.YaRNScaling"
             )
-
-
-def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return shared_product(rms_norm(a), scale)
 
 
 def _added(bias: Any, scores: jax.Array, query: jax.Array, key: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from ..arrays import without_padding
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
-from ..functional.gradients import shared_product, shared_sum
+from ..functional.gradients import shared_product, shared_sum, silu, silu_product
 from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.normalization import rms_norm
 from ..functional.recurrence import decay, linear_recurrence, marks, select_rows
@@ -296,9 +296,9 @@ class Mamba2(Primitive):
         u, kept = self._conv.forward(
             params["conv"], u, segment_ids=segment_ids, state=kept, train=train
         )
-        v, b, c = jnp.split(jax.nn.silu(u), [m, m + shared], -1)
+        v, b, c = jnp.split(silu(u), [m, m + shared], -1)
         y, h = self._states(params, v, b, c, dt, h, found)
-        gated = y * jax.nn.silu(z.astype(y.dtype))
+        gated = silu_product(y, z.astype(y.dtype))
         split = gated.reshape(*gated.shape[:-1], self.groups, m // self.groups)
         normed = rms_norm(split, eps=self.eps).reshape(gated.shape).astype(z.dtype)
         y = linear(shared_product(normed, params["norm"]["scale"]), **params["output"])
@@ -341,6 +341,10 @@ class Mamba2(Primitive):
     def _projection(self, n: int, m: int) -> dict[str, Param]:
         w = {"w": Param((n, m), self.w_init)}
         return w | {"b": Param((m,), zeros())} if self.bias else w
+
+
+UNROLLED = 8
+"""Number of chunks whose states are joined in one iteration of a loop."""
 
 
 def chunked_scan(
@@ -387,7 +391,8 @@ def chunked_scan(
         return a.reshape(rows, (length + missing) // size, size, *last)
 
     each = heads // groups
-    total = jnp.cumsum(chunks(log_decay, groups, each), 2)  # (rows, chunks, size, groups, each)
+    # Steps come last in what decays, so that the matrices of a chunk are not transposed.
+    total = jnp.cumsum(jnp.moveaxis(chunks(log_decay, groups, each), 2, -1), -1)
     v, b, c = chunks(v, groups, each, p), chunks(b, groups, n), chunks(c, groups, n)
     sequence = chunks(sequence, mode="edge")
     before = jnp.concatenate([jnp.zeros_like(sequence[:, :1, 0]), sequence[:, :-1, -1]], 1)
@@ -395,28 +400,33 @@ def chunked_scan(
     steps = jnp.arange(size)
     earlier = (steps[:, None] >= steps[None])[None, None]
     sees = (sequence[..., :, None] == sequence[..., None, :]) & earlier
-    between = total[:, :, :, None] - total[:, :, None]
-    decay = _where(sees[..., None, None], between)
-    scores = jnp.einsum("rklgn,rksgn->rklsg", c, b)[..., None] * decay
-    y = jnp.einsum("rklsge,rksgep->rklgep", scores, v)
+    decay = _decay(sees, total[..., :, None] - total[..., None, :])
+    scores = jnp.einsum("rklgn,rksgn->rkgls", c, b)[:, :, :, None] * decay
+    y = jnp.einsum("rkgels,rksgep->rklgep", scores, v)
     # From chunk to chunk: the state that each chunk adds, and the decay over it.
-    to_end = _where((sequence == sequence[..., -1:])[..., None, None], total[:, :, -1:] - total)
-    added = jnp.einsum("rksgep,rksgn->krgepn", v * to_end[..., None], b)
-    stays = (before == sequence[..., -1])[..., None, None]
-    over = jnp.moveaxis(_where(stays, total[:, :, -1]), 1, 0)[..., None, None]
+    to_end = _decay(sequence == sequence[..., -1:], total[..., -1:] - total)
+    added = jnp.einsum("rksgep,rksgn->krgepn", v * jnp.moveaxis(to_end, -1, 2)[..., None], b)
+    over = _decay(before == sequence[..., -1], total[..., -1])
     start = jnp.zeros(added.shape[1:], v.dtype) if h is None else h.reshape(added.shape[1:])
-    states = linear_recurrence(over, added, start, resets=True)
-    entering = jnp.concatenate([start[None], states[:-1]])
-    since = _where((sequence == before[..., None])[..., None, None], total)
+
+    def join(h: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        over, added = at
+        stays = jnp.where(over == 0, jnp.zeros_like(h), h)  # 0 * NaN is NaN
+        return over * stays + added, h
+
+    by_chunk = jnp.moveaxis(over, 1, 0)[..., None, None], added
+    last, entering = jax.lax.scan(join, start, by_chunk, unroll=min(UNROLLED, added.shape[0]))
+    since = jnp.moveaxis(_decay(sequence == before[..., None], total), -1, 2)
     y = y + jnp.einsum("rklgn,krgepn->rklgep", c, entering) * since[..., None]
     y = y.reshape(rows, length + missing, heads, p)[:, :length]
-    return y, states[-1].reshape(rows, heads, p, n)
+    return y, last.reshape(rows, heads, p, n)
 
 
-def _where(mask: jax.Array, logarithm: jax.Array) -> jax.Array:
-    """Return exp(logarithm), 0 where the mask is False, with finite gradients."""
-    inside = jnp.exp(jnp.where(mask, logarithm, jnp.zeros_like(logarithm)))
-    return jnp.where(mask, inside, jnp.zeros_like(inside))
+def _decay(mask: jax.Array, logarithm: jax.Array) -> jax.Array:
+    """Return exp(logarithm) (rows, chunks, groups, heads of a group, ...), 0 where the mask
+    (rows, chunks, ...) is False."""
+    minus = jnp.full_like(logarithm, -jnp.inf)
+    return jnp.exp(jnp.where(mask[:, :, None, None], logarithm, minus))
 
 
 class log_uniform(Initializer):

@@ -6,7 +6,7 @@ fields of a model, and back.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..files.reading import FileError
@@ -43,6 +43,9 @@ class Family:
         first_position: The row of the position table that holds the first position. Default: 0.
         derived: For a key, the default of transformers and a function that returns its only
             supported value from the fields. Default: {}.
+        selector: The key in `fixed` that selects this family from several of its model type.
+            Default: "", there is no other.
+        none: For a field, the value in config.json that stands for None. Default: {}.
     """
 
     model_type: str
@@ -57,6 +60,8 @@ class Family:
     derived: Mapping[str, tuple[Any, Callable[[Any], Any]]] = dataclasses.field(
         default_factory=dict
     )
+    selector: str = ""
+    none: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def bare_architecture(self) -> str:
@@ -65,27 +70,36 @@ class Family:
         bare = self.architecture.removesuffix(classifier)
         return "" if bare == self.architecture else f"{bare}Model"
 
-    def fields(self, config: Mapping[str, Any], file: Any) -> dict[str, Any]:
+    def fields(
+        self, config: Mapping[str, Any], file: Any, chosen: Collection[str] = ()
+    ) -> dict[str, Any]:
         """Return the fields of a model from config.json, with the number of outputs.
 
         Args:
             config: The contents of config.json.
             file: Its path, for errors.
+            chosen: Fields whose values are replaced, so that keys may disagree about them.
+                Default: ().
 
         Raises:
             FileError: A value is not supported; the message names its key.
         """
+        # Old configurations of CLIP repeat inner dicts, and transformers reads the repetitions.
+        again = [key for key, value in config.items() if key.endswith("_config_dict") and value]
+        config = {**config, **{key.removesuffix("_dict"): config[key] for key in again}}
         for key, accepted in {**self.fixed, "quantization_config": (None,)}.items():
             if (value := _at(config, key, accepted[0])) not in accepted:
-                raise _unsupported(file, key, value, " or ".join(map(repr, accepted)))
+                raise unsupported(file, key, value, " or ".join(map(repr, accepted)))
         if isinstance(labels := config.get("id2label"), dict):
             config = {"num_labels": len(labels), **config}
         fields = dict(self.implied)
         for key, (field, default) in self.keys.items():
             value = _at(config, key, default)
             value = tuple(value) if isinstance(value, list) else value
-            if fields.setdefault(field, value) != value:
-                raise _unsupported(file, key, value, f"{fields[field]!r}, as in the other keys")
+            value = None if field in self.none and value == self.none[field] else value
+            if fields.setdefault(field, value) != value and field not in chosen:
+                wanted = f"{fields[field]!r}, as in the other keys; pass {field}= to choose a value"
+                raise unsupported(file, key, value, wanted)
         if fields.get("positions") == "rotary":
             fields["rotary_base"], fields["rotary_scaling"] = _rotary(config, file)
         if self.first_position:
@@ -94,7 +108,7 @@ class Family:
             value = _at(config, key, default)
             with contextlib.suppress(TypeError):  # the model rejects fields of another type
                 if (wanted := rule(fields)) != value:
-                    raise _unsupported(file, key, value, f"{wanted!r}, as in the other keys")
+                    raise unsupported(file, key, value, f"{wanted!r}, as in the other keys")
         return fields
 
     def config(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,9 +122,11 @@ class Family:
         config: dict[str, Any] = {"model_type": self.model_type, "architectures": [architecture]}
         for key, accepted in self.fixed.items():
             _put(config, key, accepted[0])
-        for key, (field, _) in self.keys.items():
+        for key, (field, default) in self.keys.items():
             if field != "outputs" or not headless:
-                _put(config, key, fields[field])
+                value = fields[field]
+                # Without a value for None, what is read again is not None, which callers notice.
+                _put(config, key, self.none.get(field, default) if value is None else value)
         for key, (_, rule) in self.derived.items():
             _put(config, key, rule(fields))
         if self.implied.get("positions") == "rotary":
@@ -138,7 +154,15 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def _unsupported(file: Any, key: str, value: Any, wanted: str) -> FileError:
+def unsupported(file: Any, key: str, value: Any, wanted: str) -> FileError:
+    """Return the error for a value of config.json that no model has.
+
+    Args:
+        file: Path of config.json.
+        key: The key.
+        value: Its value.
+        wanted: The supported values.
+    """
     return FileError(
         f"{file}: {key} is {value!r}, which has no counterpart here; expected {wanted}"
     )
@@ -177,23 +201,27 @@ _FIXED_ROPE: dict[str, tuple[Any, ...]] = {
 
 def _rotary(config: Mapping[str, Any], file: Any) -> tuple[Any, Any]:
     """Return the base of the frequencies and the scaling rule."""
-    new = config.get("rope_parameters")
-    key = "rope_scaling" if new is None else "rope_parameters"
-    rope = config.get("rope_scaling") or {} if new is None else new
+    # The order of transformers, if a file has both.
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    rope = config.get(key) or {}
     base = rope.get("rope_theta", config.get("rope_theta", 10000.0))
     for name, accepted in _FIXED_ROPE.items():
         if rope.get(name, config.get(name, accepted[0])) not in accepted:
-            raise _unsupported(file, name, rope.get(name, config.get(name)), repr(accepted[-1]))
+            raise unsupported(file, name, rope.get(name, config.get(name)), repr(accepted[-1]))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return base, None
     if kind not in _SCALINGS:
         known = ", ".join(("default", *_SCALINGS))
-        raise _unsupported(file, f"rope_type of {key}", kind, f"one of {known}")
+        raise unsupported(file, f"rope_type of {key}", kind, f"one of {known}")
     rule, keys = _SCALINGS[kind]
     values = {field: rope.get(name, default) for name, (field, default) in keys.items()}
-    if values.get("original_length", 0) is None:
-        values["original_length"] = config.get("max_position_embeddings")
+    if "original_length" in values:
+        outer = config.get("original_max_position_embeddings")
+        given = values["original_length"] if outer is None else outer
+        values["original_length"] = (
+            config.get("max_position_embeddings") if given is None else given
+        )
     try:
         return base, rule(**values)
     except (TypeError, ValueError) as error:
@@ -341,6 +369,7 @@ def _resnet(layer_type: str, bottleneck: bool) -> Family:
         },
         {"stem": "imagenet", "bottleneck": bottleneck},
         derived={"hidden_sizes": ([256, 512, 1024, 2048], hidden_sizes)},
+        selector="layer_type",
     )
 
 
@@ -364,6 +393,7 @@ CONVNEXT_FAMILIES = (
         },
         {"num_channels": (3,), "hidden_act": ("gelu",)},
         derived={"num_stages": (4, lambda fields: len(fields["stages"]))},
+        none={"layer_scale": 0.0},
     ),
 )
 """The model type of `ConvNeXt`."""

@@ -30,7 +30,7 @@ from ..interop.torch_weights import from_torch
 from ..layers.shape import upsample
 from ..train.weights import LONGEST_HEADER, open_arrays
 from ..validation import Accepts, one_of
-from .families import Family
+from .families import Family, unsupported
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 UNSAVED = ("implementation",)  # fields that config.json does not have
@@ -49,7 +49,7 @@ class Pretrained(NamedTuple):
         model: Configuration, such as a `GPT`.
         net: The network, `model.network(outputs)`.
         params: Its parameters.
-        state: Its state, such as the running statistics of batch norms; {} if there is none.
+        state: Its state, such as the running statistics of batch norms; {} if it has none.
     """
 
     model: Any
@@ -84,8 +84,9 @@ class Published:
                 repository on the Hugging Face Hub, such as "openai-community/gpt2", which is
                 downloaded with `huggingface_hub` (the extra `hub`).
             **changes: Fields of the model that replace those of config.json, such as
-                `dropout=0.0`. If `image` is replaced, the position encodings of patches are
-                interpolated bicubically, as by transformers.
+                `dropout=0.0`, which is required if the file has several dropout rates. If `image`
+                is replaced, the position encodings of patches are interpolated bicubically, as by
+                transformers.
 
         Returns:
             `(model, net, params, state)`, a `Pretrained`.
@@ -118,7 +119,7 @@ class Published:
         config_file = found_file(find, "config.json", path_or_name)
         config = read_json(config_file)
         family = cls._family(config, config_file)
-        fields = family.fields(config, config_file)
+        fields = family.fields(config, config_file, changes)
         outputs = [fields.pop("outputs")] if "outputs" in fields else []
         published = {"image": fields["image"]} if cls.patch_positions else {}
 
@@ -158,12 +159,13 @@ class Published:
     def _family(cls, config: Any, file: Path) -> Family:
         kind = config.get("model_type") if isinstance(config, dict) else None
         matching = [family for family in cls.families if family.model_type == kind]
-        for family in matching[:-1]:
-            with contextlib.suppress(FileError):
-                family.fields(config, file)
-                return family
         if matching:
-            return matching[-1]
+            key = matching[0].selector
+            options = {value: family for family in matching for value in family.fixed.get(key, ())}
+            value = config.get(key, next(iter(options), None))
+            if options and value not in options:
+                raise unsupported(file, key, value, " or ".join(map(repr, options)))
+            return options.get(value, matching[0])
         known = ", ".join(dict.fromkeys(family.model_type for family in cls.families))
         raise FileError(f"{file}: model_type is {kind!r}; {cls.__name__} loads {known}")
 
@@ -332,7 +334,7 @@ def _in_folder(folder: Path) -> Find:
 
 
 def _on_hub(name: str) -> Find:
-    """Return a function that downloads a file of a repository, or returns None if there is none."""
+    """Return a function that downloads a file of a repository, or returns None if it is absent."""
     purpose = f"there is no folder {name!r}, and a model of that name is downloaded by"
     hub = required("huggingface_hub", purpose, "huggingface_hub", "hub")
     errors = required("huggingface_hub.errors", purpose, "huggingface_hub", "hub")

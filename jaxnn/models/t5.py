@@ -105,7 +105,7 @@ _T5_NAMES: dict[str, Any] = {
 """transformers' T5ForConditionalGeneration, for `T5`, but for the names of `up`."""
 
 
-def _t5(published: str, feed_forward: str) -> Family:
+def _t5(published: str, activation: str, feed_forward: str) -> Family:
     return Family(
         "t5",
         "T5ForConditionalGeneration",
@@ -126,13 +126,23 @@ def _t5(published: str, feed_forward: str) -> Family:
             "tie_word_embeddings": ("tied", True),
             "scale_decoder_outputs": ("scaled_head", None),
         },
-        {"feed_forward_proj": (published,), "is_encoder_decoder": (True,)},
+        {
+            "feed_forward_proj": (published,),
+            "is_gated_act": (published != "relu",),
+            "dense_act_fn": (activation,),
+            "is_encoder_decoder": (True,),
+        },
         {"feed_forward": feed_forward},
         ("*.embed_tokens.weight", "decoder.block.*.layer.1.**.relative_attention_bias.weight"),
+        selector="feed_forward_proj",
     )
 
 
-T5_FAMILIES = (_t5("relu", "relu"), _t5("gated-gelu", "geglu"), _t5("gated-silu", "swiglu"))
+T5_FAMILIES = (
+    _t5("relu", "relu", "relu"),
+    _t5("gated-gelu", "gelu_new", "geglu"),
+    _t5("gated-silu", "silu", "swiglu"),
+)
 """The model types of `T5`, one per feed-forward network; the default of transformers is first."""
 
 

@@ -102,8 +102,8 @@ class Tokenizer:
 
     Attributes:
         special_tokens: The special tokens as texts, such as "pad_token", by name.
-        padding: The padding token, an integer; 0 if there is none.
-        end: The end token, an integer; None if there is none.
+        padding: The padding token, an integer; 0 if the vocabulary has none.
+        end: The end token, an integer; None if the vocabulary has none.
 
     >>> import tokenizers
     >>> from tokenizers.models import WordLevel

@@ -310,6 +310,7 @@ class GPT(Published, Model):
                 if learned
                 else RotaryEmbedding(self.rotary_base, scaling=self.rotary_scaling),
                 query_key_norm=self.query_key_norm,
+                norm_eps=self.eps,
                 dropout=self.dropout,
                 bias=self.bias if self.qkv_bias is None else self.qkv_bias,
                 out_bias=self.bias,

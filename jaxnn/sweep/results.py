@@ -105,7 +105,7 @@ class Result:
 
     @property
     def test(self) -> dict[str, float]:
-        """The test metrics of the best trial, averaged over its seeds; {} if there are none.
+        """The test metrics of the best trial, averaged over its seeds; {} if none were measured.
 
         The trial is evaluated on the test rows once, at the end of the sweep. No trial is chosen by
         them.
@@ -299,11 +299,11 @@ class TrialResult:
         return f"<trial {self.number}: {self.status}{score}; {values}>"
 
 
-# Results as text, in the width of the terminal, or in 80 columns if there is none
+# Results as text, in the width of the terminal, or in 80 columns without a terminal
 
 
 def width() -> int:
-    """Return the number of columns of the terminal; 80 if there is none."""
+    """Return the number of columns of the terminal; 80 without a terminal."""
     return max(shutil.get_terminal_size((80, 24)).columns, 40)
 
 

@@ -219,7 +219,7 @@ class Sweep:
 
     @property
     def best(self) -> Trial | None:
-        """The first trial of the ranking; None if there is none."""
+        """The first trial of the ranking; None if no trial is ranked."""
         return self.ranking[0] if self.ranking else None
 
     @functools.cached_property

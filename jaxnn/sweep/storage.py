@@ -135,6 +135,8 @@ def explained(folder: Path, consequence: str = "Nothing was changed") -> Iterato
     """
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's message quotes a damaged schema
+        raise LedgerError(f"{damaged(folder)} ({error}). {consequence}") from error
     except (sqlite3.Error, OSError) as error:
         # A LedgerError is clear already; the other two are mistakes in a program.
         if isinstance(error, LedgerError | sqlite3.ProgrammingError | sqlite3.IntegrityError):

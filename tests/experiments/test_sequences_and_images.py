@@ -1,6 +1,7 @@
 """The convolutional, recurrent and language experiments, made small: every command, and a sweep."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from jaxnn import data
 from jaxnn.command import main
+from jaxnn.sweep import Choice, Space
 from jaxnn.sweep.structure import TRACED, traced_or_static
 from tests.experiments.test_experiments import experiment_of, mean_scores, rows_of
 
@@ -57,7 +59,7 @@ def writes_on(made, folder, tmp_path, capsys):
     (text,) = texts  # at temperature 0 there is nothing to draw
     assert text.startswith("To be") and len(text) == len("To be") + 9 + 1
     assert main(made, ["sample", folder, "--prompt", "€"]) == 1
-    assert "the character '€' at 0 of the text is none of the 96" in capsys.readouterr().err
+    assert "the character '€' at 0, which is not one of the 96" in capsys.readouterr().err
     assert main(made, ["samples", folder]) == 2
     assert "there is no command 'samples'; did you mean 'sample'?" in capsys.readouterr().err
     np.save(tmp_path / "no.npy", rows_of("python_gpt")[1].x[:1] + 96)
@@ -84,18 +86,39 @@ def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_an_experiment_is_planned_and_swept(name, tmp_path, capsys):
+    """All that is swept, with small sizes in the place of those that are swept."""
     made, folder = experiment_of(name), str(tmp_path / "sweep")
-    swept = ("--model.layers", "--model.width") if name == "python_gpt" else ("--model.width",)
-    options, small = ["--epochs", "1", "--trials", "3"], SMALL[name]
-    if swept[0] in small and f"model.{swept[0][8:]}" in made.space.fields:
-        at = small.index(swept[0])
-        small = small[:at] + small[at + 2 :]
-    assert main(made, ["plan", *options, *small]) == 0
+    sizes = {"mnist_cnn": {}, "mnist_rnn": {"model.width": Choice(4, 8)}}
+    sizes["python_gpt"] = {"model.layers": Choice(1, 2)}
+    assert sizes[name].keys() <= made.space.fields
+    space = Space(made.config, made.space.paths | sizes[name])
+    made = dataclasses.replace(made, space=space)
+    if name == "python_gpt":  # whose epoch takes longest
+        made = dataclasses.replace(made, data=functools.partial(first_rows, made))
+    options = ["--epochs", "1", "--trials", "3", *without(SMALL[name], sizes[name])]
+    assert main(made, ["plan", *options]) == 0
     assert "traced" in capsys.readouterr().out
-    assert main(made, ["sweep", *options, *small, "--folder", folder]) == 0
+    assert main(made, ["sweep", *options, "--folder", folder]) == 0
     assert main(made, ["resume", folder]) == 0
     best = ["run", "--from", f"{folder}:best", "--folder", str(tmp_path / "run")]
     assert main(made, best) == 0
+
+
+def first_rows(made, config):
+    """The data of an experiment, with 200 rows in each part."""
+    whole = made.data(config)
+    parts = (whole.train, whole.validation, whole.test)
+    few = (data.Examples(x[:200], y[:200]) for x, y in parts)
+    return dataclasses.replace(
+        whole, **dict(zip(("train", "validation", "test"), few, strict=True))
+    )
+
+
+def without(options, swept):
+    """The options, without those of swept fields, which have one value each."""
+    names = {f"--{path}" for path in swept}
+    first = [at for at, word in enumerate(options) if word in names]
+    return [word for at, word in enumerate(options) if at not in first and at - 1 not in first]
 
 
 @pytest.mark.slow

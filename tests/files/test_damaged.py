@@ -214,6 +214,14 @@ def test_ledgers(tmp_path, many):
     assert refusals > many // 2
 
 
+def test_a_schema_that_is_not_utf_8(tmp_path):
+    """Python cannot decode SQLite's message about it."""
+    file = small_ledger(tmp_path / "sweep") / "ledger.sqlite"
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE", b"CREATE TABL\x85"))
+    with pytest.raises(LedgerError, match="is damaged, put back a copy"):
+        Ledger.open(file.parent)
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"

@@ -404,3 +404,19 @@ def test_keys_that_are_not_finite_reach_only_queries_that_look_at_them(lengths, 
         looks = (t == place)[:, None] & seen.any(1, keepdims=True)
         expected = np.where(looks[..., None], np.nan, clean)
         np.testing.assert_allclose(run(broken, k, v), expected, atol=1e-6)
+
+
+def test_a_power_of_two_scales_queries_to_the_same_bits():
+    """XLA reads the factor of scores from an array of their shape, if no mask follows."""
+    q, k, v = (normals(i, 2, 40, 1, 64) for i in range(3))
+
+    def factors(scale: Any) -> list[int]:
+        program = jax.make_jaxpr(lambda *a: attention(*a, scale=scale, implementation="own"))
+        return [e.invars[0].aval.size for e in program(q, k, v).eqns if e.primitive.name == "mul"]
+
+    # 1 / sqrt(64), another number, and an array, which is not known while tracing.
+    array = np.float32(0.125)
+    assert q.size in factors(None)
+    assert all(q.size not in factors(scale) for scale in (0.3, array))
+    one, other = (attention(q, k, v, scale=scale) for scale in (None, array))
+    assert (np.asarray(one) == np.asarray(other)).all()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -94,12 +94,16 @@ def check(kind):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(kinds())
 def test_any_convolution_is_that_of_xla_with_all_derivatives(kind):
-    removed = max(map(max, kind[-1])) if kind[0] else 0
-    if removed < min(kind[1][1:-1]):
-        check(kind)
+    transposed, shape, kernel, strides, dilations, padding = kind
+    lengths = [
+        (n - 1) * s + (k - 1) * d + 1 - sum(pair)
+        for n, k, s, d, pair in zip(shape[1:], kernel, strides, dilations, padding, strict=False)
+    ]
+    assume(not transposed or min(lengths) > 0)  # of the output
+    check(kind)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.functional.gradients import dear, gradient_once, picked
+from jaxnn.functional.gradients import dear, gradient_once, picked, silu, silu_product
 from jaxnn.functional.normalization import moments
 from tests.derivatives import check_derivatives
 from tests.layers.agreement import KEY, normals
@@ -28,6 +28,20 @@ def count(primitive, text):
 def test_once_is_the_identity_with_every_derivative():
     check_derivatives(lambda x: jnp.sin(gradient_once(x)), X, order=2)
     assert count("optimization_barrier", program(gradient_once, X)) == 0
+
+
+def test_silu_and_its_product_have_the_values_and_derivatives_of_jax():
+    check_derivatives(silu, X, order=2)
+    check_derivatives(lambda x: silu_product(jnp.cos(x), x), X, order=2)
+    x = np.array([-1e4, -200.0, -88.5, -60.0, -20.0, -1.0, 0.0, 1.0, 30.0, 1e4], np.float32)
+    for order in range(3):
+        found, wanted, product = silu, jax.nn.silu, lambda x: silu_product(3 * x, x)
+        other = lambda x: 3 * x * jax.nn.silu(x)  # noqa: E731
+        for _ in range(order):
+            found, wanted, product, other = map(jax.grad, (found, wanted, product, other))
+        for one, two in ((found, wanted), (product, other)):
+            one, two = (jax.jit(jax.vmap(f))(x) for f in (one, two))
+            np.testing.assert_allclose(one, two, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("net", [nn.LayerNorm(), nn.RMSNorm(), nn.BatchNorm()], ids=repr)

@@ -103,15 +103,14 @@ def test_as_equinox():
 
 
 def test_norm_of_queries_and_keys():
-    """The same as an attention whose queries and keys, one feature a head, are so normalized: their
-    signs times the scales."""
-    net = nn.MultiHeadAttention(6, query_key_norm=True, bias=False)
+    """The same as an attention whose queries and keys, one feature a head, are so normalized."""
+    net = nn.MultiHeadAttention(6, query_key_norm=True, norm_eps=0.1, bias=False)
     params = weights(net, X)
 
     @jax.jit
     def expected(params, x):
         q, k = (
-            rms_norm((x @ params[name]["w"])[..., None]) * params[f"{name}_norm"]["scale"]
+            rms_norm((x @ params[name]["w"])[..., None], eps=0.1) * params[f"{name}_norm"]["scale"]
             for name in ("query", "key")
         )
         v = (x @ params["value"]["w"])[..., None]

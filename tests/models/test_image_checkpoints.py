@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.models import CLIP, ConvNeXt, ResNet, ViT
-from jaxnn.models.clip import CLIP_NAMES, LastTokenEncoder
+from jaxnn.models.clip import CLIP_FAMILIES, CLIP_NAMES, LastTokenEncoder
 from jaxnn.models.families import CONVNEXT_FAMILIES, RESNET_FAMILIES, VIT_FAMILIES
 from tests.converted import assert_same_gradients
 from tests.fixtures import pretrained as published
@@ -129,6 +129,45 @@ def test_unsupported_image_models_are_named(family: Any, changes: Any, text: str
     family.fields(config, "config.json")
     with pytest.raises(ValueError, match=f"config.json: {text}"):
         family.fields(config | changes, "config.json")
+
+
+def test_the_wrong_value_is_named_of_all_kinds_of_blocks():
+    for kind, first in (("basic", 4), ("bottleneck", 16)):
+        config = {"model_type": "resnet", "layer_type": kind, "downsample_in_first_stage": True}
+        config |= {"embedding_size": 4, "depths": [1], "hidden_sizes": [first]}
+        family = ResNet._family(config, Path("config.json"))
+        with pytest.raises(ValueError, match="downsample_in_first_stage is True"):
+            family.fields(config, "config.json")
+    with pytest.raises(ValueError, match=r"layer_type is 'wide'.*'bottleneck' or 'basic'"):
+        ResNet._family({"model_type": "resnet", "layer_type": "wide"}, Path("config.json"))
+
+
+def test_convnext_without_factors():
+    """transformers' blocks have no factors if their initial value is 0."""
+    (family,) = CONVNEXT_FAMILIES
+    fields = family.fields({"layer_scale_init_value": 0.0}, "config.json")
+    assert fields["layer_scale"] is None
+    assert family.config(fields)["layer_scale_init_value"] == 0.0
+
+
+def test_dinov2_always_has_factors():
+    """transformers rejects the value None of its key."""
+    for fields in ({"pooling": "token_mean"}, {"pooling": "none", "registers": 2}):
+        model = ViT(image=4, patch=4, layers=1, width=4, num_heads=1, **fields)  # type: ignore
+        with pytest.raises(ValueError, match="does not have layer_scale=None"):
+            model._writable((3,))
+
+
+def test_clip_reads_the_repeated_inner_configurations():
+    """transformers' CLIPConfig replaces text_config by text_config_dict, defaults included."""
+    config = {
+        "text_config": {"hidden_act": "quick_gelu", "num_hidden_layers": 3},
+        "text_config_dict": {"hidden_act": "gelu"},
+        "vision_config": {"hidden_act": "gelu", "num_hidden_layers": 5},
+        "vision_config_dict": None,
+    }
+    fields = CLIP_FAMILIES[0].fields(config, "config.json")
+    assert (fields["activation"], fields["text_layers"], fields["image_layers"]) == ("gelu", 12, 5)
 
 
 def test_state_must_be_saved_too(tmp_path: Path):

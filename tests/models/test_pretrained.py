@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxnn.files.reading import FileError
 from jaxnn.interop.torch_names import GEMMA, LLAMA
-from jaxnn.layers.rotary import Llama3Scaling, NTKScaling
+from jaxnn.layers.rotary import Llama3Scaling, NTKScaling, YaRNScaling
 from jaxnn.models import BERT, GPT, Tokenizer
 from jaxnn.models.clip import CLIP_FAMILIES
 from jaxnn.models.families import (
@@ -258,6 +258,27 @@ def test_a_file_is_named_if_it_is_wrong_without_the_changes(tmp_path: Path):
         GPT.from_pretrained(changed(tmp_path, n_embd="wide"), dropout=0.0)
     with pytest.raises(FileError, match=r"positions/w: wanted .*9, 8"):
         GPT.from_pretrained(changed(tmp_path, n_positions=9), dropout=0.0)
+
+
+def test_keys_that_disagree_about_a_chosen_field(tmp_path: Path):
+    folder = changed(tmp_path, attn_pdrop=0.3)
+    with pytest.raises(ValueError, match=r"attn_pdrop is 0.3.*; pass dropout= to choose a value"):
+        GPT.from_pretrained(folder)
+    assert GPT.from_pretrained(folder, dropout=0.2).model.dropout == 0.2
+
+
+def test_rotary_embeddings_are_read_in_the_order_of_transformers():
+    """Its configurations prefer `rope_scaling`, and the original length outside of it."""
+    llama = next(family for family in GPT_FAMILIES if family.model_type == "llama")
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+    other = {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}
+    both = llama.fields({"rope_scaling": yarn, "rope_theta": 50.0} | other, "config.json")
+    assert (both["rotary_base"], both["rotary_scaling"]) == (50.0, YaRNScaling(4.0, 8))
+    outside = {"rope_scaling": yarn, "original_max_position_embeddings": 16}
+    assert llama.fields(outside, "config.json")["rotary_scaling"] == YaRNScaling(4.0, 16)
+    del yarn["original_max_position_embeddings"]
+    last = llama.fields({"rope_scaling": yarn, "max_position_embeddings": 32}, "config.json")
+    assert last["rotary_scaling"] == YaRNScaling(4.0, 32)
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"type": "linear"}])

@@ -105,9 +105,13 @@ def test_feed_forward_networks_of_config_json(tmp_path: Path):
     assert T5._family(config, tmp_path).implied == {"feed_forward": "relu"}
     gated = T5._family(config | {"feed_forward_proj": "gated-silu"}, tmp_path)
     assert gated.implied == {"feed_forward": "swiglu"}
-    other = config | {"feed_forward_proj": "gelu"}
-    with pytest.raises(ValueError, match="feed_forward_proj is 'gelu', which has no counterpart"):
-        T5._family(other, tmp_path).fields(other, "config.json")
+    wanted = "feed_forward_proj is 'gelu', .*; expected 'relu' or 'gated-gelu' or 'gated-silu'"
+    with pytest.raises(ValueError, match=wanted):
+        T5._family(config | {"feed_forward_proj": "gelu"}, tmp_path)
+    # transformers follows these two keys if they disagree with the first.
+    for other in ({"is_gated_act": True}, {"dense_act_fn": "gelu_new"}):
+        with pytest.raises(ValueError, match=f"config.json: {next(iter(other))} is"):
+            T5._family(config, tmp_path).fields(config | other, "config.json")
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from ..experiment.configuration import from_plain, to_plain, to_record
 from ..experiment.experiment import Experiment, loaded
 from ..explain.text import check_known
 from ..files.reading import quoted
-from ..fingerprint import fingerprint_differences
+from ..fingerprint import fingerprint, fingerprint_differences
 from ..html import count
 from ..train.checkpoint import versions
 from ..train.metrics import badness
@@ -189,6 +189,7 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
     settings = planner.settings
     return {
         "experiment": sources.module_of(experiment),
+        "name": experiment.name,
         "config": to_record(planner.base),
         "settings": to_plain(settings),
         "space": planner.space.to_plain(),
@@ -209,9 +210,13 @@ def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
 
 
 def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
-    """Return what the results of a trial depend on besides its values: code, data, versions."""
+    """Return what the trials depend on besides their values: code, data, versions, and `where`.
+
+    The space of a notebook, or of a function, may have a `where` that no module contains.
+    """
     return {
         "modules": sources.modules(experiment),
+        "where": fingerprint(space_of(experiment).where),
         "data": loaded(experiment, base).checksums(),
         "versions": {name: text for name, text in versions().items() if name != "python"},
     }
@@ -259,6 +264,8 @@ def _check_resumable(
         differ.append("config/epochs: they can only grow")
     old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
     current = _sources(experiment, old)
+    if "where" not in meta.get("sources", {}):  # a sweep that began before this was recorded
+        del current["where"]
     changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")
     check_none(
         differ,

@@ -100,8 +100,12 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """The last part of the experiment's module, such as `mnist_mlp`."""
-        return self.experiment.rpartition(".")[2]
+        """The last part of the experiment's module, such as `mnist_mlp`.
+
+        A notebook is not such a module: its sweep has the name of the experiment.
+        """
+        module = self.experiment.rpartition(".")[2]
+        return str(self.facts.get("name", module)) if module == "__main__" else module
 
     @functools.cached_property
     def scores(self) -> dict[int, Score]:

@@ -112,6 +112,31 @@ def test_the_best_of_a_quadratic_is_the_rate_of_one_half(whole):
     assert scores == sorted(scores)
 
 
+def allowing(least):
+    """The experiment, with a `where` that no module contains."""
+    space = sweep.Space(Config, SPACE, where=lambda config: config.rate >= least)
+    return dataclasses.replace(EXPERIMENT, space=space)
+
+
+def test_a_where_that_changed_is_reported_on_resume(tmp_path):
+    """A notebook's `where` is in no module, so that it is compared by itself."""
+    fixed = {"progress": False, **SETTINGS, "trials": 2}
+    sweep.run(allowing(0.25), folder=tmp_path / "s", **fixed)
+    again = sweep.run(allowing(0.25), folder=tmp_path / "s", **fixed)
+    assert [trial.values["rate"] for trial in again.trials] == [0.25, 0.25]
+    with pytest.raises(ValueError, match=r"changed.*: where: the code of .*lambda.* changed; "):
+        sweep.run(allowing(0.5), folder=tmp_path / "s", **fixed)
+    more = sweep.run(allowing(0.5), folder=tmp_path / "s", force=True, **{**fixed, "trials": 4})
+    assert all(trial.values["rate"] >= 0.5 for trial in more.trials[2:])
+    sweep.run(allowing(0.5), folder=tmp_path / "s", **{**fixed, "trials": 4})
+
+
+def test_a_sweep_of_a_notebook_has_the_name_of_its_experiment(whole):
+    found = dataclasses.replace(whole.sweep, experiment="__main__")
+    assert (whole.sweep.name, found.name) == ("test_python", "descent")
+    assert dataclasses.replace(found, facts={}).name == "__main__"  # of an earlier version
+
+
 def test_the_state_of_a_trial_predicts_and_is_that_of_its_lane(whole):
     trial = whole.trials[0]
     found = trial.train()

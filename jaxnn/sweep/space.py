@@ -23,7 +23,7 @@ import numpy as np
 
 from ..explain.text import check_known, suggestion
 from ..validation import Accepts, check_fields, instance, positive
-from .dimensions import Dimension, to_row
+from .dimensions import Dimension, as_option, to_row
 from .ranges import Int
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
 from .tables import Values, frozen
@@ -420,11 +420,3 @@ def converted(swept: SweptField, value: Any) -> Any:
     if type(found) is int and not hasattr(dimension, "options") and not isinstance(dimension, Int):
         return float(found)
     return found
-
-
-def as_option(value: Any, options: Sequence[Any]) -> Any:
-    """Return the option that equals a value, 1 and 1.0 alike, but not True."""
-    alike = [
-        one for one in options if one == value and isinstance(one, bool) is (type(value) is bool)
-    ]
-    return next((one for one in alike if type(one) is type(value)), alike[0] if alike else value)

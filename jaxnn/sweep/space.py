@@ -22,7 +22,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 
 from ..explain.text import check_known, suggestion
-from ..validation import Accepts, check_fields, instance, positive
+from ..validation import Accepts, check_fields, instance, positive, require
 from .dimensions import Dimension, as_option, to_row
 from .ranges import Int
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
@@ -212,7 +212,7 @@ class Space:
             ValueError: The point has the wrong number of coordinates.
         """
         n = len(self.swept)
-        Accepts(f"{n} numbers, one for each dimension", lambda u: len(u) == n)(u, "from_unit.u")
+        require(len(u) == n, "from_unit.u", f"{n} numbers, one for each dimension", u)
         return self.built(lambda swept, at: swept.dimension.at(float(at)), u)
 
     def built(self, choose: Callable[..., Any], *each: Iterable[Any]) -> Values:

@@ -340,20 +340,20 @@ def _from_text(swept: SweptField, text: str) -> Any:
     return next(written, as_option(number, options) if options else number)
 
 
-def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False) -> list[Values]:
+def tries_of(space: Space, base: Any, tries: Any, repeat: bool = False) -> list[Values]:
     """Return the configurations that the user gives, as values of the space.
 
     Args:
         space: The search space.
         base: The configuration, which has the values that a try does not give.
-        tries: Dicts by dotted path, or texts as for `parsed`.
+        tries: A dict by dotted path, a text as for `parsed`, or a sequence of these.
         repeat: Whether equal ones are kept. Default: False.
 
     Raises:
         ValueError: A value is not in the space, or a path is not swept.
     """
     found = []
-    for number, one in enumerate(tries):
+    for number, one in enumerate([tries] if isinstance(tries, Mapping | str) else tries):
         text = isinstance(one, str)
         given, where = (parsed(space, one), f"--try {one}") if text else (one, f"tries[{number}]")
         a_dict(given, where)

@@ -58,7 +58,7 @@ def planned(
     base: Any,
     settings: Mapping[str, Any],
     search: Any = None,
-    tries: Sequence[Any] = (),
+    tries: Any = (),
     folders: Sequence[Path | str] = (),
 ) -> tuple[Planner, dict[str, Any]]:
     """Return the plan of a new sweep, and its meta data of tries and earlier sweeps.
@@ -122,7 +122,7 @@ def resumed(
     base: Any = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
     force: bool = False,
-    tries: Sequence[Any] = (),
+    tries: Any = (),
     folders: Sequence[Path | str] = (),
 ) -> None:
     """Check that a ledger is of this sweep, and record what changes.

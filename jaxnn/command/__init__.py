@@ -1,4 +1,4 @@
-"""The command line of an experiment, whose module ends with `main(EXPERIMENT)`.
+"""The command line of an experiment, whose module ends with `sys.exit(main(EXPERIMENT))`.
 
     python -m experiments.mnist_mlp                              train with the defaults
     python -m experiments.mnist_mlp --epochs 5                   change a field of the configuration

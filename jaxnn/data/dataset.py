@@ -43,7 +43,8 @@ class Dataset:
 
     Args:
         name: Name of the data set in errors and logs.
-        train: Examples for fitting parameters and computing statistics.
+        train: Examples for fitting parameters and computing statistics. Each of the three parts may
+            also be given as a pair (x, y), which is converted.
         validation: Examples for comparing configurations.
         test: Examples for the final evaluation of the chosen configuration.
         class_names: Names by label 0, 1, ... Default: (), for regression.
@@ -79,6 +80,7 @@ class Dataset:
         for part, (x, y) in self._parts().items():
             classes, name = len(self.class_names) or None, f"{self.name}.{part}"
             check(x, y, classes=classes, ignore=-100, name=name, write=write)
+            object.__setattr__(self, part, Examples(x, y))
 
     def __repr__(self) -> str:
         """Return sizes and shapes on one line, no numbers."""

@@ -87,7 +87,7 @@ def print_scores(one: Configured, state: Any, folder: Path) -> None:
     dataset, held = one.data.dataset, one.data.validation
     rows, text = held, "" if held is None else f" on {row_count(held):,} validation rows"
     if dataset is not None:
-        rows, text = (*dataset.test,), f" on {len(dataset.test.y):,} test rows"
+        rows, text = (*dataset.test,), f" on {row_count(dataset.test):,} test rows"
     elif held is None and one.data.rows is not None:
         raise ValueError(
             f"{one.experiment.name} has neither test rows nor validation rows; write return "
@@ -122,7 +122,9 @@ def print_predictions(one: Configured, state: Any, folder: Path, file: Path | No
         )
     else:
         scores = scores_text(scores_of(one, state, (*dataset.test,)))
-        print(f"{folder} on {len(dataset.test.y):,} test rows: {scores}\n\nThe first of them:\n")
+        print(
+            f"{folder} on {row_count(dataset.test):,} test rows: {scores}\n\nThe first of them:\n"
+        )
         x, y = jax.tree.map(lambda leaf: leaf[:SHOWN], (*dataset.test,))
         print("\n".join(prediction_lines(one, predicted(one, state, x), y)))
 

@@ -36,15 +36,14 @@ class Family:
         keys: For each key of config.json, the field of the model and the default of transformers.
             The field `outputs` is the argument of `network`. In `text_config.hidden_size`, the key
             is in an inner dict.
-        fixed: The accepted values of further keys, the default of transformers first.
+        fixed: The accepted values of further keys, the default of transformers first. The first
+            key selects one of several families of a model type.
         implied: Fields that are equal in all models of this type. Default: {}.
         skipped: Patterns of arrays in a checkpoint that are ignored if the network does not have
             them. Default: ().
         first_position: The row of the position table that holds the first position. Default: 0.
         derived: For a key, the default of transformers and a function that returns its only
             supported value from the fields. Default: {}.
-        selector: The key in `fixed` that selects this family from several of its model type.
-            Default: "", there is no other.
         none: For a field, the value in config.json that stands for None. Default: {}.
     """
 
@@ -60,7 +59,6 @@ class Family:
     derived: Mapping[str, tuple[Any, Callable[[Any], Any]]] = dataclasses.field(
         default_factory=dict
     )
-    selector: str = ""
     none: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -369,7 +367,6 @@ def _resnet(layer_type: str, bottleneck: bool) -> Family:
         },
         {"stem": "imagenet", "bottleneck": bottleneck},
         derived={"hidden_sizes": ([256, 512, 1024, 2048], hidden_sizes)},
-        selector="layer_type",
     )
 
 

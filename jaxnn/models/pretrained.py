@@ -160,12 +160,14 @@ class Published:
         kind = config.get("model_type") if isinstance(config, dict) else None
         matching = [family for family in cls.families if family.model_type == kind]
         if matching:
-            key = matching[0].selector
-            options = {value: family for family in matching for value in family.fixed.get(key, ())}
-            value = config.get(key, next(iter(options), None))
-            if options and value not in options:
-                raise unsupported(file, key, value, " or ".join(map(repr, options)))
-            return options.get(value, matching[0])
+            # The first of the fixed keys differs if there are several families of a type.
+            key, (default, *_) = next(iter(matching[0].fixed.items()))
+            value = config.get(key, default) if len(matching) > 1 else default
+            for family in matching:
+                if value in family.fixed[key]:
+                    return family
+            accepted = (one for family in matching for one in family.fixed[key])
+            raise unsupported(file, key, value, " or ".join(map(repr, accepted)))
         known = ", ".join(dict.fromkeys(family.model_type for family in cls.families))
         raise FileError(f"{file}: model_type is {kind!r}; {cls.__name__} loads {known}")
 

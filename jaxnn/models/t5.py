@@ -105,7 +105,8 @@ _T5_NAMES: dict[str, Any] = {
 """transformers' T5ForConditionalGeneration, for `T5`, but for the names of `up`."""
 
 
-def _t5(published: str, activation: str, feed_forward: str) -> Family:
+def _t5(published: str, feed_forward: str) -> Family:
+    gated, _, activation = published.rpartition("-")
     return Family(
         "t5",
         "T5ForConditionalGeneration",
@@ -126,23 +127,15 @@ def _t5(published: str, activation: str, feed_forward: str) -> Family:
             "tie_word_embeddings": ("tied", True),
             "scale_decoder_outputs": ("scaled_head", None),
         },
-        {
-            "feed_forward_proj": (published,),
-            "is_gated_act": (published != "relu",),
-            "dense_act_fn": (activation,),
-            "is_encoder_decoder": (True,),
-        },
+        {"feed_forward_proj": (published,), "is_encoder_decoder": (True,)}
+        | {"is_gated_act": (gated != "",), "dense_act_fn": (_RENAMED.get(activation, activation),)},
         {"feed_forward": feed_forward},
         ("*.embed_tokens.weight", "decoder.block.*.layer.1.**.relative_attention_bias.weight"),
-        selector="feed_forward_proj",
     )
 
 
-T5_FAMILIES = (
-    _t5("relu", "relu", "relu"),
-    _t5("gated-gelu", "gelu_new", "geglu"),
-    _t5("gated-silu", "silu", "swiglu"),
-)
+_RENAMED = {"gelu": "gelu_new"}
+T5_FAMILIES = (_t5("relu", "relu"), _t5("gated-gelu", "geglu"), _t5("gated-silu", "swiglu"))
 """The model types of `T5`, one per feed-forward network; the default of transformers is first."""
 
 
@@ -203,8 +196,8 @@ class T5(Published, Model):
         >>> params["decoder"]["embedding"]["w"].shape
         (11, 8)
         """
-        heads, norm, dropout = self.num_heads, RMSNorm(eps=self.eps), Dropout(self.dropout)
-        w_init, last_init = normal(self.width**-0.5), normal(self.hidden**-0.5)
+        heads, width, dropout = self.num_heads, self.width, Dropout(self.dropout)
+        norm, w_init, last_init = RMSNorm(self.eps), normal(width**-0.5), normal(self.hidden**-0.5)
         bias = RelativePositionBias(heads, self.num_buckets, self.max_distance, w_init=w_init)
         quarter = self.head_dim**-0.25
         attention = MultiHeadAttention(
@@ -213,12 +206,10 @@ class T5(Published, Model):
             scale=1.0,
             dropout=self.dropout,
             bias=False,
-            w_init=normal(self.width**-0.5 * quarter),
+            w_init=normal(width**-0.5 * quarter),
             out_init=normal((heads * self.head_dim) ** -0.5 / quarter),
         )
-        network = feed_forward(
-            self.feed_forward, self.hidden, self.width, w_init, last_init, bias=False
-        )
+        network = feed_forward(self.feed_forward, self.hidden, width, w_init, last_init, bias=False)
         causal, full = dataclasses.replace(attention, causal=True), self.explicit()
         encoder = transformer_blocks(self.layers, attention, network, norm, dropout=dropout)
         decoder = transformer_blocks(
@@ -227,14 +218,14 @@ class T5(Published, Model):
         return EncoderDecoder(
             RelativeEncoder(bias, dropout, encoder, norm),
             RelativeDecoder(
-                embedding=Embedding(outputs, self.width, w_init=normal(1.0)),
+                embedding=Embedding(outputs, width, w_init=normal(1.0)),
                 positions=None,
                 dropout=dropout,
                 blocks=decoder,
                 norm=norm,
                 head=None if self.tied else Dense(outputs, bias=False, w_init=normal(1.0)),
                 bias=dataclasses.replace(bias, causal=True),
-                scale=self.width**-0.5 if full["scaled_head"] else None,
+                scale=width**-0.5 if full["scaled_head"] else None,
             ),
         )
 

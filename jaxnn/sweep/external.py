@@ -74,6 +74,13 @@ a_search_object: Accepts = Accepts(
 )
 
 
+proposals: Accepts = Accepts(
+    "a list of dicts of values by dotted path",
+    lambda given: isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given),
+    TypeError,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class External(Search):
     """The search of an object with `ask` and `tell`, replayed from the history if necessary.
@@ -133,6 +140,7 @@ class External(Search):
         """Return the next trials; they may repeat earlier ones.
 
         Raises:
+            TypeError: The object does not return a list of dicts.
             ValueError: The object proposes trials outside of the space, or, during a replay, trials
                 that differ from the recorded ones.
         """
@@ -176,10 +184,9 @@ class _Replay:
 
     def _asked(self, round: int | None, count: int) -> list[Values]:
         """Return the trials that the copy proposes, as values of the space."""
-        asked = [
-            valued(self.space, values, f"{self.label}.ask({count})")
-            for values in self._state.ask(count)
-        ][:count]
+        call = f"{self.label}.ask({count})"
+        proposed = proposals(self._state.ask(count), call)
+        asked = [valued(self.space, values, call) for values in proposed][:count]
         self._last = (round or 0, asked)
         return asked
 

@@ -57,7 +57,7 @@ def planned(
     base: Any,
     settings: Mapping[str, Any],
     search: Any = None,
-    tries: Sequence[Any] = (),
+    tries: Any = (),
     folders: Sequence[Path | str] = (),
 ) -> tuple[Planner, dict[str, Any]]:
     """Return the plan of a new sweep, and its meta data of tries and earlier sweeps.
@@ -121,7 +121,7 @@ def resumed(
     base: Any = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
     force: bool = False,
-    tries: Sequence[Any] = (),
+    tries: Any = (),
     folders: Sequence[Path | str] = (),
 ) -> None:
     """Check that a ledger is of this sweep, and record what changes.
@@ -296,20 +296,20 @@ a_dict: Accepts = Accepts(
 )
 
 
-def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False) -> list[Values]:
+def tries_of(space: Space, base: Any, tries: Any, repeat: bool = False) -> list[Values]:
     """Return the configurations that the user gives, as values of the space.
 
     Args:
         space: The search space.
         base: The configuration, which has the values that a try does not give.
-        tries: Dicts by dotted path, or texts as for `swept.parsed`.
+        tries: A dict by dotted path, a text as for `swept.parsed`, or a sequence of these.
         repeat: Whether equal ones are kept. Default: False.
 
     Raises:
         ValueError: A value is not in the space, or a path is not swept.
     """
     found = []
-    for number, one in enumerate(tries):
+    for number, one in enumerate([tries] if isinstance(tries, Mapping | str) else tries):
         given, where = one, f"tries[{number}]"
         if isinstance(one, str):
             given, where = parsed(space.swept, one), f"--try {one}"

@@ -25,7 +25,7 @@ from ..files.reading import LONGEST, printable
 from ..html import aligned_columns, charts, count, format_number, label, shorts
 from ..train.fit import table_html
 from ..train.program import with_keys, without_keys
-from ..validation import integer
+from ..validation import Accepts, instance, integer
 from .cohort import unpack
 from .export import trial_rows
 from .ledger import Ledger
@@ -43,6 +43,13 @@ NAMED = 5  # trials that are named for a cause of failures
 CAUSES = 10  # causes of failures that are shown
 
 
+an_experiment: Accepts = instance(
+    Experiment,
+    "an Experiment, or None to read only values and metrics",
+    "for a sweep of a function, call sweep.run again, which trains nothing if it is finished",
+)
+
+
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
     """Return the result of a sweep, which may be finished, interrupted, or still running.
 
@@ -55,7 +62,10 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
     Raises:
         LedgerError: The folder contains no sweep, or a damaged one.
         ValueError: It is a sweep of another experiment.
+        TypeError: `experiment` is not an `Experiment`.
     """
+    if experiment is not None:
+        an_experiment(experiment, "experiment")
     with Ledger.open(folder) as ledger:
         found, rows = read(ledger), ledger.meta["space"]
     if experiment is not None:

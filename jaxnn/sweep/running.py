@@ -63,7 +63,7 @@ def run(
     workers: int | None = None,
     force: bool = False,
     progress: bool = True,
-    tries: Sequence[Mapping[str, Any] | str] = (),
+    tries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str = (),
     warm_start: Sequence[Path | str] | Path | str = (),
     **settings: Any,
 ) -> Result:
@@ -101,9 +101,9 @@ def run(
             the sweep records this. Default: False.
         progress: Whether to show progress: a live display in a terminal or a notebook, otherwise
             plain lines. Default: True.
-        tries: Configurations to try first, each a dict of values by dotted path, such as
-            `{"model.width": 64}`; other values are those of `config`. New ones of a continued sweep
-            are tried next. Default: ().
+        tries: A configuration to try first, or several, each a dict of values by dotted path, such
+            as `{"model.width": 64}`; other values are those of `config`. New ones of a continued
+            sweep are tried next. Default: ().
         warm_start: Folders of earlier sweeps, whose trials the search learns from. They are matched
             by dotted path; `result.sweep.facts["notes"]` lists the mismatches. Default: ().
         **settings: The settings of a new sweep:

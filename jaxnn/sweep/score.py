@@ -258,7 +258,7 @@ def _is_constraint(text: Any) -> bool:
 
 
 a_constraint: Accepts = Accepts(
-    'a bound on a metric, such as "parameters <= 1e6" or "validation_accuracy >= 0.9"',
+    'a bound by <= or >= on a metric, such as "parameters <= 1e6" or "validation_accuracy >= 0.9"',
     _is_constraint,
 )
 

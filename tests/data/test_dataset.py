@@ -1,6 +1,7 @@
 """A data set as a value: it refuses bad parts and maps all three alike."""
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,13 @@ def test_the_union_leaves_the_test_rows_alone():
     x, y = TOY.train_and_validation
     assert x[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert y.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_pairs_become_examples():
+    parts: Any = [tuple(one) for one in (TOY.train, TOY.validation, TOY.test)]
+    toy = data.Dataset("toy", *parts, class_names=TOY.class_names)
+    assert toy.test.y is TOY.test.y and toy.train.x is TOY.train.x
+    assert repr(toy) == repr(TOY)
 
 
 def test_map_does_the_same_to_every_part():

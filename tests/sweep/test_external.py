@@ -137,6 +137,20 @@ def test_values_outside_of_the_space_are_reported():
         searcher(Wrong(), SPACE).ask(4, 0, [])
 
 
+@pytest.mark.parametrize("proposed", [None, {"x": 0.5}, ["x=0.5"], [0.5]])
+def test_an_object_must_propose_a_list_of_dicts(proposed):
+    class Mistaken:
+        def ask(self, count):
+            return proposed
+
+        def tell(self, values, score):
+            pass
+
+    expected = r"Mistaken\.ask\(2\) must be a list of dicts of values by dotted path, got "
+    with pytest.raises(TypeError, match=expected):
+        searcher(Mistaken(), SPACE).ask(2, 0, [])
+
+
 def test_a_failed_trial_and_one_of_another_search_reach_the_study():
     sampler = OptunaSampler(SPACE, nsga())
     (values,) = sampler.ask(1)

@@ -118,6 +118,12 @@ def test_a_try_has_the_values_of_the_configuration_that_it_does_not_give():
     assert SPACE.configured(Config(), other).optimizer == AdamW(0.1)
 
 
+@pytest.mark.parametrize("one", [{"scale": 0.5}, "scale=0.5"])
+def test_a_single_configuration_needs_no_list(one):
+    assert tries_of(SPACE, Config(), one) == tries_of(SPACE, Config(), [one])
+    assert tries_of(SPACE, Config(), one)[0]["scale"] == 0.5
+
+
 def test_a_text_has_the_types_of_the_space():
     text = "optimizer=adamw, optimizer.learning_rate=5e-2,scale=1,kind=other,epochs=4"
     (found,) = tries_of(SPACE, Config(), [text])

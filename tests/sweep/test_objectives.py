@@ -87,7 +87,9 @@ def test_violations_are_relative_to_their_bounds():
 
 @pytest.mark.parametrize("text", ["parameters", "parameters < 3", "<= 3", "a <= b", "a <= nan", 3])
 def test_what_is_no_constraint_is_refused(text):
-    with pytest.raises(ValueError, match="a constraint must be a bound on a metric, such as "):
+    with pytest.raises(
+        ValueError, match="a constraint must be a bound by <= or >= on a metric, such as "
+    ):
         Constraint.of(text)
 
 
@@ -175,7 +177,8 @@ def test_a_program_is_counted_by_hand():
         ({"constraints": {"parameter": "<= 3"}},
          "a constraint bounds 'parameter', which is not a metric; did you mean 'parameters'?"),
         ({"constraints": "bytes < 3"},
-         "Settings.constraints must be a bound on a metric, such as \"parameters <= 1e6\" or "
+         "Settings.constraints must be a bound by <= or >= on a metric, such as "
+         "\"parameters <= 1e6\" or "
          "\"validation_accuracy >= 0.9\", a tuple of them, or a dict of bounds by metric, got "
          "('bytes < 3',)"),
         ({"maximize": "accuracy", "minimize": "bytes", "halving": "successive"},

@@ -537,3 +537,5 @@ def test_a_folder_of_another_experiment_or_of_something_else(whole, tmp_path):
         run(tmp_path)
     with pytest.raises(LedgerError, match=r"holds no sweep, there is no ledger.sqlite in it"):
         sweep.open(tmp_path)
+    with pytest.raises(TypeError, match="experiment must be an Experiment, or None to read only"):
+        sweep.open(whole.folder, lambda config: None)  # pyright: ignore[reportArgumentType]

@@ -180,8 +180,10 @@ def ratio(name, seeds, batch=64, trials=256):
 
 
 @pytest.mark.slow
-def test_tpe_reaches_a_fifth_of_the_best_of_chance():
-    assert ratio("tpe", seeds=5) <= 0.2
+def test_tpe_reaches_a_twentieth_of_the_best_of_chance():
+    # Rounds of 16, within the sizes that a sweep chooses. All trials of a round are chosen by what
+    # is known before it, so rounds of 64 leave three that learn: these reach 0.26 to 0.32.
+    assert ratio("tpe", seeds=5, batch=16) <= 0.05
 
 
 def test_tpe_learns_within_a_few_rounds():

@@ -77,6 +77,18 @@ class Numbers(NamedTuple):
     leaves: dict[str, Any]
 
 
+class _Given(NamedTuple):
+    """What the programs take for the lanes of a call; `first` is the training of the first."""
+
+    first: Training
+    seeds: Sequence[int | FoldOfSeed]
+    numbers: Numbers
+    state: Any
+    data: tuple[Any, dict[str, Any]]
+    pieces: list[Any]
+    at_once: int | None
+
+
 class Compiled:
     """The compiled functions of one structure, for one way through them.
 
@@ -99,7 +111,8 @@ class Compiled:
         self.compile_seconds: float = 0.0
         self.bytes: int = 0
         mesh = _mesh(way.devices)
-        self._split = NamedSharding(mesh, P("lanes"))
+        # On one device as results are, so that the next epoch is not lowered again.
+        self._split = NamedSharding(mesh, P("lanes") if way.devices > 1 else P())
         self._whole = NamedSharding(mesh, P())
         self._epoch = jax.jit(
             self._of_lanes(self._lane_epoch, (0, 0, None if shared else 0, None), mesh),
@@ -112,7 +125,6 @@ class Compiled:
             evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
         self._evaluation: Any = jax.jit(evaluation)
         self._compiled: set[Any] = set()  # the shapes that are compiled
-        self._at_once: tuple[int | None, ...] = ()  # empty until it is known
         self._alike: bool | None = None  # whether lanes of a seed have the same first state
         self._started: tuple[int | FoldOfSeed | None, Any] = (None, None)  # the last seed's
         self._varying: set[str] | None = None  # the leaves that depend on a lane's values
@@ -138,7 +150,48 @@ class Compiled:
             The lanes' states, stacked, and what `metrics` reads, an item per epoch. Both may still
             be computing. A call of fewer lanes than its width repeats the last one.
         """
-        count, fill = len(seeds), self.way.lanes - len(seeds)
+        given, found = self._given(values, seeds, state), []
+        ts = given.state
+        for epoch in range(*epochs):
+            sums = []
+            for order in self._orders(given, epoch):
+                try:
+                    ts, some = self._call(self._epoch, (given.numbers, ts, order, given.data), 2)
+                except Exception:
+                    self._started = None, None  # corrected code may start differently
+                    raise
+                sums.append(some)
+            held = self._evaluated(given, ts, len(seeds), self._call)
+            found.append((sums, held))
+        return ts, found
+
+    def prepare(
+        self, values: Sequence[Values], seeds: Sequence[int | FoldOfSeed]
+    ) -> Callable[[], None]:
+        """Lower what `train` runs in the first epoch; return what compiles it, in any thread.
+
+        Args:
+            values: The traced values of each lane.
+            seeds: The seed of each lane.
+        """
+        given = self._given(values, seeds, None)
+        order = next(self._orders(given, 0))
+        calls = [(self._epoch, (given.numbers, given.state, order, given.data), 2)]
+        # The state after the epoch has the shapes of the one before.
+        self._evaluated(given, given.state, 1, lambda *call: calls.append(call))
+        lowered = {self._shapes(*call): self._lowered(*call) for call in calls}
+
+        def compile() -> None:
+            for shapes, one in lowered.items():
+                self._compile(shapes, *one)
+
+        return compile
+
+    def _given(
+        self, values: Sequence[Values], seeds: Sequence[int | FoldOfSeed], state: Any
+    ) -> _Given:
+        """Return what the programs take for lanes; a call of fewer lanes repeats the last one."""
+        fill = self.way.lanes - len(seeds)
         values, seeds = [*values, *[values[-1]] * fill], [*seeds, *[seeds[-1]] * fill]
         values = [self.structure.numbers(lane) for lane in values]
         trainings = [self.structure.training(lane) for lane in values]
@@ -157,23 +210,13 @@ class Compiled:
             starts = [self._start(one, seed, numbers, data[1]) for one, seed in pairs]
             ts = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
         ts = jax.device_put(ts, self._split)
-        found = []
-        for epoch in range(*epochs):
-            orders = [first.order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
-            sums = []
-            for part in _parts(orders, at_once):
-                order = (
-                    part[0] if self.shared else jax.tree.map(lambda *each: np.stack(each), *part)
-                )
-                try:
-                    ts, some = self._call(self._epoch, (numbers, ts, order, data), 2)
-                except Exception:
-                    self._started = None, None  # corrected code may start differently
-                    raise
-                sums.append(some)
-            held = self._evaluated(numbers, ts, data[1], pieces, count)
-            found.append((sums, held))
-        return ts, found
+        return _Given(first, seeds, numbers, ts, data, pieces, at_once)
+
+    def _orders(self, given: _Given, epoch: int) -> Iterator[Order]:
+        """Yield the orders of an epoch, in the parts that a program takes at once."""
+        seeds = given.seeds[:1] if self.shared else given.seeds
+        for part in _parts([given.first.order(seed, epoch) for seed in seeds], given.at_once):
+            yield part[0] if self.shared else jax.tree.map(lambda *each: np.stack(each), *part)
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
         """Return metrics by name, float64 (count, epochs), as `train.fit` reports them.
@@ -197,10 +240,11 @@ class Compiled:
         Args:
             values: Values of any lane.
         """
-        if not self._at_once:
+        known = _at_once(self.structure)
+        if not known:
             written = self.structure.numbers(values)
-            self._at_once = (self.structure.training(written).at_once(),)
-        return self._at_once[0]
+            known.append(self.structure.training(written).at_once())
+        return known[0]
 
     def _by_lane(self, held: Any) -> list[Any]:
         """Return the metrics of the pieces of an evaluation by lane, on the host."""
@@ -282,37 +326,48 @@ class Compiled:
         training = self._training(numbers, constant)
         return training.evaluate(_with_keys(ts, training), piece, key)
 
-    def _evaluated(
-        self, numbers: Numbers, ts: Any, constant: Any, pieces: list[Any], count: int
-    ) -> list[Any]:
+    def _evaluated(self, given: _Given, ts: Any, count: int, call: Callable[..., Any]) -> list[Any]:
         """Return the metrics of each piece; for each of `count` lanes unless they are vmapped."""
+        numbers, pieces, constant = given.numbers, given.pieces, given.data[1]
         if self._together:
-            return [
-                self._call(self._evaluation, (numbers, ts, constant, *one), 3) for one in pieces[0]
-            ]
+            return [call(self._evaluation, (numbers, ts, constant, *one), 3) for one in pieces[0]]
         if not pieces[0]:
             return [[]] * count
         # Taking lanes that several devices share is a collective, which must not wait for another.
         held = numbers, ts if self.way.devices == 1 else jax.device_get(ts)
         taken = [_lane(held, lane) for lane in range(count)]
         return [
-            [self._call(self._evaluation, (*one, constant, *piece), 3) for piece in each]
+            [call(self._evaluation, (*one, constant, *piece), 3) for piece in each]
             for one, each in zip(taken, pieces, strict=False)
         ]
 
     def _call(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
         """Call a function; if the shapes of an argument are new, compile first and measure that."""
-        shapes = function is self._epoch, *map(jnp.shape, jax.tree.leaves(arguments[at]))
+        shapes = self._shapes(function, arguments, at)
         if shapes not in self._compiled:
-            began = time.perf_counter()
-            memory = function.lower(*arguments).compile().memory_analysis()
-            self.compile_seconds += time.perf_counter() - began
-            self._compiled.add(shapes)
-            if function is self._epoch:
-                held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[:3]))
-                held = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
-                self.bytes = max(self.bytes, held)
+            self._compile(shapes, *self._lowered(function, arguments, at))
         return function(*arguments)
+
+    def _shapes(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
+        """Return what a compiled program is known by."""
+        return function is self._epoch, *map(jnp.shape, jax.tree.leaves(arguments[at]))
+
+    def _lowered(self, function: Any, arguments: tuple[Any, ...], _: int) -> tuple[Any, int]:
+        """Return a lowered function, and the bytes on a device that an epoch's arguments take."""
+        began = time.perf_counter()
+        lowered = function.lower(*arguments)
+        self.compile_seconds += time.perf_counter() - began
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[:3]))
+        return lowered, held // self.way.devices if function is self._epoch else 0
+
+    def _compile(self, shapes: Any, lowered: Any, held: int) -> None:
+        """Compile a lowered function, and measure that."""
+        began = time.perf_counter()
+        memory = lowered.compile().memory_analysis()
+        self.compile_seconds += time.perf_counter() - began
+        self._compiled.add(shapes)
+        if held:
+            self.bytes = max(self.bytes, held + getattr(memory, "temp_size_in_bytes", 0))
 
     def _of_lanes(
         self, lane: Callable[..., Any], axes: tuple[Any, ...], mesh: Mesh
@@ -371,6 +426,12 @@ def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
         shared: Whether all lanes have the same seed.
     """
     return Compiled(structure, way, shared)
+
+
+@functools.lru_cache(maxsize=64)
+def _at_once(structure: Structure) -> list[int | None]:
+    """Return the most steps of one program, a list of one number; of none until it is traced."""
+    return []
 
 
 @functools.lru_cache(maxsize=8)

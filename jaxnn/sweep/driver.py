@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..executors import TRIES, result_of, worker_died
+from ..executors import TRIES, InProcess, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..html import count as counted
@@ -41,7 +41,7 @@ from .decision import (
     used_up,
 )
 from .ledger import Ledger
-from .plan import LANES, Grouped, Member, Planner, by_structure
+from .plan import LANES, Grouped, Member, Planner, by_structure, prepare
 from .reporter import Reporter, Watch
 from .score import Objective, known_metrics, own_values
 from .search import Known, Observation, new_trials, size_of
@@ -49,6 +49,9 @@ from .settings import Settings
 from .space import Values
 from .storage import check_undamaged
 from .tables import OPEN, Cohort, Group, Trial
+
+# New groups that are compiled before the first of them is measured and committed.
+AHEAD = 16
 
 
 class Driver:
@@ -235,16 +238,52 @@ class Driver:
         """
         known = {group.name for group in self.ledger.groups()}
         new = [e for e in by_structure(members, asked) if e[0][0].structure.name not in known]
-        for at, each in enumerate(new, 1):
-            some, (member, _) = [values for _, values in each[:LANES]], each[0]
-            self.reporter.note(f"compiling group {at} of {len(new)}: {member.structure.name}")
-            self._add_group(member, some, len(each) / count)
+        asked_of = [(e[0][0], [values for _, values in e[:LANES]], len(e) / count) for e in new]
+        for begin in range(0, len(new), AHEAD):
+            ahead = asked_of[begin : begin + AHEAD]
+            notes = [
+                f"compiling group {at} of {len(new)}: {member.structure.name}"
+                for at, (member, _, _) in enumerate(ahead, begin + 1)
+            ]
+            prepared = self._prepared(ahead, notes)
+            for note, one, seconds in zip(notes, ahead, prepared, strict=True):
+                self.reporter.note(note)
+                self._add_group(*one, *seconds)
         return [one if isinstance(one, Exception) else one.structure.name for one in members]
 
-    def _add_group(self, member: Member, some: Sequence[Values], share: float) -> None:
+    def _prepared(
+        self, new: Sequence[tuple[Member, Sequence[Values], float]], notes: Sequence[str]
+    ) -> list[tuple[float, float]]:
+        """Compile the programs of new groups at the same time, if they run in this process.
+
+        Args:
+            new: The groups, as `_add_group` gets them.
+            notes: The progress while each of them is waited for.
+
+        Returns:
+            For each group, the seconds that its programs took, and its share of the wall time.
+        """
+        if len(new) < 2 or not self.planner.probes or not isinstance(self.executor, InProcess):
+            return [(0.0, 0.0)] * len(new)
+        began, compiled = time.perf_counter(), list[float]()
+        self.reporter.note(notes[0])
+        for seconds in prepare(self.planner.probe(*one) for one in new):
+            compiled.append(seconds)
+            self.reporter.note(notes[min(len(compiled), len(notes) - 1)])
+        share = (time.perf_counter() - began) / max(sum(compiled), 1e-9)
+        return [(seconds, seconds * min(share, 1.0)) for seconds in compiled]
+
+    def _add_group(
+        self,
+        member: Member,
+        some: Sequence[Values],
+        share: float,
+        prepared: float,
+        waited: float,
+    ) -> None:
         """Measure how a new group runs, and add it."""
-        began = time.perf_counter()
-        grouped = self.planner.grouped(member, some, share, self._call)
+        began = time.perf_counter() - waited
+        grouped = self.planner.grouped(member, some, share, self._call, prepared)
         way, timings = grouped.way, grouped.timings
         probe = {
             "cohort": grouped.cohort,
@@ -253,7 +292,9 @@ class Driver:
             "metrics": self._account(member, some[0]),
             "finished": time.time(),
         }
-        static, compiling = dict(member.structure.static), sum(t.compile_seconds for t in timings)
+        # Compilations at the same time are recorded by their shares of the wall time.
+        compiling = sum(t.compile_seconds for t in timings) - (prepared if timings else 0) + waited
+        static = dict(member.structure.static)
         self.ledger.add_group(
             Group(member.structure.name, static, way.by, way.width, way.devices, probe, compiling)
         )

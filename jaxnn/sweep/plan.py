@@ -7,14 +7,16 @@ the loop, `lax.map`, and `vmap` at several widths, on one device and on all. Ano
 only if much more work is left than it takes to compile and time it.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -84,6 +86,7 @@ class Probe:
         epochs: Number of epochs left, over all lanes.
         width: Lanes per call if that is fixed; otherwise 0. Default: 0.
         by: The ways to try. Default: all.
+        prepared: Seconds that `prepare` compiled what is timed first. Default: 0.
     """
 
     work: Work
@@ -91,6 +94,7 @@ class Probe:
     epochs: int
     width: int = 0
     by: tuple[By, ...] = ("loop", "map", "vmap")
+    prepared: float = 0.0
 
 
 class Member(NamedTuple):
@@ -218,7 +222,12 @@ class Planner:
         return found
 
     def grouped(
-        self, member: Member, values: Sequence[Values], share: float, ask: Callable[..., Any]
+        self,
+        member: Member,
+        values: Sequence[Values],
+        share: float,
+        ask: Callable[..., Any],
+        prepared: float = 0.0,
     ) -> Grouped:
         """Return how a group runs.
 
@@ -227,17 +236,19 @@ class Planner:
             values: The values of some of its trials.
             share: The fraction of all trials that are in the group.
             ask: Runs a function of plain data where the lanes will run, and returns its result.
+            prepared: What `prepare` returned for the group's probe. Default: 0.
         """
         settings, structure = self.settings, member.structure
         timings, error = (), ""
-        if settings.by == "loop" or (settings.by != "auto" and settings.width):
+        if not self.probes:
             alone = settings.by == "loop"
             width, devices = (1, 1) if alone else (settings.width, len(jax.local_devices()))
-            way = Way(settings.by, width, devices)
+            way = Way(cast(By, settings.by), width, devices)
         else:
             way = Way("loop", 1)
             try:
-                timings = ask(probe, self._probe(member, values, share))
+                asked = self.probe(member, values, share)
+                timings = ask(probe, dataclasses.replace(asked, prepared=prepared))
                 way = timings[0].way
             except Exception as raised:  # whatever the program raises: each of its trials will too
                 if worker_died(raised):
@@ -249,8 +260,14 @@ class Planner:
             times = round(AIM / (timings[0].seconds * member.epochs * unit))
         return Grouped(structure, member.epochs, way, unit * max(1, times), timings, error)
 
-    def _probe(self, member: Member, values: Sequence[Values], share: float) -> Probe:
-        """Return the probe of a group, to send to a worker."""
+    @property
+    def probes(self) -> bool:
+        """Whether the way of a group is measured, because the settings do not state it."""
+        by = self.settings.by
+        return by != "loop" and (by == "auto" or not self.settings.width)
+
+    def probe(self, member: Member, values: Sequence[Values], share: float) -> Probe:
+        """Return the probe of a group, to send to a worker; the arguments are as for `grouped`."""
         settings = self.settings
         count = max(len(values), min(settings.repeats, 2))  # several seeds are another program
         values = [values[i % len(values)] for i in range(count)]
@@ -352,11 +369,51 @@ def probe(asked: Probe) -> tuple[Timing, ...]:
         for way in ladder:
             if not _worth(way, found, asked.epochs):
                 break
-            found.append(_timed(asked.work, way))
+            timing = _timed(asked.work, way)
+            compiling = timing.compile_seconds + (0.0 if found else asked.prepared)
+            found.append(timing._replace(compile_seconds=compiling))
             if found[-1].seconds > GAIN * before:
                 break
             before = found[-1].seconds
     return tuple(sorted(_settled(asked, found), key=lambda timing: timing.seconds))
+
+
+def prepare(probes: Iterable[Probe]) -> Iterator[float]:
+    """Compile what several probes time first, on as many threads as there are cores.
+
+    XLA compiles on one thread, without Python's lock. The programs are traced by this thread, so
+    none of an experiment's code runs on another. An error is left to the probe, which raises it.
+
+    Args:
+        probes: The probes, which then run in this process.
+
+    Yields:
+        For each probe, the seconds that its programs took, when they are compiled.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for future in [pool.submit(_compiling(one)) for one in probes]:
+            yield future.result()
+    finally:  # what has not begun is not waited for if the sweep is interrupted
+        pool.shutdown(cancel_futures=True)
+
+
+def _compiling(asked: Probe) -> Callable[[], float]:
+    """Lower what a probe times first; return what compiles it, and returns the seconds of both."""
+    try:
+        way = next(way for ladder in _ladders(asked) for way in ladder)
+        compiled = compiled_cohort(asked.work.structure, way, _shared(asked.work))
+        before = compiled.compile_seconds
+        finish = compiled.prepare(*_picked(asked.work, way))
+    except Exception:  # whatever the program raises
+        return lambda: 0.0
+
+    def compile() -> float:
+        with contextlib.suppress(Exception):
+            finish()
+        return compiled.compile_seconds - before
+
+    return compile
 
 
 def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
@@ -430,8 +487,7 @@ def _seconds(work: Work, way: Way, times: int = 0) -> float:
     """Return the wall time per lane and epoch, over a number of full calls; by default a few."""
     compiled = compiled_cohort(work.structure, way, _shared(work))
     times = times or max(1, FEW // way.lanes)
-    picked = [index % len(work.seeds) for index in range(way.lanes)]
-    values, seeds = [work.values[i] for i in picked], [work.seeds[i] for i in picked]
+    values, seeds = _picked(work, way)
     state, _ = compiled.train(values, seeds, None, (0, 0))
     state = jax.device_get(state)
     began, compiling = time.perf_counter(), compiled.compile_seconds
@@ -439,6 +495,12 @@ def _seconds(work: Work, way: Way, times: int = 0) -> float:
     jax.block_until_ready(calls)
     spent = time.perf_counter() - began - (compiled.compile_seconds - compiling)
     return spent / (times * way.lanes)
+
+
+def _picked(work: Work, way: Way) -> tuple[list[Values], list[int | FoldOfSeed]]:
+    """Return the values and seeds of the lanes of a full call."""
+    picked = [index % len(work.seeds) for index in range(way.lanes)]
+    return [work.values[i] for i in picked], [work.seeds[i] for i in picked]
 
 
 def _shared(work: Work) -> bool:

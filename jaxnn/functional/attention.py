@@ -312,10 +312,11 @@ def _own(
 def _scores(equation: str, q: jax.Array, k: jax.Array, scale: Any) -> jax.Array:
     """Return scaled products of queries and keys, in at least float32.
 
-    A power of two, such as 1 / sqrt(64), scales queries without rounding.
+    A power of two, such as 1 / sqrt(64), scales queries without rounding, unless they become
+    subnormal, as small numbers in float16 would.
     """
     wide = wider_type(q.dtype, jnp.float32)
-    exact = isinstance(scale, float) and math.frexp(scale)[0] == 0.5
+    exact = isinstance(scale, float) and math.frexp(scale)[0] == 0.5 and q.dtype != jnp.float16
     if exact:  # XLA copies queries anyway, but reads the factor of scores from a whole array
         q = q * jnp.asarray(scale, q.dtype)
     s = jnp.einsum(equation, q, k, preferred_element_type=wide)

@@ -49,8 +49,8 @@ def together(*parts):
 
 
 def softmax(rows, columns):
-    """The scale before it; maximum, difference, exponential, sum, and quotient."""
-    return 6 * rows * columns
+    """Maximum, difference, exponential, sum, and quotient."""
+    return 5 * rows * columns
 
 
 IMAGE = shaped(2, 8, 8, 3)
@@ -245,9 +245,10 @@ MOVES = [
 FOUR = 4 * (2 * 12 * 8 * 8)  # query, key, value and out: 12 positions, 8 features
 SCORES = 2 * (2 * (2 * 2 * 6 * 6) * 4)  # q k^T and weights v: 2 sequences, 2 heads of 4 features
 HEADS = FOUR + SCORES
-WEIGHTS = 4 * 12 * 8 + softmax(2 * 2 * 6, 6)  # biases, softmax
+# Biases, the scale, softmax. The scale is 1 / 2, which multiplies queries instead of scores.
+WEIGHTS = 4 * 12 * 8 + 12 * 8 + softmax(2 * 2 * 6, 6)
 ACROSS = 2 * (2 * 12 * 8 * 8) + 2 * (2 * 10 * 7 * 8) + 2 * (2 * (2 * 2 * 6 * 5) * 4)
-WEIGHTS_ACROSS = 2 * 12 * 8 + 2 * 10 * 8 + softmax(2 * 2 * 6, 5)
+WEIGHTS_ACROSS = 2 * 12 * 8 + 2 * 10 * 8 + 12 * 8 + softmax(2 * 2 * 6, 5)
 GATED, GATES = 3 * (2 * 12 * 8 * 16), 3 * 12 * 16
 BRANCH = together(12 * 8, norm(12 * 8, 12))
 MEMORY = shaped(2, 5, 7)
@@ -264,7 +265,7 @@ TRANSFORMERS = [  # a mask saves nothing: causal attention takes all the product
         nn.MultiHeadAttention(4, num_kv_heads=2),
         SEQUENCE,
         2 * (2 * 12 * 8 * 8) + 2 * (2 * 12 * 8 * 4) + 2 * (2 * (2 * 4 * 6 * 6) * 2),
-        12 * (8 + 4 + 4 + 8) + softmax(2 * 4 * 6, 6),
+        12 * (8 + 4 + 4 + 8) + (2 * 4 * 6) * 6 + softmax(2 * 4 * 6, 6),
     ),
     # Queries and keys turned: two products and a sum each, with a sine and a cosine an angle.
     Case(

@@ -211,7 +211,7 @@ def predict_command(experiment: Experiment[Any], arguments: list[str]) -> None:
 
 def evaluate_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print the scores of a run folder."""
-    title = "Score a finished run on the test rows, or on the validation rows if there are none."
+    title = "Score a finished run on the test rows, or on the validation rows if it has none."
     (folder,) = read_options(experiment, "evaluate", title, [], arguments, A_RUN)
     print_scores(*finished(experiment, folder), folder)
 

@@ -14,8 +14,7 @@ from typing import Any
 from ..experiment.configuration import class_name, from_plain, is_class, members_of
 from ..explain.text import check_known
 from ..sweep import Choice, Grid, Int, LogNormal, LogUniform, Normal, Uniform, When
-from ..sweep.meta import a_value
-from ..sweep.swept import kinds_at, paths_of
+from ..sweep.swept import a_value, kinds_at, paths_of
 from ..validation import Accepts, one_of
 
 GRAMMAR = """\

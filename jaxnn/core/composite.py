@@ -224,7 +224,7 @@ class Frame:
         return params if casting is None else casting.cast(params, self.call.path + path)
 
     def _params_at(self, path: paths.Path) -> Any:
-        """Return the parameters of the child at `path`; raise Mismatch if there are none."""
+        """Return the parameters of the child at `path`; raise Mismatch if they lack the path."""
         if isinstance(self.call.params, Unknown):
             return self.call.params.at(path)
         try:

@@ -115,7 +115,7 @@ class Layer(Value):
         return draw(self.spec(*inputs, **named), key)
 
     def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:
-        """Return the state before the first step: nested dicts of arrays, `{}` if there is none.
+        """Return the state before the first step: nested dicts of arrays, `{}` without any.
 
         State with constant initial values needs no key. State with random initial values, such as a
         codebook, is drawn by path, as parameters are: a child `name` has the state that

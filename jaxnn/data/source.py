@@ -40,7 +40,7 @@ import jax
 import numpy as np
 
 from ..keys import key_words
-from ..validation import Accepts, check_none, integer, natural, positive
+from ..validation import check_none, integer, natural, positive, require
 from .rows import check_rows
 
 Position = dict[str, Any]
@@ -142,9 +142,8 @@ def share(batch_size: int, process: tuple[int, int]) -> slice:
     index, count = process
     integer(0, count - 1)(index, "process[0]", f"there are {count} processes")
     size, left = divmod(batch_size, count)
-    Accepts(f"divisible by the {count} processes", lambda _: bool(size and not left))(
-        batch_size, "batch_size", f"write batch_size={max(size, 1) * count}"
-    )
+    what, write = f"divisible by the {count} processes", f"write batch_size={max(size, 1) * count}"
+    require(size and not left, "batch_size", what, batch_size, write)
     return slice(index * size, (index + 1) * size)
 
 

@@ -240,7 +240,7 @@ def no_method(layer: Any, method: str) -> str:
 
 
 def key_for_state(key: Any, drawn: Iterable[paths.Path]) -> Any:
-    """Return the key that draws state; raise ValueError if there is none."""
+    """Return the key that draws state; raise ValueError if some is drawn without a key."""
     missing = map(paths.text, drawn if key is None else ())
     what = "some state starts random, but no key was given"
     check_none(missing, what, "write state = net.init_state(x, key=key)")

@@ -225,6 +225,7 @@ def _is_bilinear(x: jax.Array, w: jax.Array, places: Places) -> bool:
     apart = max(places.holes) == 1 and all(map(operator.ge, places.strides, w.shape))
     return (
         jax.default_backend() == "cpu"
+        and jnp.issubdtype(x.dtype, jnp.inexact)  # integers have no gradients, and wrap around
         and (_in_loop.get() or places.groups > 1 or apart)
         and math.prod(w.shape[:-2]) <= PRODUCTS
         # Other types of arrays, in `jax.shard_map` or on a mesh with explicit axes, are XLA's.

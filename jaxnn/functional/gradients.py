@@ -208,7 +208,7 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def silu(x: jax.Array) -> jax.Array:
-    """SiLU: `x / (1 + exp(-x))`, computed in at least float32. Its gradient reads one factor.
+    """SiLU: `x / (1 + exp(-x))`, computed in at least float32. Its gradient keeps one array.
 
     The last operation is a quotient, whose result XLA's CPU compiler writes to memory once.
     `jax.nn.silu` ends with a product, which XLA computes again in each kernel that reads it,

@@ -75,7 +75,7 @@ def packed_positions(
     segment_ids = segment_ids.astype(jnp.int32)
     count = no_count(segment_ids.shape[:-1]) if count is None else count
     before = jnp.concatenate([count.segment[..., None], segment_ids], -1)
-    # Index of the last segment that is not 0; if there is none, index 0, that of the count.
+    # Index of the last segment that is not 0; if all are 0, index 0, that of the count.
     seen = jnp.where(before != 0, lax.broadcasted_iota(jnp.int32, before.shape, before.ndim - 1), 0)
     last = jnp.take_along_axis(before, lax.cummax(seen, seen.ndim - 1), -1)
     real = segment_ids != 0

@@ -97,7 +97,7 @@ def state_before(original: Any, singular: Any, weight: Any, steps: int) -> Any:
     The source divides by u^T w v of its last vectors, without another round. A round from our u
     gives |w v|, so v is chosen between the source's own and one of a smaller |w v|.
 
-    Raises Unfit if there is none: then the vectors do not belong to the weight.
+    Raises Unfit if no v fits: then the vectors do not belong to the weight.
     """
     matrix = original.reshape(-1, original.shape[-1])  # v is in its rows, u in its columns
     sigma = np.sqrt(np.square(original).sum() / np.square(weight).sum())

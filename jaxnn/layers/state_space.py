@@ -423,8 +423,10 @@ def chunked_scan(
 
 
 def _decay(mask: jax.Array, logarithm: jax.Array) -> jax.Array:
-    """Return exp(logarithm) (rows, chunks, groups, heads of a group, ...), 0 where the mask
-    (rows, chunks, ...) is False."""
+    """Return exp(logarithm) (rows, chunks, groups, each, ...), 0 unless the mask holds.
+
+    The mask (rows, chunks, ...) is that of all heads.
+    """
     minus = jnp.full_like(logarithm, -jnp.inf)
     return jnp.exp(jnp.where(mask[:, :, None, None], logarithm, minus))
 

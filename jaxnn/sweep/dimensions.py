@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..validation import is_number
@@ -228,3 +229,26 @@ def at_edge(dimension: Dimension, value: Any) -> str | None:
         return {dimension.low: "lower", dimension.last: "upper"}.get(value)
     share = dimension.unit(value)
     return "lower" if share < EDGE else "upper" if share > 1 - EDGE else None
+
+
+def as_option(value: Any, options: Sequence[Option]) -> Any:
+    """Return the option that equals a value, 1 and 1.0 alike, but not True; else the value."""
+    alike = [
+        one for one in options if one == value and isinstance(one, bool) is (type(value) is bool)
+    ]
+    return next((one for one in alike if type(one) is type(value)), alike[0] if alike else value)
+
+
+def from_text(dimension: Dimension, text: str) -> Any:
+    """Return a text as a value of a dimension, or the text if it is not one.
+
+    >>> from_text(Grid(0.5, 0.9), "9e-1"), from_text(Int(1, 3), "2"), from_text(Int(1, 3), "few")
+    (0.9, 2, 'few')
+    """
+    try:
+        number: Any = int(text) if isinstance(dimension, Int) else float(text)
+    except ValueError:
+        number = text
+    options = getattr(dimension, "options", ())
+    written = (one for one in options if text.lower() in (str(one).lower(), repr(one).lower()))
+    return next(written, as_option(number, options) if options else number)

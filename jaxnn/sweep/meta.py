@@ -33,14 +33,13 @@ from ..train.metrics import badness
 from ..validation import Accepts, check_none, integer
 from .ledger import Ledger
 from .plan import Planner
-from .ranges import Int
 from .score import CONFIGURED, Constraint, Objective, violation
 from .search import Known, distinct, trial_key
 from .settings import BLIND, CHANGEABLE, OBJECT, Settings
 from .snapshot import Sweep, read
-from .space import Space, Values, as_option, converted, valued
+from .space import Space, Values, converted, valued
 from .structure import check_experiment, space_of
-from .swept import SweptField
+from .swept import parsed
 from .tables import OPEN, Trial, to_text
 
 tried_alone: Accepts = Accepts(
@@ -289,55 +288,12 @@ def _by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {row["name"]: row for row in json.loads(to_text(rows))}
 
 
-# The experiment of a function
+# Configurations to try first, and earlier sweeps
 
 
 a_dict: Accepts = Accepts(
     "a dict of values by dotted path", lambda given: isinstance(given, Mapping)
 )
-a_value: Accepts = Accepts(
-    "PATH=VALUE", lambda text: re.fullmatch(r"(?s)\s*[^\s=][^=]*=.*\S.*", text) is not None
-)
-
-
-def parsed(space: Space, text: str) -> dict[str, Any]:
-    """Return the values that a text such as "model.width=64,rate=0.1" gives, by dotted path.
-
-    Args:
-        space: The search space, whose dimensions determine the types.
-        text: The text: PATH=VALUE, separated by commas.
-
-    Raises:
-        ValueError: The text has a different form.
-
-    >>> from jaxnn.experiment import SGD
-    >>> from jaxnn.sweep import Grid, Uniform
-    >>> space = Space(SGD, {"learning_rate": Uniform(0.0, 0.5), "momentum": Grid(0.5, 0.9)})
-    >>> parsed(space, "momentum=0.9,learning_rate=1e-2")
-    {'momentum': 0.9, 'learning_rate': 0.01}
-    """
-    first, found = next(iter(space.dimensions)), {}
-    hint = f"write for example --try {first}=..., and commas between several"
-    for part in re.split(r",(?=\s*[\w.:]+=)", text):
-        name, _, word = (one.strip() for one in a_value(part, "--try", hint).partition("="))
-        name = name.replace("-", "_")
-        fields = [one for one in space.swept if name in (one.name, ".".join(one.path))]
-        values = [_from_text(one, word) for one in fields]
-        pairs = zip(fields, values, strict=True)
-        fitting = [value for one, value in pairs if one.dimension.has(value)]
-        found[name] = next(iter(fitting or values), word)
-    return found
-
-
-def _from_text(swept: SweptField, text: str) -> Any:
-    """Return a text as a value of a dimension, or the text if it is not one."""
-    options = getattr(swept.dimension, "options", ())
-    try:
-        number: Any = int(text) if isinstance(swept.dimension, Int) else float(text)
-    except ValueError:
-        number = text
-    written = (one for one in options if text.lower() in (str(one).lower(), repr(one).lower()))
-    return next(written, as_option(number, options) if options else number)
 
 
 def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False) -> list[Values]:
@@ -346,7 +302,7 @@ def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False
     Args:
         space: The search space.
         base: The configuration, which has the values that a try does not give.
-        tries: Dicts by dotted path, or texts as for `parsed`.
+        tries: Dicts by dotted path, or texts as for `swept.parsed`.
         repeat: Whether equal ones are kept. Default: False.
 
     Raises:
@@ -354,8 +310,9 @@ def tries_of(space: Space, base: Any, tries: Sequence[Any], repeat: bool = False
     """
     found = []
     for number, one in enumerate(tries):
-        text = isinstance(one, str)
-        given, where = (parsed(space, one), f"--try {one}") if text else (one, f"tries[{number}]")
+        given, where = one, f"tries[{number}]"
+        if isinstance(one, str):
+            given, where = parsed(space.swept, one), f"--try {one}"
         a_dict(given, where)
         found.append(valued(space, given, where, base))
     return found if repeat else distinct(found, set())

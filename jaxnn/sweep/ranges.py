@@ -95,7 +95,8 @@ class _Range(_Numeric):
         """Return the n-th value of a range with a step, in decimals: 0.1 * 3 is 0.3."""
         if isinstance(self, Int):
             return self.low + n * self.step
-        return float(Decimal(repr(self.low)) + n * Decimal(repr(self.step)))
+        value = float(Decimal(repr(self.low)) + n * Decimal(repr(self.step)))
+        return min(value, self.high)  # which the user may have rounded
 
     def nearest(self, value: float) -> Any:
         """Return the nearest value of this dimension."""

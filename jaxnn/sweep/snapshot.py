@@ -231,7 +231,7 @@ class Sweep:
     def finalists(self) -> list[Trial]:
         """The trials whose scores are compared with each other, the best first.
 
-        These are the trials that ran to their end; if there are none, those with the most epochs.
+        These are the trials that ran to their end; if no trial did, those with the most epochs.
         """
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]

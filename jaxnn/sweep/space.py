@@ -22,8 +22,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 
 from ..explain.text import check_known, suggestion
-from ..validation import Accepts, check_fields, instance, positive
-from .dimensions import Dimension, to_row
+from ..validation import Accepts, check_fields, instance, positive, require
+from .dimensions import Dimension, as_option, to_row
 from .ranges import Int
 from .swept import Branch, SweptField, When, hold, named_of, paths_of, swept_fields
 from .tables import Values, frozen
@@ -212,7 +212,7 @@ class Space:
             ValueError: The point has the wrong number of coordinates.
         """
         n = len(self.swept)
-        Accepts(f"{n} numbers, one for each dimension", lambda u: len(u) == n)(u, "from_unit.u")
+        require(len(u) == n, "from_unit.u", f"{n} numbers, one for each dimension", u)
         return self.built(lambda swept, at: swept.dimension.at(float(at)), u)
 
     def built(self, choose: Callable[..., Any], *each: Iterable[Any]) -> Values:
@@ -420,11 +420,3 @@ def converted(swept: SweptField, value: Any) -> Any:
     if type(found) is int and not hasattr(dimension, "options") and not isinstance(dimension, Int):
         return float(found)
     return found
-
-
-def as_option(value: Any, options: Sequence[Any]) -> Any:
-    """Return the option that equals a value, 1 and 1.0 alike, but not True."""
-    alike = [
-        one for one in options if one == value and isinstance(one, bool) is (type(value) is bool)
-    ]
-    return next((one for one in alike if type(one) is type(value)), alike[0] if alike else value)

@@ -72,7 +72,7 @@ class Structure:
 
     @property
     def name(self) -> str:
-        """The static values in one line; "all" if there are none."""
+        """The static values in one line; "all" if every value is traced."""
         return ", ".join(f"{name}={value}" for name, value in self.static) or "all"
 
     def numbers(self, values: Values) -> dict[str, Any]:

@@ -3,25 +3,30 @@
 `swept_fields` checks paths against the classes of a configuration. A `Branch` chooses the class of
 a union field, `When` sweeps a dimension only for some values of another one; both become conditions
 (name, values) of a `SweptField`. `paths_of` converts the names of dimensions, as in a ledger and on
-the command line, back to paths.
+the command line, back to paths, and `parsed` a text of values.
 """
 
 import dataclasses
 import itertools
+import re
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..experiment.configuration import class_name, from_plain, is_class, members_of, to_plain
 from ..explain.text import check_known, suggestion
 from ..fields import is_traced
 from ..validation import Accepts, check_none, one_of
-from .dimensions import Choice, Dimension, Grid, dimension_of, to_row
+from .dimensions import Choice, Dimension, Grid, dimension_of, from_text, to_row
 from .ranges import Checked, LogUniform, Uniform
 from .tables import frozen
 
 Condition = tuple[str, Dimension]  # the name of a dimension, and the values that it must have
+
+a_value: Accepts = Accepts(
+    "PATH=VALUE", lambda text: re.fullmatch(r"(?s)\s*[^\s=][^=]*=.*\S.*", text) is not None
+)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -408,3 +413,30 @@ def named_of(rows: Any) -> dict[str, Any]:
                 swept = When(name, one, swept)
         named[row["name"]] = swept
     return named
+
+
+def parsed(swept: Sequence[SweptField], text: str) -> dict[str, Any]:
+    """Return the values that a text such as "model.width=64,rate=0.1" gives, by dotted path.
+
+    Args:
+        swept: The swept fields, whose dimensions determine the types.
+        text: The text: PATH=VALUE, separated by commas.
+
+    Raises:
+        ValueError: The text has a different form.
+
+    >>> from jaxnn.experiment import SGD
+    >>> swept = swept_fields(SGD, {"learning_rate": Uniform(0.0, 0.5), "momentum": Grid(0.5, 0.9)})
+    >>> parsed(swept, "momentum=0.9,learning_rate=1e-2")
+    {'momentum': 0.9, 'learning_rate': 0.01}
+    """
+    found = {}
+    hint = f"write for example --try {swept[0].name}=..., and commas between several"
+    for part in re.split(r",(?=\s*[\w.:]+=)", text):
+        name, _, word = (one.strip() for one in a_value(part, "--try", hint).partition("="))
+        name = name.replace("-", "_")
+        fields = [one.dimension for one in swept if name in (one.name, ".".join(one.path))]
+        pairs = [(dimension, from_text(dimension, word)) for dimension in fields]
+        fitting = [value for dimension, value in pairs if dimension.has(value)]
+        found[name] = next(iter(fitting or [value for _, value in pairs]), word)
+    return found

@@ -17,7 +17,7 @@ from ..data.check import saturated, wrong_label
 from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.gradients import picked
-from ..validation import Accepts
+from ..validation import Accepts, require
 from .metrics import Ratio
 
 INT32 = np.iinfo(np.int32)
@@ -121,12 +121,13 @@ def per_target(owner: str, weights: Any, shape: tuple[int, ...]) -> jax.Array | 
         return None
     given = getattr(weights, "shape", ())
     per_position = f", or per position, {shape}" if len(shape) > 1 else ""
-    Accepts(
+    require(
+        given and shape[: len(given)] == given and not _is_complex(weights),
+        f"weights for {owner}",
         f"an array of one real number per row, {shape[:1]}{per_position}",
-        lambda weights: bool(given) and shape[: len(given)] == given and not _is_complex(weights),
-        hint="write np.asarray(weights).reshape(...), or weights.real",
-        abstract=True,
-    )(weights, f"weights for {owner}")
+        weights,
+        "write np.asarray(weights).reshape(...), or weights.real",
+    )
     weights = jnp.asarray(weights)
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         weights = weights.astype(jnp.float32)

@@ -16,7 +16,7 @@ from ..core import paths
 from ..data.rows import check_divisible
 from ..functional.convolution import looped
 from ..keys import kept_key
-from ..validation import Accepts, is_number, one_of
+from ..validation import Accepts, is_number, one_of, require
 from .for_network import ForNetwork, layout_of
 from .metrics import (
     Derived,
@@ -327,7 +327,7 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
         squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in widened(leaves).items()}
         matching = [path for path in squares if paths.matches(pattern, path)]
         what = f"a pattern that matches one of {', '.join(squares) or 'no parameters'}"
-        Accepts(what, lambda _, some=matching: bool(some))(pattern, "log_norms")
+        require(matching, "log_norms", what, pattern)
         found[name] = jnp.sqrt(sum(squares.values()))  # type: ignore[arg-type]
         found |= {f"{name}/{path}": jnp.sqrt(squares[path]) for path in matching}
     return found

@@ -12,7 +12,7 @@ import optax
 
 from ..explain.text import describe
 from ..functional.gradients import picked
-from ..validation import Accepts, above, integer, natural, number, positive
+from ..validation import Accepts, above, integer, natural, number, positive, require
 from .classification import SEVERAL, LabelTask, ignored_label
 from .examples import WeightedTargets, check_shapes, per_target, wide
 from .metrics import Ratio
@@ -220,17 +220,14 @@ class _OfRows(Task):
         """Return the outputs in at least float32; ValueError unless all have one shape."""
         count, shape = len(names.split(", ")), "(n, features)" if axes == 2 else "(n,)"
 
-        def fits(outputs: Any) -> bool:
-            if not isinstance(outputs, tuple | list) or len(outputs) != count:
-                return False
-            return len({*map(jnp.shape, outputs)}) == 1 and jnp.ndim(outputs[0]) == axes
-
-        Accepts(
+        fits = isinstance(outputs, tuple | list) and len(outputs) == count
+        require(
+            fits and len({*map(jnp.shape, outputs)}) == 1 and jnp.ndim(outputs[0]) == axes,
+            f"outputs for {self!r}",
             f"({names}), {count} arrays {shape}",
-            fits,
-            hint="return such a tuple from the forward of the network",
-            abstract=True,
-        )(outputs, f"outputs for {self!r}")
+            outputs,
+            "return such a tuple from the forward of the network",
+        )
         return [wide(one) for one in outputs]
 
 

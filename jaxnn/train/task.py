@@ -46,7 +46,7 @@ import numpy as np
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..validation import Accepts, number, one_of, unwritten
+from ..validation import Accepts, number, one_of, require, unwritten
 from .examples import WeightedTargets, expand_like, per_target, wide
 from .metrics import (
     Collected,
@@ -107,7 +107,7 @@ class Task(Value):
 
     @property
     def ignored(self) -> int | None:
-        """Label that marks examples without a label, or None if there is no such mark."""
+        """Label that marks examples without a label, or None if no label marks them."""
         return getattr(self, "ignore", None)
 
     @unwritten(
@@ -423,11 +423,9 @@ class MultiTask(Task):
             "all tasks",
         }
 
-        def fits(tree: Any) -> bool:
-            if by_name:
-                return isinstance(tree, Mapping) and tree.keys() >= set(names)
-            return isinstance(tree, tuple | list) and len(tree) == len(names)
-
+        kind: Any = Mapping if by_name else tuple | list
+        fits = isinstance(tree, kind)
+        fits = fits and (tree.keys() >= set(names) if by_name else len(tree) == len(names))
         form = f"{'a dict' if by_name else 'a tuple'} of {', '.join(names)}"
-        Accepts(form, fits, TypeError, abstract=True)(tree, f"{what} of MultiTask", write[what])
+        require(fits, f"{what} of MultiTask", form, tree, write[what], TypeError)
         return {name: tree[name if by_name else i] for i, name in enumerate(names)}

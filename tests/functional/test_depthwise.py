@@ -152,6 +152,16 @@ def test_narrow_types_are_summed_in_float32(dtype):
     np.testing.assert_array_equal(dx, jnp.full(x.shape, 2, dtype))
 
 
+@pytest.mark.parametrize(("dtype", "number"), [("int8", 100), ("int32", 2**25 + 1)])
+def test_integers_are_summed_as_integers(dtype, number):
+    # 3 * 100 wraps around in int8, and float32 has no 3 * (2**25 + 1).
+    x = jnp.full((1, 5, 2), number, dtype)
+    y = convolution(x, jnp.ones((3, 1, 2), dtype), groups=2, padding="valid")
+    expected = np.full((1, 3, 2), number, dtype) * np.array(3, dtype)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_an_empty_batch_and_complex_numbers():
     w = jnp.ones((3, 1, 2)) * 1j
     value = lambda x, w: jnp.sum(convolution(x, w, groups=2)).real  # noqa: E731

@@ -14,10 +14,11 @@ from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, running
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.meta import default_try, parsed, tries_of
+from jaxnn.sweep.meta import default_try, tries_of
 from jaxnn.sweep.search import Known
 from jaxnn.sweep.settings import Budget, Settings
 from jaxnn.sweep.space import valued
+from jaxnn.sweep.swept import parsed
 from jaxnn.sweep.tables import Trial
 from jaxnn.validation import seconds
 from tests.sweep import driven, toy
@@ -128,7 +129,7 @@ def test_a_text_has_the_types_of_the_space():
         "epochs": 4,
     }
     assert type(found["epochs"]) is int
-    assert parsed(SPACE, "epochs=4") == {"epochs": 4}
+    assert parsed(SPACE.swept, "epochs=4") == {"epochs": 4}
 
 
 @pytest.mark.parametrize(

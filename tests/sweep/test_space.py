@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -103,6 +103,7 @@ priors = st.tuples(small, st.floats(0.01, 9), st.sampled_from([Normal, LogNormal
 priors = priors.map(lambda r: r[2](r[0], r[1]))
 
 
+@example(Uniform(-0.3979277957174343, -0.3979277957174343 + 2 * 0.25, step=0.25), 0.75)
 @given(uniforms | logs | whole | choices | grids | stepped | strides | weighted | priors, units)
 def test_every_point_of_the_unit_line_is_a_value(dimension, u):
     assert dimension.has(dimension.at(u))

@@ -64,6 +64,8 @@ class Driver:
         workers: Number of cohorts at the same time. Default: 1.
         watch: Receives the progress of the sweep after each cohort.
         search: The search, if it is an object. Default: None, the one that the settings name.
+        planner: The plan of a new sweep, which is used if the ledger records the same. Default:
+            None, the program is traced again.
     """
 
     def __init__(
@@ -74,12 +76,15 @@ class Driver:
         workers: int = 1,
         watch: Watch = lambda progress: None,
         search: Any = None,
+        planner: Planner | None = None,
     ) -> None:
         meta, folder = ledger.meta, ledger.folder
         self.settings: Settings = from_plain(Settings, meta.get("settings"), f"{folder}: settings")
         base = from_plain(experiment.config, meta["config"], f"{folder}: config")
         found = meta.get("traced")
-        self.planner: Planner = Planner(experiment, base, self.settings, found, search)
+        if planner is None or (planner.base, planner.settings) != (base, self.settings):
+            planner = Planner(experiment, base, self.settings, found, search)
+        self.planner: Planner = planner
         self.known: Known = Known.of(meta)
         recorded, now = Objective(meta["metric"], meta["maximize"]), self.planner.objectives[0]
         if now != recorded:

@@ -41,6 +41,7 @@ from ..train.hooks.stopping import Asked
 from .driver import Driver
 from .ledger import Ledger
 from .meta import meta_of, planned, resumed
+from .plan import Planner
 from .reporter import SweepProgress, Watch
 from .results import Result, facts_text, values_text, width
 from .settings import OBJECT, Settings
@@ -208,7 +209,7 @@ def run(
     for note in known["notes"] if progress else ():
         print(f"note: {note}", file=sys.stderr)
     with Ledger.create(folder, meta_of(made, planner) | known) as ledger:
-        return _drive(made, ledger, executor, workers, progress, search)
+        return _drive(made, ledger, executor, workers, progress, search, planner)
 
 
 def _drive(
@@ -218,6 +219,7 @@ def _drive(
     workers: int | None,
     progress: bool,
     search: Any,
+    planner: Planner | None = None,
 ) -> Result:
     """Run a sweep to its end, or to the signal that stops it; the arguments are those of `run`."""
     pool: Any = executor
@@ -239,7 +241,7 @@ def _drive(
         whole = "committed results are intact"
         count = workers or getattr(pool, "workers", 1)
         try:
-            Driver(experiment, ledger, pool, count, show, search).run()
+            Driver(experiment, ledger, pool, count, show, search, planner).run()
         except KeyboardInterrupt:
             stop()
             raise Interrupted(

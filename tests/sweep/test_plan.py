@@ -16,8 +16,8 @@ from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space
 from jaxnn.sweep import plan as probes
 from jaxnn.sweep.cohort import Work
-from jaxnn.sweep.compiled import Way
-from jaxnn.sweep.plan import AIM, MAPPED, SHARE, Planner, Probe, Timing, probe
+from jaxnn.sweep.compiled import Way, compiled_cohort
+from jaxnn.sweep.plan import AIM, MAPPED, SHARE, Planner, Probe, Timing, prepare, probe
 from jaxnn.sweep.settings import Bracket, Settings
 from jaxnn.sweep.structure import TRACED, Structure
 from tests.sweep import driven, quick
@@ -164,6 +164,32 @@ def test_a_real_probe(monkeypatch):
         assert timing.bytes > timing.way.width * 64 * 10 * 4  # the weights of each lane at least
         assert timing.compile_seconds > 0
     assert all(timing.compile_seconds == 0 for timing in probe(asked))
+
+
+def test_what_was_prepared_is_not_compiled_again():
+    bases = [quick.Config(model=MLP(width, depth=1)) for width in (6, 7)]
+    works = [
+        dataclasses.replace(WORK, structure=dataclasses.replace(STRUCTURE, base=base))
+        for base in bases
+    ]
+    asked = [Probe(work, lanes=4, epochs=1, by=("loop",)) for work in works]
+    for one, seconds in zip(asked, list(prepare(asked)), strict=True):
+        compiled = compiled_cohort(one.work.structure, Way("loop", 1), True)
+        spent = compiled.compile_seconds
+        assert (compiled.traces, seconds) == (1, spent)
+        (timing,) = probe(dataclasses.replace(one, prepared=seconds))
+        assert (compiled.traces, compiled.compile_seconds) == (1, spent)
+        assert timing.compile_seconds == seconds > 0
+
+
+def test_an_error_of_preparing_is_left_to_the_probe():
+    def broken(config, data):
+        raise RuntimeError("no program")
+
+    structure = dataclasses.replace(
+        STRUCTURE, experiment=quick.experiment(quick.SPACE, program=broken)
+    )
+    assert list(prepare([Probe(dataclasses.replace(WORK, structure=structure), 4, 1)])) == [0.0]
 
 
 # Cohorts

@@ -106,7 +106,7 @@ _T5_NAMES: dict[str, Any] = {
 
 
 def _t5(published: str, feed_forward: str) -> Family:
-    gated, _, activation = published.rpartition("-")
+    gated, _, activation = published.replace("gelu", "gelu_new").rpartition("-")
     return Family(
         "t5",
         "T5ForConditionalGeneration",
@@ -128,13 +128,12 @@ def _t5(published: str, feed_forward: str) -> Family:
             "scale_decoder_outputs": ("scaled_head", None),
         },
         {"feed_forward_proj": (published,), "is_encoder_decoder": (True,)}
-        | {"is_gated_act": (gated != "",), "dense_act_fn": (_RENAMED.get(activation, activation),)},
+        | {"is_gated_act": (gated != "",), "dense_act_fn": (activation,)},
         {"feed_forward": feed_forward},
         ("*.embed_tokens.weight", "decoder.block.*.layer.1.**.relative_attention_bias.weight"),
     )
 
 
-_RENAMED = {"gelu": "gelu_new"}
 T5_FAMILIES = (_t5("relu", "relu"), _t5("gated-gelu", "geglu"), _t5("gated-silu", "swiglu"))
 """The model types of `T5`, one per feed-forward network; the default of transformers is first."""
 
@@ -197,7 +196,8 @@ class T5(Published, Model):
         (11, 8)
         """
         heads, width, dropout = self.num_heads, self.width, Dropout(self.dropout)
-        norm, w_init, last_init = RMSNorm(self.eps), normal(width**-0.5), normal(self.hidden**-0.5)
+        norm = RMSNorm(eps=self.eps)
+        w_init, last_init = normal(width**-0.5), normal(self.hidden**-0.5)
         bias = RelativePositionBias(heads, self.num_buckets, self.max_distance, w_init=w_init)
         quarter = self.head_dim**-0.25
         attention = MultiHeadAttention(

@@ -310,9 +310,9 @@ def tries_of(space: Space, base: Any, tries: Any, repeat: bool = False) -> list[
     """
     found = []
     for number, one in enumerate([tries] if isinstance(tries, Mapping | str) else tries):
-        given, where = one, f"tries[{number}]"
-        if isinstance(one, str):
-            given, where = parsed(space.swept, one), f"--try {one}"
+        text = isinstance(one, str)
+        given: Any = parsed(space.swept, one) if text else one
+        where = f"--try {one}" if text else f"tries[{number}]"
         a_dict(given, where)
         found.append(valued(space, given, where, base))
     return found if repeat else distinct(found, set())

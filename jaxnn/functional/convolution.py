@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import ShapedArray
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ..arrays import widened
@@ -252,7 +251,7 @@ def _bilinear(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
         y = jnp.stack(parts, -1)
         return y.reshape(*y.shape[:-2], w.shape[-1]).astype(x.dtype)
     shape = jax.eval_shape(lambda x, w: _xla(x, w, places), x, w).shape
-    return _derivative.bind(x, w, by="y", shape=shape, places=places, lanes=0)
+    return _derivative().bind(x, w, by="y", shape=shape, places=places, lanes=0)
 
 
 def _computed(
@@ -367,15 +366,26 @@ def _seen(x: jax.Array, i: tuple[int, ...], counts: tuple[int, ...], places: Pla
     return lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
 
 
-_derivative = Primitive("convolution")
 _STATIC = ("by", "shape", "places", "lanes")
 _compiled = jax.jit(_computed, static_argnames=_STATIC)
-_derivative.def_impl(_compiled)
-mlir.register_lowering(_derivative, mlir.lower_fun(_compiled, multiple_results=False))
 
 
-@_derivative.def_abstract_eval
-def _(a: Any, b: Any, *, shape: tuple[int, ...], lanes: int, **_: Any) -> Any:
+@functools.cache
+def _derivative() -> Any:
+    """Return the primitive, whose import is slow."""
+    from jax.extend.core import Primitive
+
+    primitive = Primitive("convolution")
+    primitive.def_impl(_compiled)
+    primitive.def_abstract_eval(_abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(_compiled, multiple_results=False))
+    transposes = (functools.partial(_transposed, known) for known in "ba")
+    ad.defbilinear(primitive, *transposes)
+    batching.primitive_batchers[primitive] = _mapped
+    return primitive
+
+
+def _abstract(a: Any, b: Any, *, shape: tuple[int, ...], lanes: int, **_: Any) -> Any:
     shape = (*a.shape[:lanes], *shape)
     return a.update(shape=shape, weak_type=False, sharding=_unsharded(a, shape))
 
@@ -388,12 +398,7 @@ def _transposed(known: str, cotangent: jax.Array, a: Any, b: Any, **params: Any)
     arrays = {by: cotangent, other: b if known == "b" else a}
     shape = (a if known == "b" else b).aval.shape[lanes:]
     operands = [arrays[name] for name in "xwy" if name in arrays]
-    return _derivative.bind(*operands, **params | {"by": wanted, "shape": shape})
-
-
-ad.defbilinear(
-    _derivative, functools.partial(_transposed, "b"), functools.partial(_transposed, "a")
-)
+    return _derivative().bind(*operands, **params | {"by": wanted, "shape": shape})
 
 
 def _mapped(arrays: Any, axes: Any, *, by: str, shape: Any, places: Places, lanes: int) -> Any:
@@ -406,13 +411,10 @@ def _mapped(arrays: Any, axes: Any, *, by: str, shape: Any, places: Places, lane
         joined = images.reshape(*images.shape[:lanes], -1, *images.shape[lanes + 2 :])
         operands = [arrays[0], joined] if kernel == 0 else [joined, arrays[1]]
         whole = (size * shape[0], *shape[1:])
-        y = _derivative.bind(*operands, by=by, shape=whole, places=places, lanes=lanes)
+        y = _derivative().bind(*operands, by=by, shape=whole, places=places, lanes=lanes)
         return y.reshape(*y.shape[:lanes], size, *shape), lanes
     operands = [
         jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
         for a, axis in zip(arrays, axes, strict=True)
     ]
-    return _derivative.bind(*operands, by=by, shape=shape, places=places, lanes=lanes + 1), 0
-
-
-batching.primitive_batchers[_derivative] = _mapped
+    return _derivative().bind(*operands, by=by, shape=shape, places=places, lanes=lanes + 1), 0

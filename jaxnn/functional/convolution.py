@@ -255,13 +255,22 @@ def _bilinear(x: jax.Array, w: jax.Array, places: Places) -> jax.Array:
 
 
 def _computed(
-    a: jax.Array, b: jax.Array, *, by: str, shape: tuple[int, ...], places: Places, lanes: int
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    by: str,
+    shape: tuple[int, ...],
+    places: Places,
+    lanes: int,
+    split: bool = False,
 ) -> jax.Array:
     """Return the derivative by x, w, or y, of `shape`, from the other two in this order.
 
-    All have `lanes` more axes in front.
+    All have `lanes` more axes in front. If they may be split over devices, a loop over rows would
+    gather them first.
     """
-    function: Any = {"x": _by_x, "w": _by_w, "y": _by_y}[by]
+    by_w = _by_w_of_xla if split and shape[-2] == 1 < places.groups else _by_w
+    function: Any = {"x": _by_x, "w": by_w, "y": _by_y}[by]
     compute = functools.partial(function, shape=shape, places=places)
     for _ in range(lanes):
         compute = jax.vmap(compute)
@@ -309,6 +318,11 @@ def _by_w(x: jax.Array, y: jax.Array, *, shape: tuple[int, ...], places: Places)
         for i in itertools.product(*map(range, shape[:-2]))
     ]
     return jnp.stack(found).reshape(shape).astype(x.dtype)
+
+
+def _by_w_of_xla(x: jax.Array, y: jax.Array, *, shape: Any, places: Places) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda w: _xla(x, w, places), kernel)(y)[0]
 
 
 def _by_w_of_rows(x: jax.Array, y: jax.Array, shape: tuple[int, ...], places: Places) -> jax.Array:
@@ -366,7 +380,7 @@ def _seen(x: jax.Array, i: tuple[int, ...], counts: tuple[int, ...], places: Pla
     return lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
 
 
-_STATIC = ("by", "shape", "places", "lanes")
+_STATIC = ("by", "shape", "places", "lanes", "split")
 _compiled = jax.jit(_computed, static_argnames=_STATIC)
 
 
@@ -378,11 +392,17 @@ def _derivative() -> Any:
     primitive = Primitive("convolution")
     primitive.def_impl(_compiled)
     primitive.def_abstract_eval(_abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(_compiled, multiple_results=False))
+    mlir.register_lowering(primitive, _lowered)
     transposes = (functools.partial(_transposed, known) for known in "ba")
     ad.defbilinear(primitive, *transposes)
     batching.primitive_batchers[primitive] = _mapped
     return primitive
+
+
+def _lowered(context: Any, *operands: Any, **params: Any) -> Any:
+    split = getattr(context.module_context.axis_context, "num_devices", 1) > 1
+    compute = functools.partial(_compiled, split=split)
+    return mlir.lower_fun(compute, multiple_results=False)(context, *operands, **params)
 
 
 def _abstract(a: Any, b: Any, *, shape: tuple[int, ...], lanes: int, **_: Any) -> Any:

@@ -179,7 +179,7 @@ class Compiled:
         calls = [(self._epoch, (given.numbers, given.state, order, given.data), 2)]
         # The state after the epoch has the shapes of the one before.
         self._evaluated(given, given.state, 1, lambda *call: calls.append(call))
-        lowered = {self._shapes(*call): self._lowered(*call) for call in calls}
+        lowered = {self._shapes(*call): self._lowered(*call[:2]) for call in calls}
 
         def compile() -> None:
             for shapes, one in lowered.items():
@@ -345,14 +345,14 @@ class Compiled:
         """Call a function; if the shapes of an argument are new, compile first and measure that."""
         shapes = self._shapes(function, arguments, at)
         if shapes not in self._compiled:
-            self._compile(shapes, *self._lowered(function, arguments, at))
+            self._compile(shapes, *self._lowered(function, arguments))
         return function(*arguments)
 
     def _shapes(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
         """Return what a compiled program is known by."""
         return function is self._epoch, *map(jnp.shape, jax.tree.leaves(arguments[at]))
 
-    def _lowered(self, function: Any, arguments: tuple[Any, ...], _: int) -> tuple[Any, int]:
+    def _lowered(self, function: Any, arguments: tuple[Any, ...]) -> tuple[Any, int]:
         """Return a lowered function, and the bytes on a device that an epoch's arguments take."""
         began = time.perf_counter()
         lowered = function.lower(*arguments)

@@ -34,6 +34,15 @@ def supervised(net=NET):
     return train.Supervised(net, train.Classification(64), optax.adam(1e-3))
 
 
+def test_the_gradient_of_a_depthwise_kernel_gathers_no_images():
+    """On one device it is a loop over rows of all images."""
+    net = nn.Sequential(nn.DepthwiseConv(3), nn.GlobalAvgPool())
+    images = jax.ShapeDtypeStruct((16, 8, 8, 4), "float32"), BATCH[1]
+    placement = parallel.Placement(parallel.abstract_mesh(data=4))
+    program = train.Supervised(net, train.Classification(4), optax.sgd(0.1))
+    assert list(parallel.plan(program, images, placement).collectives) == ["all-reduce"]
+
+
 def test_bytes_by_hand():
     found = planned(supervised(), parallel.FSDP_TENSOR_PARALLEL)
     matrices, bias = 2 * 64 * 128 * 4 // 8, 128 * 4 // 4
